@@ -1,0 +1,111 @@
+//! Named crash points: where a crash is interesting, in the order a file meets them.
+//!
+//! `COLDFS_CRASH_AT=name` or `name:n` in the environment ends the process, as `kill -9`
+//! would, when the point is reached for the n-th time (the first by default). The crash
+//! sweep in `tests/` dies at every point of [`ALL`], so a point that is not listed there
+//! does not compile: [`reach`] takes the enum.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+macro_rules! crash_points {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
+        /// A place where a crash is swept by test.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum CrashPoint { $($(#[$doc])* $variant,)* }
+
+        /// Every crash point, in the order in which a file meets them.
+        pub const ALL: &[CrashPoint] = &[$(CrashPoint::$variant,)*];
+
+        impl CrashPoint {
+            /// The name used in the environment and in test output.
+            pub const fn name(self) -> &'static str {
+                match self { $(CrashPoint::$variant => $name,)* }
+            }
+        }
+    };
+}
+
+crash_points! {
+    /// Archive: the segment is complete in memory, nothing was sent.
+    ArchiveBeforeUpload = "archive-before-upload",
+    /// Archive: the segment is stored and verified, no record names it.
+    ArchiveAfterVerify = "archive-after-verify",
+    /// Archive: some records of the batch are set, no barrier yet.
+    ArchiveAfterRecord = "archive-after-record",
+    /// Release: the work list names the batch, records still say archived.
+    ReleaseAfterIntent = "release-after-intent",
+    /// Release: records say releasing, no barrier yet.
+    ReleaseAfterRecord = "release-after-record",
+    /// Release: the barrier passed, bodies are untouched.
+    ReleaseAfterBarrier = "release-after-barrier",
+    /// Release: the stub stands over block 0, the tail is still there.
+    ReleaseAfterStub = "release-after-stub",
+    /// Release: the stubs are on disk, the file is not cut.
+    ReleaseAfterSync = "release-after-sync",
+    /// Release: the file is cut to the stub, mtime is wrong.
+    ReleaseAfterCut = "release-after-cut",
+    /// Release: mtime is back, the record still says releasing.
+    ReleaseAfterTimes = "release-after-times",
+    /// Release: the record says released, the last barrier is missing.
+    ReleaseAfterReleased = "release-after-released",
+    /// Release: the last barrier passed, the work list is still full.
+    ReleaseBeforeClear = "release-before-clear",
+    /// Recall: the work list names the file, the record says released.
+    RecallAfterIntent = "recall-after-intent",
+    /// Recall: the record says recalling, the body is the stub.
+    RecallAfterRecord = "recall-after-record",
+    /// Recall: the file has its size again, the bytes are missing.
+    RecallAfterExtend = "recall-after-extend",
+    /// Recall: a chunk is in place.
+    RecallAfterChunk = "recall-after-chunk",
+    /// Recall: all but block 0 is on disk.
+    RecallAfterTail = "recall-after-tail",
+    /// Recall: block 0 is written, not synced.
+    RecallAfterHead = "recall-after-head",
+    /// Recall: everything is on disk, mtime is wrong.
+    RecallAfterSync = "recall-after-sync",
+    /// Recall: mtime is back, the record says recalling.
+    RecallAfterTimes = "recall-after-times",
+    /// Recall: the record says archived or is gone.
+    RecallBeforeClear = "recall-before-clear",
+    /// Cutting back a recall: the stub stands, the tail is still there.
+    CutBackAfterStub = "cut-back-after-stub",
+    /// Cutting back a recall: the file is cut, the record says recalling.
+    CutBackAfterCut = "cut-back-after-cut",
+    /// Open for writing: the record says suspect, the open is not answered.
+    SuspectBeforeReply = "suspect-before-reply",
+    /// Last close of a changed file: the record is gone, no barrier.
+    ForgetAfterRecord = "forget-after-record",
+    /// Recovery: one file is judged and repaired, the others are not.
+    RecoverAfterFile = "recover-after-file",
+    /// Recovery: all files are repaired, the work list is still full.
+    RecoverBeforeClear = "recover-before-clear",
+    /// fsck --repair or --adopt: one file is repaired, the others are not.
+    FsckAfterRepair = "fsck-after-repair",
+}
+
+/// Environment variable that names the point to die at.
+pub const CRASH_AT: &str = "COLDFS_CRASH_AT";
+
+struct Armed {
+    name: String,
+    remaining: AtomicU32,
+}
+
+/// Dies here if this point is armed. One relaxed load otherwise.
+pub fn reach(point: CrashPoint) {
+    static ARMED: OnceLock<Option<Armed>> = OnceLock::new();
+    let armed = ARMED.get_or_init(|| {
+        let text = std::env::var(CRASH_AT).ok()?;
+        let (name, count) = match text.split_once(':') {
+            Some((name, count)) => (name.to_owned(), count.parse().ok()?),
+            None => (text, 1),
+        };
+        Some(Armed { name, remaining: AtomicU32::new(count) })
+    });
+    let Some(armed) = armed else { return };
+    if armed.name == point.name() && armed.remaining.fetch_sub(1, Ordering::Relaxed) == 1 {
+        crate::sys::die();
+    }
+}

@@ -1,0 +1,134 @@
+//! Names for files, tenants and segments: values without I/O.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// Inode number of a file on the filesystem below the mount, and of the same file in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ino(pub u64);
+
+impl fmt::Display for Ino {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// Longest file handle that Linux makes (`MAX_HANDLE_SZ`), bytes.
+pub const MAX_HANDLE_BYTES: usize = 128;
+
+/// What `name_to_handle_at(2)` says of an inode: it names this inode and never a later one
+/// that got the same number, because the generation is in it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct FileHandle {
+    /// `handle_type` as the filesystem gave it; opaque.
+    pub kind: i32,
+    /// `f_handle`, at most [`MAX_HANDLE_BYTES`] bytes.
+    pub bytes: Box<[u8]>,
+}
+
+impl FileHandle {
+    /// What FUSE calls the generation: differs between two files that had one inode number.
+    pub fn generation(&self) -> u32 {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&self.kind.to_le_bytes());
+        hasher.update(&self.bytes);
+        let mut word = [0; 4];
+        word.copy_from_slice(&hasher.finalize().as_bytes()[..4]);
+        u32::from_le_bytes(word)
+    }
+}
+
+/// Who a data directory belongs to; made once, kept in `.coldfs/tenant` and in the
+/// tenant's header object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TenantUuid(pub [u8; 16]);
+
+impl TenantUuid {
+    /// The short form that records carry: the UUID's first four bytes, little-endian.
+    pub fn number(&self) -> u32 {
+        let mut word = [0; 4];
+        word.copy_from_slice(&self.0[..4]);
+        u32::from_le_bytes(word)
+    }
+}
+
+impl fmt::Display for TenantUuid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for byte in self.0 {
+            write!(f, "{byte:02x}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A segment's name: a ULID, so that names sort by the time they were made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SegmentId(pub [u8; 16]);
+
+impl SegmentId {
+    /// A new name; unique without asking anybody (80 random bits a millisecond).
+    pub fn generate() -> Self {
+        Self(ulid::Ulid::new().to_bytes())
+    }
+}
+
+impl fmt::Display for SegmentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&ulid::Ulid::from_bytes(self.0).to_string())
+    }
+}
+
+impl FromStr for SegmentId {
+    type Err = ulid::DecodeError;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self(ulid::Ulid::from_string(text)?.to_bytes()))
+    }
+}
+
+/// Where one file's bytes are: a segment and the entry's number in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EntryRef {
+    /// The segment.
+    pub segment: SegmentId,
+    /// Number of the entry in the segment, from 0.
+    pub entry: u32,
+}
+
+impl fmt::Display for EntryRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.segment, self.entry)
+    }
+}
+
+/// A point in time as a file carries it: nanoseconds since the Unix epoch, negative before
+/// it. 64 bits reach from 1677 to 2262; a file with a time outside is never migrated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct TimeNs(pub i64);
+
+impl TimeNs {
+    /// From `stat`'s seconds and nanoseconds; none where 64 bits do not hold it.
+    pub fn from_parts(seconds: i64, nanoseconds: i64) -> Option<Self> {
+        seconds.checked_mul(1_000_000_000)?.checked_add(nanoseconds).map(Self)
+    }
+
+    /// Seconds and nanoseconds, the latter within `0..1_000_000_000`.
+    pub fn parts(self) -> (i64, i64) {
+        (self.0.div_euclid(1_000_000_000), self.0.rem_euclid(1_000_000_000))
+    }
+}
+
+/// Bytes `offset..offset + length` of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Extent {
+    /// Offset of the first byte.
+    pub offset: u64,
+    /// Number of bytes.
+    pub length: u64,
+}
+
+impl Extent {
+    /// First offset behind the extent.
+    pub fn end(&self) -> u64 {
+        self.offset + self.length
+    }
+}

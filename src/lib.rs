@@ -1,0 +1,17 @@
+//! coldfs: a FUSE filesystem with transparent cold tiering to S3.
+//!
+//! Modules are listed from the outside world up. A module uses only modules of
+//! earlier groups (`tests/tidy.rs` keeps that), so reading in this order never
+//! meets an unexplained name.
+
+// 1: the outside world, made safe
+pub mod failpoint;
+
+// 2: vocabulary, values and rules without I/O
+pub mod file_id;
+pub mod tier;
+
+// 3: each speaks to one thing outside
+pub mod store;
+
+// 4: formats at rest

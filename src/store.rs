@@ -1,0 +1,171 @@
+//! Where bytes go when they are cold: an S3 engine, seen through the few calls that coldfs
+//! needs of one.
+//!
+//! Correctness never rests on the engine: keys are unique and immutable, checksums are ours.
+
+use std::fmt;
+use std::ops::Range;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+/// A key below the store's prefix, `/`-separated, UTF-8, at most 512 bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectKey(String);
+
+impl ObjectKey {
+    /// Takes a key as it is.
+    pub fn new(key: impl Into<String>) -> Self {
+        Self(key.into())
+    }
+
+    /// The key's text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Why a call to a store failed, named for what the caller does about it.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Nothing is stored under the key.
+    #[error("{key}: no such object in {store}")]
+    NotFound {
+        /// The key asked for.
+        key: ObjectKey,
+        /// The store's URL.
+        store: String,
+    },
+    /// A create-only put met an object.
+    #[error("{key}: already in {store}")]
+    AlreadyExists {
+        /// The key asked for.
+        key: ObjectKey,
+        /// The store's URL.
+        store: String,
+    },
+    /// The object is in an offline storage class and must be restored first.
+    #[error("{key}: in an offline storage class of {store}; restore it there first")]
+    Offline {
+        /// The key asked for.
+        key: ObjectKey,
+        /// The store's URL.
+        store: String,
+    },
+    /// Credentials or permissions; trying again does not help.
+    #[error("{action} {key}: {store} denies it: {reason}")]
+    Denied {
+        /// `put`, `get`, ...
+        action: &'static str,
+        /// The key asked for.
+        key: ObjectKey,
+        /// The store's URL.
+        store: String,
+        /// The engine's words.
+        reason: String,
+    },
+    /// No space or quota left in the store.
+    #[error("put {key}: {store} is full: {reason}")]
+    Full {
+        /// The key asked for.
+        key: ObjectKey,
+        /// The store's URL.
+        store: String,
+        /// The engine's words.
+        reason: String,
+    },
+    /// The store answered with other bytes than were asked for or sent.
+    #[error("{action} {key}: {store} answered wrongly: {reason}")]
+    Corrupt {
+        /// `put`, `get`, ...
+        action: &'static str,
+        /// The key asked for.
+        key: ObjectKey,
+        /// The store's URL.
+        store: String,
+        /// What was wrong.
+        reason: String,
+    },
+    /// Unreachable, slow, throttled or failing: the same call may succeed later.
+    #[error("{action} {key}: {store} does not answer: {reason}")]
+    Unavailable {
+        /// `put`, `get`, ...
+        action: &'static str,
+        /// The key asked for.
+        key: ObjectKey,
+        /// The store's URL.
+        store: String,
+        /// What happened.
+        reason: String,
+    },
+}
+
+impl StoreError {
+    /// Whether the same call may succeed later.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, StoreError::Unavailable { .. })
+    }
+}
+
+/// One object of a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectInfo {
+    /// Its key.
+    pub key: ObjectKey,
+    /// Its size.
+    pub size_bytes: u64,
+}
+
+/// A store of immutable objects.
+///
+/// Every call ends by itself: an implementation has its own time limits. No call is made on a
+/// FUSE thread.
+#[async_trait]
+pub trait ObjectStore: Send + Sync + 'static {
+    /// The store's URL, as a person would write it.
+    fn url(&self) -> &str;
+
+    /// Stores `body` under a new key; durable when it returns. [`StoreError::AlreadyExists`]
+    /// where the engine can tell; keys are unique, so that is a fault, not a race.
+    async fn put_new(&self, key: &ObjectKey, body: Bytes) -> Result<(), StoreError>;
+
+    /// Stores `body` under a key that may exist (owner and guest objects only).
+    async fn put(&self, key: &ObjectKey, body: Bytes) -> Result<(), StoreError>;
+
+    /// Begins an upload in parts, for an object too large to hold in memory.
+    async fn upload(&self, key: &ObjectKey) -> Result<Box<dyn Upload>, StoreError>;
+
+    /// Reads exactly `range`; an answer of another length is [`StoreError::Corrupt`].
+    async fn get(&self, key: &ObjectKey, range: Range<u64>) -> Result<Bytes, StoreError>;
+
+    /// The object's size in bytes.
+    async fn size_bytes(&self, key: &ObjectKey) -> Result<u64, StoreError>;
+
+    /// Up to 1,000 objects whose key begins with `prefix` and is greater than `after`, in key
+    /// order. Fewer than 1,000: that was the end.
+    async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&ObjectKey>,
+    ) -> Result<Vec<ObjectInfo>, StoreError>;
+
+    /// Removes an object; one that is not there is no error.
+    async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError>;
+}
+
+/// An upload in parts. Dropped without `finish`, it leaves nothing under the key.
+#[async_trait]
+pub trait Upload: Send {
+    /// Sends the next part, in order. All but the last are at least 5 MiB (S3's rule).
+    async fn part(&mut self, body: Bytes) -> Result<(), StoreError>;
+    /// Makes the object; durable when it returns.
+    async fn finish(self: Box<Self>) -> Result<(), StoreError>;
+    /// Gives the parts back.
+    async fn abort(self: Box<Self>);
+}
