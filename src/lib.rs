@@ -7,10 +7,17 @@
 // 1: vocabulary, values and rules without I/O
 pub mod file_id;
 pub mod tier;
+pub(crate) mod wire;
 
 // 2: the outside world, made safe
 pub mod sys;
 
 // 3: each speaks to one thing outside
 pub mod failpoint;
+pub mod seal;
 pub mod store;
+
+// 4: formats at rest
+pub mod record;
+pub mod segment;
+pub mod stub;
