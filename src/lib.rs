@@ -6,6 +6,7 @@
 
 // 1: the outside world, made safe
 pub mod failpoint;
+pub mod sys;
 
 // 2: vocabulary, values and rules without I/O
 pub mod file_id;
@@ -15,3 +16,6 @@ pub mod tier;
 pub mod store;
 
 // 4: formats at rest
+
+// 9: assembly and doors
+pub mod control;
