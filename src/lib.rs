@@ -4,18 +4,16 @@
 //! earlier groups (`tests/tidy.rs` keeps that), so reading in this order never
 //! meets an unexplained name.
 
-// 1: the outside world, made safe
-pub mod failpoint;
-pub mod sys;
-
-// 2: vocabulary, values and rules without I/O
+// 1: vocabulary, values and rules without I/O
 pub mod file_id;
 pub mod tier;
 
-// 3: each speaks to one thing outside
-pub mod store;
+// 2: the outside world, made safe
+pub mod sys;
 
-// 4: formats at rest
+// 3: each speaks to one thing outside
+pub mod failpoint;
+pub mod store;
 
 // 9: assembly and doors
 pub mod control;

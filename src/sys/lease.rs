@@ -1,0 +1,82 @@
+//! File leases (`F_SETLEASE`, Linux 2.4): how the daemon learns that somebody else has a file
+//! open, and hears of it when somebody wants to.
+//!
+//! The holder of a broken lease gets SIGIO, whose default action kills: the daemon listens to
+//! it from its first thread on. After `/proc/sys/fs/lease-break-time` (45 s) the opener gets in,
+//! and the holder's writes still succeed: see [`Lease::holds`].
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::check;
+
+/// What a lease keeps out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeaseKind {
+    /// No writer and no writable mapping but through leases of readers.
+    Read,
+    /// Nobody else at all: neither open nor mapped.
+    Write,
+}
+
+/// A lease is written under only this long: less than half of lease-break-time, whose default
+/// is 45 s.
+pub const TRUSTED_FOR: Duration = Duration::from_secs(20);
+
+/// A lease on an open file, given back when dropped.
+#[derive(Debug)]
+pub struct Lease {
+    file: Arc<File>,
+    kind: LeaseKind,
+    since: Instant,
+}
+
+impl Lease {
+    /// Takes a lease. `EAGAIN`: somebody else has the file open (for writing, for a read
+    /// lease), mapped, or running. A file of another owner needs `CAP_LEASE`.
+    pub fn take(file: Arc<File>, kind: LeaseKind) -> io::Result<Self> {
+        set(file.as_fd(), word(kind))?;
+        #[allow(clippy::disallowed_methods, reason = "the age of a lease is real time")]
+        let since = Instant::now();
+        Ok(Self { file, kind, since })
+    }
+
+    /// Whether nobody asked for the file since, and it is young enough to be written under.
+    pub fn holds(&self) -> bool {
+        self.is_unbroken() && self.since.elapsed() < TRUSTED_FOR
+    }
+
+    /// Whether nobody asked for the file since.
+    pub fn is_unbroken(&self) -> bool {
+        // SAFETY: F_GETLEASE takes no pointer; the descriptor is open.
+        let now = unsafe { libc::fcntl(self.file.as_raw_fd(), libc::F_GETLEASE) };
+        now == word(self.kind)
+    }
+
+    /// The leased file: the one descriptor through which it may be used meanwhile.
+    pub fn file(&self) -> &Arc<File> {
+        &self.file
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        // It fails only where the lease is gone already, which is what is wanted.
+        drop(set(self.file.as_fd(), libc::F_UNLCK));
+    }
+}
+
+fn word(kind: LeaseKind) -> i32 {
+    match kind {
+        LeaseKind::Read => libc::F_RDLCK,
+        LeaseKind::Write => libc::F_WRLCK,
+    }
+}
+
+fn set(fd: BorrowedFd<'_>, word: i32) -> io::Result<()> {
+    // SAFETY: F_SETLEASE takes no pointer; the descriptor is open.
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETLEASE, word) }).map(drop)
+}
