@@ -16,4 +16,7 @@ pub mod failpoint;
 pub mod store;
 
 // 9: assembly and doors
+pub mod background;
+pub mod config;
 pub mod control;
+pub mod daemon;
