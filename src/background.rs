@@ -117,9 +117,8 @@ pub fn start(arguments: &[std::ffi::OsString], log: &Path) -> Result<Vec<String>
             Err(problem)
         }
         Ok(None) => {
-            let ended = child
-                .wait()
-                .map_or_else(|error| error.to_string(), |status| status.to_string());
+            let ended =
+                child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
             Err(failed(format!("the daemon ended before its mount answered ({ended})")))
         }
         Err(error) => Err(failed(format!("hear from the daemon: {error}"))),

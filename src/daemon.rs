@@ -5,8 +5,7 @@ use crate::config::MountOptions;
 use crate::control::wire::{Problem, ProblemKind};
 
 /// Serves one directory until it is detached; says through `ready` when the mount answers.
-pub fn run(options: MountOptions, ready: Ready) -> Result<(), Problem> {
-    drop(ready);
+pub fn run(options: MountOptions, _ready: Ready) -> Result<(), Problem> {
     Err(Problem::new(
         ProblemKind::Failed,
         format!("mount {}: this build has no filesystem yet", options.mountpoint.display()),

@@ -17,6 +17,8 @@ pub mod store;
 
 // 9: assembly and doors
 pub mod background;
+pub mod cli;
 pub mod config;
 pub mod control;
 pub mod daemon;
+pub mod doctor;
