@@ -159,7 +159,9 @@ impl BoundedLog {
         let mut written =
             self.written_bytes.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if *written >= self.limit_bytes {
-            std::fs::rename(&self.path, self.path.with_extension("log.1"))?;
+            let mut older = self.path.clone().into_os_string();
+            older.push(".1");
+            std::fs::rename(&self.path, older)?;
             nix::unistd::dup2_stderr(&open_log(&self.path)?)?;
             *written = 0;
         }
@@ -200,4 +202,42 @@ pub async fn asked_to_end() -> io::Result<&'static str> {
         _ = interrupt.recv() => "SIGINT",
         _ = hangup.recv() => "SIGHUP",
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Says to the test below that it runs as the child, and where its log is.
+    const LOG: &str = "COLDFS_TEST_LOG";
+
+    /// Standard error belongs to the whole process, so a child has it replaced.
+    #[test]
+    fn a_full_log_is_renamed_and_begun_anew() {
+        if let Some(path) = std::env::var_os(LOG) {
+            let log = BoundedLog { limit_bytes: 100, ..BoundedLog::new(path.into()) };
+            for number in 0..30 {
+                log.write(format!("line {number:02}\n").as_bytes()).unwrap();
+            }
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t.1.log");
+        let status = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "background::tests::a_full_log_is_renamed_and_begun_anew"])
+            .arg("--nocapture")
+            .env(LOG, &path)
+            .stdout(Stdio::null())
+            .stderr(open_log(&path).unwrap())
+            .status()
+            .unwrap();
+        assert!(status.success());
+        let mut older = path.clone().into_os_string();
+        older.push(".1");
+        let older = std::fs::read_to_string(older).unwrap();
+        let newer = std::fs::read_to_string(&path).unwrap();
+        assert!(older.len() < 200 && newer.len() < 200, "{older}{newer}");
+        assert!(newer.starts_with("line 2") && newer.ends_with("line 29\n"), "{newer}");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
 }

@@ -1,6 +1,8 @@
 //! The control socket end to end: the program's verbs against a fake engine, and what happens
 //! when either side goes away.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
