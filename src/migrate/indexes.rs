@@ -26,11 +26,6 @@ impl Migrator {
         Ok(index)
     }
 
-    /// Remembers the index of a segment that was just written.
-    pub(super) fn remember_index(&self, index: Index) {
-        self.lock_indexes().put(index.segment, Arc::new(index));
-    }
-
     fn lock_indexes(&self) -> std::sync::MutexGuard<'_, lru::LruCache<SegmentId, Arc<Index>>> {
         self.indexes.lock().unwrap_or_else(PoisonError::into_inner)
     }

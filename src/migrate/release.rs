@@ -22,7 +22,7 @@ use super::{Candidate, MigrateError, Migrator, Outcome, Skip, is_closed};
 use crate::failpoint::{CrashPoint, reach};
 use crate::file_id::TimeNs;
 use crate::inode::TierGuard;
-use crate::intents::{Intent, IntentKind};
+use crate::intents::{Intent, Subject};
 use crate::recall::restore_mtime;
 use crate::record::Record;
 use crate::recover::hash_local;
@@ -138,7 +138,7 @@ fn run(
     let mut outcomes = Vec::with_capacity(wanted.len());
     let mut encoded = Vec::with_capacity(wanted.len());
     for (candidate, entry) in wanted {
-        let stub = Stub::of(&tenant.name, tenant.store.url(), tenant.seal.tenant(), &entry);
+        let stub = Stub::of_entry(&entry, tenant.store.url(), &tenant.name, tenant.seal.tenant());
         match stub.encode(&tenant.seal) {
             Ok(bytes) => encoded.push((candidate, entry, Box::new(bytes))),
             Err(_) => outcomes.push((candidate, Outcome::Skipped(Skip::Fragmented))),
@@ -149,10 +149,9 @@ fn run(
     }
     let intents: Vec<_> = encoded
         .iter()
-        .map(|(candidate, _, _)| Intent {
-            kind: IntentKind::Release,
-            handle: candidate.inode.handle.clone(),
-            path: candidate.path.clone(),
+        .map(|(candidate, _, _)| {
+            let handle = candidate.inode.handle.clone();
+            Intent::Release(Subject { handle, path: candidate.path.clone() })
         })
         .collect();
     let ticket = match tenant.work.begin(&intents) {

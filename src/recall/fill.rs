@@ -22,7 +22,7 @@ use super::{FILL_CHUNKS_AT_ONCE, Recall, RecallError};
 use crate::failpoint::{CrashPoint, reach};
 use crate::file_id::TimeNs;
 use crate::inode::{Body, Cold, Inode, Serving, Suspect};
-use crate::intents::{Intent, IntentKind};
+use crate::intents::{Intent, Subject};
 use crate::record::Record;
 use crate::segment::Piece;
 use crate::stub::STUB_BYTES;
@@ -104,8 +104,8 @@ fn begin(
         Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => return Err(RecallError::Busy),
         other => Arc::new(other?),
     };
-    let intent =
-        Intent { kind: IntentKind::Recall, handle: inode.handle.clone(), path: Vec::new() };
+    let subject = Subject { handle: inode.handle.clone(), path: Vec::new() };
+    let intent = Intent::Recall(subject);
     let ticket = tenant.work.begin(&[intent])?;
     reach(CrashPoint::RecallAfterIntent);
     let mut record = tenant.record(&*cold.file, inode)?.unwrap_or(cold.record);

@@ -10,7 +10,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use crate::intents::{self, Intent};
+use crate::intents::{self, End, Intent, Line};
 
 /// Its name in `.coldfs`.
 pub(super) const FILE_NAME: &str = "intents";
@@ -26,11 +26,12 @@ const MAX_BYTES: u64 = 64 << 20;
 #[derive(Debug)]
 pub struct WorkList {
     file: File,
+    left_behind: Vec<Line>,
     state: Mutex<State>,
     emptied: Condvar,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     length: u64,
     sequence: u64,
@@ -56,15 +57,25 @@ impl WorkList {
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(Self { file, state: Mutex::default(), emptied: Condvar::new() })
+        let length = file.metadata()?.len().min(MAX_BYTES * 2);
+        let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
+        file.read_exact_at(&mut bytes, 0)?;
+        let found = intents::decode(&bytes);
+        if let End::Newer(version) = found.end {
+            return Err(io::Error::other(format!(
+                ".coldfs/intents has lines of version {version}: run the newer coldfs once"
+            )));
+        }
+        // Nothing is overwritten before recovery has emptied the list.
+        let length = found.good_bytes as u64;
+        let state = State { length, sequence: found.next_sequence(), batches: 0 };
+        let left_behind = found.pending().to_vec();
+        Ok(Self { file, left_behind, state: Mutex::new(state), emptied: Condvar::new() })
     }
 
     /// What was on the list when the last daemon ended.
-    pub fn left_behind(&self) -> io::Result<Vec<Intent>> {
-        let length = self.file.metadata()?.len().min(MAX_BYTES * 2);
-        let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
-        self.file.read_exact_at(&mut bytes, 0)?;
-        Ok(intents::decode(&bytes).intents)
+    pub fn left_behind(&self) -> &[Line] {
+        &self.left_behind
     }
 
     /// Empties the list; only while no batch is under way.
@@ -84,7 +95,8 @@ impl WorkList {
         }
         let mut bytes = Vec::new();
         for intent in batch {
-            intent.encode(state.sequence, &mut bytes);
+            let line = Line { sequence: state.sequence, intent: intent.clone() };
+            line.encode(&mut bytes).map_err(io::Error::other)?;
             state.sequence += 1;
         }
         self.file.write_all_at(&bytes, state.length)?;
