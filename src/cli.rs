@@ -15,6 +15,7 @@ mod pin;
 mod status;
 
 use std::ffi::OsString;
+use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -158,6 +159,7 @@ fn converse<T>(talk: impl Future<Output = Result<T, Problem>>) -> Result<T, Prob
 fn log_to_stderr(default: &str) {
     tracing_subscriber::fmt()
         .with_env_filter(log_filter(default))
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
 }

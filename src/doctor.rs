@@ -309,4 +309,59 @@ mod tests {
         assert_eq!(data_dir(Path::new("/proc")).grade, Grade::Fail);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
+
+    /// Keeps one object; a broken one answers other bytes.
+    struct OneObject {
+        body: std::sync::Mutex<Option<Bytes>>,
+        broken: bool,
+    }
+
+    #[async_trait::async_trait]
+    impl ObjectStore for OneObject {
+        fn url(&self) -> &str {
+            "test:"
+        }
+        async fn put_new(&self, _: &ObjectKey, body: Bytes) -> Result<(), StoreError> {
+            *self.body.lock().unwrap() = Some(body);
+            Ok(())
+        }
+        async fn put(&self, key: &ObjectKey, body: Bytes) -> Result<(), StoreError> {
+            self.put_new(key, body).await
+        }
+        async fn upload(&self, _: &ObjectKey) -> Result<Box<dyn crate::store::Upload>, StoreError> {
+            unreachable!("doctor uploads nothing")
+        }
+        async fn get(&self, key: &ObjectKey, _: std::ops::Range<u64>) -> Result<Bytes, StoreError> {
+            let body =
+                self.body.lock().unwrap().clone().ok_or_else(|| StoreError::NotFound {
+                    key: key.clone(),
+                    store: "test:".into(),
+                })?;
+            Ok(if self.broken { Bytes::from_static(b"x") } else { body })
+        }
+        async fn size_bytes(&self, _: &ObjectKey) -> Result<u64, StoreError> {
+            Ok(0)
+        }
+        async fn list(
+            &self,
+            _: &str,
+            _: Option<&ObjectKey>,
+        ) -> Result<Vec<crate::store::ObjectInfo>, StoreError> {
+            Ok(vec![])
+        }
+        async fn delete(&self, _: &ObjectKey) -> Result<(), StoreError> {
+            *self.body.lock().unwrap() = None;
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_store_is_tried_and_left_as_it_was() {
+        for (broken, grade) in [(false, Grade::Ok), (true, Grade::Fail)] {
+            let tried = OneObject { body: std::sync::Mutex::default(), broken };
+            let check = store(&tried).await;
+            assert_eq!(check.grade, grade, "{check:?}");
+            assert!(tried.body.lock().unwrap().is_none(), "the probe object is deleted");
+        }
+    }
 }

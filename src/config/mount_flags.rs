@@ -51,22 +51,12 @@ pub struct OptionList {
 
 /// For `mount(8)`, its helpers, systemd and the people who read fstab; not for a filesystem.
 /// `atime` words ask for what FUSE does not track: the directory below keeps its own.
-const IGNORED: [&str; 25] = [
-    "defaults",
+const IGNORED: &[&str] = &[
     "auto",
     "noauto",
-    "user",
     "nouser",
-    "users",
-    "owner",
-    "group",
     "nofail",
     "_netdev",
-    "suid",
-    "dev",
-    "exec",
-    "rw",
-    "async",
     "atime",
     "relatime",
     "norelatime",
