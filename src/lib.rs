@@ -18,6 +18,10 @@ pub mod seal;
 pub mod store;
 
 // 4: formats at rest
+pub mod intents;
 pub mod record;
 pub mod segment;
 pub mod stub;
+
+#[cfg(test)]
+mod fuzzing;
