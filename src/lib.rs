@@ -24,4 +24,6 @@ pub mod segment;
 pub mod stub;
 
 #[cfg(test)]
+mod fixtures;
+#[cfg(test)]
 mod fuzzing;
