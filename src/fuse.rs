@@ -21,7 +21,6 @@ use nix::sys::statvfs::Statvfs;
 use crate::file_id::Ino;
 use crate::ops::{Answer, Caller, Errno, Fh, How, Name, Ops, RegisterBacking, SetAttr, SetTime};
 use crate::store::fuse_thread;
-use crate::sys;
 
 mod attr;
 mod killable;
@@ -54,6 +53,8 @@ pub struct Door {
     runtime: tokio::runtime::Handle,
     caching: Caching,
     passthrough: bool,
+    /// Told at INIT whether the kernel grants passthrough.
+    granted: Arc<OnceLock<bool>>,
     notifier: Arc<OnceLock<Notifier>>,
 }
 
@@ -160,6 +161,8 @@ impl Filesystem for Door {
                 && config.set_max_stack_depth(1).is_ok();
             self.passthrough = possible;
         }
+        // Set once: INIT comes once.
+        drop(self.granted.set(self.passthrough));
         // Refused sizes leave fuser's own.
         drop(config.set_max_write(MAX_REQUEST_BYTES));
         drop(config.set_max_readahead(MAX_REQUEST_BYTES));
@@ -513,10 +516,8 @@ impl Filesystem for Door {
         reply: ReplyEmpty,
     ) {
         self.caller(request, 0);
-        let ops = Arc::clone(&self.ops);
-        let work = tokio::task::spawn_blocking;
-        let work = self.runtime.block_on_free(move || work(move || ops.fsyncdir(Ino(ino.0))));
-        self.later(request.pid(), work, move |done| reply_empty(done, reply));
+        let answer = self.ops.fsyncdir(Ino(ino.0));
+        self.answer(request.pid(), answer, move |done| reply_empty(done, reply));
     }
 
     fn statfs(&self, request: &Request, _ino: INodeNo, reply: ReplyStatfs) {

@@ -23,7 +23,7 @@ mod body;
 mod cold;
 pub mod known;
 
-pub use body::{Backing, Body, Serving, TierGuard};
+pub use body::{Backing, Body, Serving, Suspect, TierGuard};
 pub use cold::{Cold, Fill, FillError, Place, Progress};
 
 /// One file, directory or other node of the tenant.

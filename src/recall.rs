@@ -29,6 +29,7 @@ mod fill;
 
 pub use chunks::Chunks;
 pub use error::RecallError;
+pub(crate) use fill::{cut_to_stub, restore_mtime};
 
 /// What of a recall can be turned (DESIGN.md, admission).
 #[derive(Clone, Copy, Debug)]

@@ -162,3 +162,156 @@ fn pack_blocks(blocks_512: u64) -> (u16, u32) {
         Err(_) => (BLOCKS_OF_4K, u32::try_from(blocks_512.div_ceil(8)).unwrap_or(u32::MAX)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::file_id::TenantUuid;
+    use crate::fuzzing;
+    use proptest::prelude::*;
+
+    fn seal() -> Seal {
+        Seal::new(TenantUuid([7; 16]), [9; 32])
+    }
+
+    fn handle() -> FileHandle {
+        FileHandle { kind: 1, bytes: [1, 2, 3, 4, 5, 6, 7, 8].into() }
+    }
+
+    fn record() -> Record {
+        Record {
+            state: State::Released,
+            at: EntryRef { segment: SegmentId([3; 16]), entry: 17 },
+            size_bytes: 123_456,
+            mtime: TimeNs(-5),
+            ctime_shown: TimeNs(1_700_000_000_000_000_001),
+            blocks_512: 248,
+        }
+    }
+
+    /// A record with one byte changed and the tag made to fit again.
+    fn forged(at: usize, byte: u8) -> [u8; RECORD_BYTES] {
+        let mut bytes = record().encode(&seal(), &handle());
+        bytes[at] = byte;
+        let body = *bytes.first_chunk::<TAGGED_BYTES>().unwrap();
+        bytes[TAGGED_BYTES..].copy_from_slice(&seal().record_tag(&body, &handle()));
+        bytes
+    }
+
+    #[test]
+    fn a_record_is_trusted_on_its_own_inode() {
+        let bytes = record().encode(&seal(), &handle());
+        assert_eq!(Record::decode(&bytes, &seal(), &handle()), Reading::Trusted(record()));
+    }
+
+    #[test]
+    fn a_record_copied_to_another_inode_does_not_fit() {
+        let bytes = record().encode(&seal(), &handle());
+        let reused = FileHandle { bytes: [1, 2, 3, 4, 9, 6, 7, 8].into(), ..handle() };
+        assert_eq!(Record::decode(&bytes, &seal(), &reused), Reading::Misfit);
+        let other_kind = FileHandle { kind: 2, ..handle() };
+        assert_eq!(Record::decode(&bytes, &seal(), &other_kind), Reading::Misfit);
+    }
+
+    #[test]
+    fn a_record_of_another_tenant_is_kept_as_foreign() {
+        let bytes = record().encode(&seal(), &handle());
+        let other = Seal::new(TenantUuid([8; 16]), [9; 32]);
+        let number = seal().tenant().number();
+        let foreign = Reading::Foreign(Foreign::OtherTenant(number));
+        assert_eq!(Record::decode(&bytes, &other, &handle()), foreign);
+    }
+
+    #[test]
+    fn a_tenant_with_the_same_number_and_another_uuid_does_not_fit() {
+        let bytes = record().encode(&seal(), &handle());
+        let mut uuid = [7; 16];
+        uuid[15] = 8;
+        let twin = Seal::new(TenantUuid(uuid), [9; 32]);
+        assert_eq!(Record::decode(&bytes, &twin, &handle()), Reading::Misfit);
+    }
+
+    #[test]
+    fn a_newer_version_is_kept_whatever_follows_it() {
+        for length in 1..=RECORD_BYTES {
+            let bytes = vec![2; length];
+            let newer = Reading::Foreign(Foreign::Newer(2));
+            assert_eq!(Record::decode(&bytes, &seal(), &handle()), newer);
+        }
+        assert_eq!(Record::decode(&[2; 65], &seal(), &handle()), Reading::Misfit);
+    }
+
+    #[test]
+    fn an_unknown_state_or_flag_is_foreign_only_under_a_tag_that_fits() {
+        let reading = |bytes: &[u8]| Record::decode(bytes, &seal(), &handle());
+        assert_eq!(reading(&forged(1, 99)), Reading::Foreign(Foreign::UnknownState(99)));
+        assert_eq!(reading(&forged(2, 2)), Reading::Foreign(Foreign::UnknownFlags(2)));
+        let mut bytes = record().encode(&seal(), &handle());
+        bytes[1] = 99;
+        assert_eq!(reading(&bytes), Reading::Misfit);
+    }
+
+    #[test]
+    fn no_flipped_bit_is_ever_trusted() {
+        let bytes = record().encode(&seal(), &handle());
+        for bit in 0..RECORD_BYTES * 8 {
+            let mut flipped = bytes;
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            let reading = Record::decode(&flipped, &seal(), &handle());
+            assert!(!matches!(reading, Reading::Trusted(_)), "bit {bit}: {reading:?}");
+        }
+    }
+
+    #[test]
+    fn a_record_of_another_length_is_never_trusted() {
+        let mut bytes = record().encode(&seal(), &handle()).to_vec();
+        for length in 0..RECORD_BYTES {
+            assert_eq!(Record::decode(&bytes[..length], &seal(), &handle()), Reading::Misfit);
+        }
+        bytes.push(0);
+        assert_eq!(Record::decode(&bytes, &seal(), &handle()), Reading::Misfit);
+    }
+
+    #[test]
+    fn more_than_two_terabytes_of_blocks_are_counted_in_four_kilobytes() {
+        for (blocks_512, shown) in [
+            (u64::from(u32::MAX), u64::from(u32::MAX)),
+            (1 << 32, 1 << 32),
+            ((1 << 33) + 1, (1 << 33) + 8),
+            (MAX_BLOCKS_512, MAX_BLOCKS_512),
+        ] {
+            let bytes = Record { blocks_512, ..record() }.encode(&seal(), &handle());
+            let expected = Record { blocks_512: shown, ..record() };
+            assert_eq!(Record::decode(&bytes, &seal(), &handle()), Reading::Trusted(expected));
+        }
+    }
+
+    #[test]
+    fn decoding_a_record_never_panics() {
+        let good = record().encode(&seal(), &handle());
+        fuzzing::run(|dice| {
+            let bytes = dice.mangled(&good);
+            let reading = Record::decode(&bytes, &seal(), &handle());
+            assert!(bytes == good || !matches!(reading, Reading::Trusted(_)));
+        });
+    }
+
+    proptest! {
+        #[test]
+        fn any_record_comes_back(
+            state in proptest::sample::select(State::ALL.to_vec()),
+            segment: [u8; 16], entry: u32, size_bytes: u64, mtime: i64, ctime: i64, blocks: u32,
+        ) {
+            let record = Record {
+                state,
+                at: EntryRef { segment: SegmentId(segment), entry },
+                size_bytes,
+                mtime: TimeNs(mtime),
+                ctime_shown: TimeNs(ctime),
+                blocks_512: u64::from(blocks),
+            };
+            let bytes = record.encode(&seal(), &handle());
+            prop_assert_eq!(Record::decode(&bytes, &seal(), &handle()), Reading::Trusted(record));
+        }
+    }
+}

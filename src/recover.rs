@@ -6,22 +6,26 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use nix::sys::stat::fstat;
+use nix::sys::stat::{Mode, fstat};
 
 use crate::failpoint::{CrashPoint, reach};
 use crate::file_id::TimeNs;
 use crate::inode::{Inode, Inodes};
 use crate::recall::{RecallError, cut_to_stub, restore_mtime};
 use crate::record::Record;
-use crate::segment::{ContentHash, read_index, segment_key};
-use crate::stub::{STUB_BYTES, Stub, StubHead};
+use crate::intents::{Intent, Subject};
+use crate::segment::{IndexEntry, read_index, segment_key};
+use crate::stub::{STUB_BYTES, Stub, StubHead, holds_stub_sector};
 use crate::sys;
 use crate::tenant::{Recorded, Tenant};
 use crate::tier::State;
-use crate::tier::verdict::{BodyFact, ContentFact, HeadFact, RecordFact, SizeFact, Verdict, judge};
+use crate::tier::verdict::{
+    BodyFact, ContentFact, HeadFact, RecordFact, SizeFact, Verdict, verdict,
+};
 
 mod content;
 
@@ -39,6 +43,8 @@ pub enum Finding {
         /// Its stub.
         stub: Stub,
     },
+    /// It was in flight at a crash; [`put_in_order`] comes first, and asks the store.
+    InFlight,
     /// Neither can be said: the bytes are kept, and not served.
     Refused(RecallError),
 }
@@ -50,58 +56,65 @@ struct Judged {
     stub: Option<Stub>,
 }
 
-/// Finds out what a file is, and puts it in order where that needs no store.
+/// Finds out what a file is, and puts it in order where that needs no store. The caller holds
+/// the file's tier lock.
 pub fn find(tenant: &Tenant, inode: &Inode, file: &File) -> io::Result<Finding> {
     let judged = examine(tenant, inode, file, ContentFact::Unknown)?;
     settle(tenant, inode, file, judged)
 }
 
-fn settle(
-    tenant: &Tenant,
-    inode: &Inode,
-    file: &File,
-    judged: Judged,
-) -> io::Result<Finding> {
-    let remote = |record: Record, stub: Option<Stub>| match stub {
-        Some(stub) => Finding::Remote { record, stub },
-        None => Finding::Refused(RecallError::Conflict { what: "a stub that went away".into() }),
+/// Carries a verdict out; one arm a verdict.
+fn settle(tenant: &Tenant, inode: &Inode, file: &File, judged: Judged) -> io::Result<Finding> {
+    let refused = |what: &str| {
+        Ok(Finding::Refused(RecallError::Conflict { what: what.to_owned() }))
     };
-    match (judged.verdict, judged.record) {
-        (Verdict::Resident | Verdict::ResidentEmpty, None) => Ok(Finding::Local),
-        (Verdict::Resident | Verdict::ResidentEmpty | Verdict::ResidentDropRecord, _) => {
+    let Judged { verdict, record, stub } = judged;
+    match verdict {
+        Verdict::Resident => Ok(Finding::Local),
+        Verdict::ResidentEmpty | Verdict::ResidentDropRecord => {
             tenant.drop_record(file, inode)?;
             Ok(Finding::Local)
         }
-        // Until its content is hashed the bytes here are served, and nothing is dropped.
-        (Verdict::Archived | Verdict::NeedsHash, _) => Ok(Finding::Local),
-        (Verdict::FinishRelease | Verdict::CutBack, Some(mut record)) => {
+        Verdict::Archived | Verdict::NeedsHash { serve_meanwhile: true } => Ok(Finding::Local),
+        Verdict::NeedsHash { serve_meanwhile: false } | Verdict::RewriteStub => {
+            Ok(Finding::InFlight)
+        }
+        Verdict::ArchivedProven => {
+            let Some(record) = record else { return refused("a verdict without a record") };
+            restore_mtime(file, record.mtime)?;
+            file.sync_all()?;
+            let archived = Record { state: State::Archived, ..record };
+            tenant.set_record(file, inode, &archived)?;
+            Ok(Finding::Local)
+        }
+        Verdict::FinishRelease | Verdict::CutBack => {
+            let (Some(mut record), Some(stub)) = (record, stub) else {
+                return refused("a verdict without a record");
+            };
             cut_to_stub(tenant, inode, file, &mut record)?;
-            Ok(remote(record, judged.stub))
+            Ok(Finding::Remote { record, stub })
         }
-        (Verdict::Released | Verdict::Lost, Some(record)) => Ok(remote(record, judged.stub)),
-        (Verdict::RewriteStub, _) => Ok(Finding::Refused(RecallError::Conflict {
-            what: "a stub half written by a power cut; mount again with the store reachable".into(),
-        })),
-        (Verdict::OrphanStub, _) => Ok(Finding::Refused(RecallError::Orphan)),
-        (Verdict::ForeignKept { stub_head: true }, _) => {
-            Ok(Finding::Refused(RecallError::Conflict {
-                what: "a stub of another tenant or of a newer coldfs".into(),
-            }))
+        Verdict::Released | Verdict::Lost => match (record, stub) {
+            (Some(record), Some(stub)) => Ok(Finding::Remote { record, stub }),
+            _ => refused("a verdict without a record"),
+        },
+        Verdict::OrphanStub => Ok(Finding::Refused(RecallError::Orphan)),
+        Verdict::OrphanOverRecord => {
+            tenant.note_conflict(inode, "another file's stub stands in its place");
+            Ok(Finding::Refused(RecallError::Orphan))
         }
-        (Verdict::Conflict { stub_head: true }, _) => {
-            tenant.note_conflict(inode, "a stub with other bytes behind it: kept, not served");
-            Ok(Finding::Refused(RecallError::Conflict { what: "a changed stub".into() }))
+        Verdict::ForeignKept { stub_head: true } => {
+            refused("a stub of another tenant or of a newer coldfs")
         }
-        (Verdict::Conflict { stub_head: false }, _) => {
-            tenant.note_conflict(inode, "bytes in the place of a stub: kept, and served as they are");
-            tenant.drop_record(file, inode)?;
+        Verdict::ForeignKept { stub_head: false } => Ok(Finding::Local),
+        Verdict::Conflict { stub_head: true } => {
+            tenant.note_conflict(inode, "a stub that was changed: kept, not served");
+            refused("a changed stub")
+        }
+        Verdict::Conflict { stub_head: false } => {
+            tenant.note_conflict(inode, "bytes in the place of a stub: kept, served as they are");
             Ok(Finding::Local)
         }
-        (Verdict::ForeignKept { stub_head: false }, _) => Ok(Finding::Local),
-        (
-            Verdict::FinishRelease | Verdict::CutBack | Verdict::Released | Verdict::Lost,
-            None,
-        ) => Ok(Finding::Refused(RecallError::Conflict { what: "a verdict without a record".into() })),
     }
 }
 
@@ -115,39 +128,40 @@ fn examine(
     let size = u64::try_from(stat.st_size).unwrap_or(0);
     let recorded = tenant.recorded(file, &inode.handle)?;
     let mut judged = Judged { verdict: Verdict::Resident, record: None, stub: None };
-    let (fact, wanted) = match &recorded {
+    let fact = match &recorded {
         // A stub without a record is looked for where it could be one.
         Recorded::Nothing if size != STUB_BYTES as u64 => return Ok(judged),
-        Recorded::Nothing => (RecordFact::Nothing, None),
-        Recorded::Misfit => (RecordFact::Misfit, None),
-        Recorded::Foreign(_) => (RecordFact::Foreign, None),
-        Recorded::Trusted(record) => (RecordFact::Is(record.state), Some(*record)),
+        Recorded::Nothing => RecordFact::None,
+        Recorded::Misfit => RecordFact::Misfit,
+        Recorded::Foreign(_) => RecordFact::Foreign,
+        Recorded::Trusted(record) => {
+            judged.record = Some(*record);
+            RecordFact::Is(record.state)
+        }
     };
-    let mut head = [0; STUB_BYTES];
-    let filled = read_head(file, &mut head)?;
-    let head = match Stub::parse(&head[..filled], &tenant.seal) {
+    let wanted = judged.record;
+    let mut bytes = [0; STUB_BYTES];
+    let filled = read_head(file, &mut bytes)?;
+    let head = match Stub::parse(&bytes[..filled], &tenant.seal) {
         StubHead::Sealed(stub) => {
             let named = wanted.is_some_and(|record| record.at == stub.at);
             judged.stub = Some(stub);
-            if named { HeadFact::Named } else { HeadFact::OtherStub }
+            if named { HeadFact::Stub } else { HeadFact::OtherStub }
         }
         StubHead::Unsealed(_) | StubHead::Newer(_) => HeadFact::OtherStub,
-        StubHead::Damaged(_) => HeadFact::Torn,
+        StubHead::Damaged(_) | StubHead::NotAStub if holds_stub_sector(&bytes[..filled]) => {
+            HeadFact::Torn
+        }
+        StubHead::Damaged(_) => HeadFact::OtherStub,
         StubHead::NotAStub => HeadFact::Plain,
     };
     let mtime = TimeNs::from_parts(stat.st_mtime, stat.st_mtime_nsec);
     let body = BodyFact {
-        size: match size {
-            0 => SizeFact::Zero,
-            _ if size == STUB_BYTES as u64 => SizeFact::StubSize,
-            _ if wanted.is_some_and(|record| record.size_bytes == size) => SizeFact::Recorded,
-            _ => SizeFact::Other,
-        },
+        size: SizeFact::of(size, wanted.map(|record| record.size_bytes)),
         head,
         times_match: wanted.is_some_and(|record| mtime == Some(record.mtime)),
     };
-    judged.verdict = judge(fact, body, content);
-    judged.record = wanted;
+    judged.verdict = verdict(fact, body, content);
     Ok(judged)
 }
 
@@ -175,8 +189,9 @@ pub struct Recovered {
 pub async fn recover(tenant: &Arc<Tenant>, inodes: &Inodes) -> io::Result<Recovered> {
     let mut done = Recovered::default();
     let mut last = None;
-    for intent in tenant.work.left_behind()? {
-        let file = match sys::handle::open(tenant.root(), &intent.handle, libc::O_RDWR) {
+    for line in tenant.work.left_behind() {
+        let (Intent::Release(subject) | Intent::Recall(subject)) = &line.intent else { continue };
+        let file = match open_in_flight(tenant, subject) {
             Ok(fd) => Arc::new(File::from(fd)),
             Err(error) if error.raw_os_error() == Some(libc::ESTALE) => continue,
             Err(error) => {
@@ -187,7 +202,7 @@ pub async fn recover(tenant: &Arc<Tenant>, inodes: &Inodes) -> io::Result<Recove
         };
         let stat = fstat(&*file)?;
         let anchor = file.try_clone()?.into();
-        let inode = inodes.enter(anchor, intent.handle, &stat);
+        let inode = inodes.enter(anchor, subject.handle.clone(), &stat);
         done.looked_at += 1;
         if !put_in_order(tenant, &inode, &file).await? {
             done.waiting += 1;
@@ -208,64 +223,64 @@ pub async fn recover(tenant: &Arc<Tenant>, inodes: &Inodes) -> io::Result<Recove
     Ok(done)
 }
 
-/// Puts one file in order. False: it has to wait for the store.
+/// Opens a file of the work list; by its path where it may not be opened by handle, if that is
+/// still the same file.
+fn open_in_flight(tenant: &Tenant, subject: &Subject) -> io::Result<File> {
+    let flags = libc::O_RDWR | libc::O_NONBLOCK;
+    match sys::handle::open(tenant.root(), &subject.handle, flags) {
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) && !subject.path.is_empty() => {
+            let path = std::ffi::OsStr::from_bytes(&subject.path);
+            let flags = nix::fcntl::OFlag::from_bits_retain(flags | libc::O_NOFOLLOW);
+            let file = nix::fcntl::openat(tenant.root(), path, flags, Mode::empty())?;
+            if sys::handle::of(&file, c"")? == subject.handle {
+                Ok(File::from(file))
+            } else {
+                Err(io::Error::from_raw_os_error(libc::ESTALE))
+            }
+        }
+        other => Ok(File::from(other?)),
+    }
+}
+
+/// Puts one file in order. False: it has to wait for the store. The caller holds the file's
+/// tier lock, or nothing is served yet.
 pub async fn put_in_order(
-    tenant: &Arc<Tenant>,
+    tenant: &Tenant,
     inode: &Inode,
     file: &Arc<File>,
 ) -> io::Result<bool> {
     let judged = examine(tenant, inode, file, ContentFact::Unknown)?;
-    let Some(record) = judged.record else {
-        settle(tenant, inode, file, judged)?;
-        return Ok(true);
-    };
-    match judged.verdict {
-        Verdict::NeedsHash => {
-            let Some(wanted) = content_of(tenant, &record).await else { return Ok(false) };
-            let equal = hash_local(file)? == wanted;
-            let content = if equal { ContentFact::Equal } else { ContentFact::Differs };
+    match (judged.verdict, judged.record) {
+        (Verdict::NeedsHash { .. }, Some(record)) => {
+            let Some(entry) = entry_of(tenant, &record).await else { return Ok(false) };
+            let hashed = Arc::clone(file);
+            let local = tokio::task::spawn_blocking(move || hash_local(&hashed))
+                .await
+                .map_err(io::Error::other)??;
+            let content = if local == entry.content { ContentFact::Equal } else { ContentFact::Differs };
             let judged = examine(tenant, inode, file, content)?;
-            if judged.verdict == Verdict::Archived {
-                restore_mtime(file, record.mtime)?;
-                file.sync_all()?;
-                let archived = Record { state: State::Archived, ..record };
-                tenant.set_record(&**file, inode, &archived)?;
-            } else {
-                settle(tenant, inode, file, judged)?;
-            }
+            settle(tenant, inode, file, judged)?;
             Ok(true)
         }
-        Verdict::RewriteStub => {
-            let Some(stub) = rebuild_stub(tenant, &record).await else { return Ok(false) };
+        (Verdict::RewriteStub, Some(mut record)) => {
+            let Some(entry) = entry_of(tenant, &record).await else { return Ok(false) };
+            let store = tenant.store.url();
+            let stub = Stub::of_entry(&entry, store, &tenant.name, tenant.seal.tenant());
             let Ok(bytes) = stub.encode(&tenant.seal) else { return Ok(false) };
             file.write_all_at(&bytes, 0)?;
             file.sync_data()?;
-            cut_to_stub(tenant, inode, file, &mut record.clone())?;
+            cut_to_stub(tenant, inode, file, &mut record)?;
             Ok(true)
         }
-        Verdict::Resident
-        | Verdict::ResidentEmpty
-        | Verdict::ResidentDropRecord
-        | Verdict::Archived
-        | Verdict::FinishRelease
-        | Verdict::CutBack
-        | Verdict::Released
-        | Verdict::Lost
-        | Verdict::OrphanStub
-        | Verdict::Conflict { .. }
-        | Verdict::ForeignKept { .. } => {
+        _ => {
             settle(tenant, inode, file, judged)?;
             Ok(true)
         }
     }
 }
 
-/// The content hash that the store has for a record; none while it does not answer.
-pub async fn content_of(tenant: &Tenant, record: &Record) -> Option<ContentHash> {
-    Some(entry_of(tenant, record).await?.content)
-}
-
-async fn entry_of(tenant: &Tenant, record: &Record) -> Option<crate::segment::IndexEntry> {
+/// What the segment's index has for a record; none while the store does not answer.
+async fn entry_of(tenant: &Tenant, record: &Record) -> Option<IndexEntry> {
     let key = segment_key(&tenant.name, record.at.segment);
     let index = read_index(&*tenant.store, &key, tenant.seal.tenant(), record.at.segment).await;
     match index {
@@ -275,10 +290,4 @@ async fn entry_of(tenant: &Tenant, record: &Record) -> Option<crate::segment::In
             None
         }
     }
-}
-
-/// The stub of a record, made anew from the segment's index.
-pub async fn rebuild_stub(tenant: &Tenant, record: &Record) -> Option<Stub> {
-    let entry = entry_of(tenant, record).await?;
-    Some(Stub::of(&tenant.name, tenant.store.url(), tenant.seal.tenant(), &entry))
 }

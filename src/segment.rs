@@ -21,7 +21,7 @@ pub use content::{ContentHash, ContentHasher};
 pub use entry::{EntryMeta, IndexEntry};
 pub use index::Index;
 pub use layout::{EntryPlace, Packing, Piece};
-pub use read::{ReadError, fetch_chunks, read_index, verify_chunks};
+pub use read::{ReadError, fetch_chunks, read_header, read_index, verify_chunks};
 pub use verify::{VerifiedSegment, verify};
 pub use write::{EntryWriter, FinishedSegment, SegmentBuilder, WriteError};
 
@@ -38,3 +38,6 @@ pub fn segment_key(tenant_name: &str, id: SegmentId) -> ObjectKey {
     let shard = blake3::hash(&id.0).as_bytes()[0];
     ObjectKey::new(format!("{tenant_name}/seg/{shard:02x}/{id}"))
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -209,3 +209,6 @@ fn parse_body(body: &[u8; STUB_BYTES]) -> Result<Parsed, &'static str> {
     }
     Ok(Parsed { stub, key, mac, sealed_text: rendered.into_bytes() })
 }
+
+#[cfg(test)]
+mod tests;

@@ -106,3 +106,25 @@ pub fn utimens_empty_path(
     })
     .map(drop)
 }
+
+/// `copy_file_range(2)` from one file and offset to another; the number of bytes copied.
+pub fn copy_file_range(
+    from: (impl AsFd, u64),
+    to: (impl AsFd, u64),
+    length: usize,
+) -> io::Result<usize> {
+    let mut at_source = libc::off64_t::try_from(from.1).map_err(io::Error::other)?;
+    let mut at_target = libc::off64_t::try_from(to.1).map_err(io::Error::other)?;
+    // SAFETY: both offsets outlive the call; the descriptors are open.
+    let copied = unsafe {
+        libc::copy_file_range(
+            from.0.as_fd().as_raw_fd(),
+            &raw mut at_source,
+            to.0.as_fd().as_raw_fd(),
+            &raw mut at_target,
+            length,
+            0,
+        )
+    };
+    usize::try_from(copied).map_err(|_negative| io::Error::last_os_error())
+}

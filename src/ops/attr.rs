@@ -1,13 +1,13 @@
 //! Attributes as applications see them (P1): those of the file below, but for what tiering
 //! changed in it.
 
-use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use nix::sys::stat::{FileStat, fstat};
 
 use super::{Errno, FUSE_ROOT, Ops};
 use crate::file_id::{Ino, TimeNs};
-use crate::inode::{Inode, Serving};
+use crate::inode::{Body, Inode, Serving};
 use crate::record::Record;
 use crate::stub::STUB_BYTES;
 use crate::tenant::Recorded;
@@ -35,8 +35,8 @@ impl Ops {
 
     pub(super) fn attr_of(&self, inode: &Inode) -> Result<Attr, Errno> {
         let fd = self.inodes.path_fd(inode)?;
-        let stat = fstat(fd.as_fd())?;
-        let reading = self.tenant.recorded_if_regular(fd.as_fd(), &inode.handle, &stat)?;
+        let stat = fstat(&fd)?;
+        let reading = self.tenant.recorded_if_regular(&fd, &inode.handle, &stat)?;
         Ok(self.shown(inode, stat, &reading))
     }
 
@@ -50,19 +50,49 @@ impl Ops {
         }
     }
 
-    /// The change time of a file with a record is the record's to show; after a change to its
-    /// attributes, that moves.
-    pub(super) fn note_ctime(&self, fd: impl AsFd, handle: &crate::file_id::FileHandle) {
-        let fd = fd.as_fd();
-        let noted = (|| {
-            let Recorded::Trusted(mut record) = self.tenant.recorded(fd, handle)? else {
-                return Ok(());
-            };
-            record.ctime_shown = self.tenant.clock().now();
-            self.tenant.reset_record(fd, handle, &record)
+    /// After a change to an inode's attributes: the change time of a file with a record is the
+    /// record's to show, so it moves there too.
+    pub(super) fn note_change(self: &Arc<Self>, inode: Arc<Inode>) {
+        let recorded = self
+            .inodes
+            .path_fd(&inode)
+            .and_then(|fd| self.tenant.has_record(fd))
+            .unwrap_or(false);
+        if !inode.is_regular || !recorded {
+            return self.tidy(inode);
+        }
+        if let Some(held) = inode.try_tier() {
+            self.show_change(&inode, &held);
+            drop(held);
+            return self.tidy(inode);
+        }
+        let ops = Arc::clone(self);
+        self.recall.spawn(async move {
+            let held = inode.tier().await;
+            ops.show_change(&inode, &held);
+            drop(held);
+            ops.tidy(inode);
+        });
+    }
+
+    fn tidy(&self, inode: Arc<Inode>) {
+        let ino = inode.ino;
+        drop(inode);
+        self.inodes.tidy(ino);
+    }
+
+    fn show_change(&self, inode: &Inode, _held: &Body) {
+        let shown = (|| {
+            let fd = self.inodes.path_fd(inode)?;
+            let Some(mut record) = self.tenant.record(&fd, inode)? else { return Ok(()) };
+            let stat = fstat(&fd)?;
+            if let Some(ctime) = TimeNs::from_parts(stat.st_ctime, stat.st_ctime_nsec) {
+                record.ctime_shown = ctime;
+            }
+            self.tenant.set_record(&fd, inode, &record)
         })();
-        if let Err::<(), std::io::Error>(error) = noted {
-            tracing::warn!(%error, "cannot note a change time in a record: an old one is shown");
+        if let Err::<(), std::io::Error>(error) = shown {
+            tracing::warn!(ino = %inode.ino, %error, "an old change time is shown");
         }
     }
 }

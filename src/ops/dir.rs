@@ -7,7 +7,8 @@ use std::ffi::OsString;
 use nix::fcntl::OFlag;
 
 use super::lookup::Entry;
-use super::{Errno, FUSE_ROOT, HOME_NAME, Name, Ops};
+use super::open::blocking;
+use super::{Answer, Errno, FUSE_ROOT, HOME_NAME, Name, Ops};
 use crate::file_id::Ino;
 use crate::sys::dirents::{self, Dirent};
 
@@ -71,10 +72,13 @@ impl Ops {
     }
 
     /// Makes a directory's entries durable.
-    pub fn fsyncdir(&self, ino: Ino) -> Result<(), Errno> {
-        let inode = self.inode(ino)?;
+    pub fn fsyncdir(&self, ino: Ino) -> Answer<()> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
-        Ok(self.inodes.open(&inode, flags.bits())?.sync_all()?)
+        let opened = self.inode(ino).and_then(|inode| Ok(self.inodes.open(&inode, flags.bits())?));
+        match opened {
+            Ok(dir) => Answer::later(blocking(move || Ok(dir.sync_all()?))),
+            Err(error) => Answer::Now(Err(error)),
+        }
     }
 }
 

@@ -12,8 +12,7 @@ use super::open::blocking;
 use super::{Answer, Caller, Errno, Fh, Ops};
 use crate::file_id::Ino;
 use crate::inode::{Inode, Serving};
-use crate::recall::RecallWhole;
-use crate::recover::{Finding, find};
+use crate::recover::{Finding, find, put_in_order};
 use crate::sys;
 use crate::sys::cred::WithoutFsetid;
 
@@ -147,15 +146,7 @@ impl Ops {
             (Ok(source), Ok(target)) => Answer::later(blocking(move || {
                 // FUSE carries the count in 32 bits, and the caller asks again for the rest.
                 let length = usize::try_from(length.min(1 << 30)).unwrap_or(1 << 30);
-                let mut at_source = i64::try_from(from.1).map_err(|_far| Errno(libc::EINVAL))?;
-                let mut at_target = i64::try_from(to.1).map_err(|_far| Errno(libc::EFBIG))?;
-                let copied = nix::fcntl::copy_file_range(
-                    &*source,
-                    Some(&mut at_source),
-                    &*target,
-                    Some(&mut at_target),
-                    length,
-                )?;
+                let copied = sys::copy_file_range((&*source, from.1), (&*target, to.1), length)?;
                 u32::try_from(copied).map_err(|_large| Errno(libc::EIO))
             })),
             (Err(error), _) | (_, Err(error)) => Answer::Now(Err(error)),
@@ -177,7 +168,9 @@ impl Ops {
             Serving::Closed | Serving::Cold(_) => None,
         };
         if let (Some(file), Some(mut held)) = (open, inode.try_tier()) {
-            held.archiving = None;
+            if let Some(lease) = held.archiving.take() {
+                lease.give_up();
+            }
             match self.tenant.has_record(&file) {
                 Ok(false) => return Answer::Now(set_size(caller, &file, size)),
                 // A suspect record is settled at the last close.
@@ -200,7 +193,9 @@ impl Ops {
     ) -> Result<(), Errno> {
         loop {
             let mut held = inode.tier().await;
-            held.archiving = None;
+            if let Some(lease) = held.archiving.take() {
+                lease.give_up();
+            }
             let file = match inode.serving() {
                 Serving::Passthrough { file, .. } | Serving::Local { file } => file,
                 Serving::Cold(cold) if cold.is_idle() && size == 0 => {
@@ -216,10 +211,17 @@ impl Ops {
                 Serving::Closed => {
                     let file = Arc::new(self.inodes.open(&inode, libc::O_RDWR)?);
                     match find(&self.tenant, &inode, &file)? {
-                        Finding::Local { .. } | Finding::NeedsHash { .. } => file,
+                        Finding::Local => file,
+                        Finding::InFlight if size == 0 => file,
+                        Finding::InFlight => {
+                            if !put_in_order(&self.tenant, &inode, &file).await? {
+                                return Err(Errno(libc::EIO));
+                            }
+                            continue;
+                        }
                         Finding::Remote { .. } if size == 0 => file,
                         Finding::Remote { record, stub } => {
-                            let cold = self.recall.cold(record, stub, file);
+                            let cold = self.recall.cold(record, stub, file)?;
                             inode.serve(&mut held, Serving::Cold(cold));
                             continue;
                         }

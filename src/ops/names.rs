@@ -2,10 +2,11 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat, readlinkat, renameat2};
-use nix::sys::stat::{Mode, SFlag, fstatat, mkdirat, mknodat};
+use nix::sys::stat::{Mode, SFlag, fstat, fstatat, mkdirat, mknodat};
 use nix::unistd::{LinkatFlags, UnlinkatFlags, linkat, symlinkat, unlinkat};
 
 use super::lookup::Entry;
@@ -75,7 +76,8 @@ impl Ops {
     }
 
     /// Makes another name for a file.
-    pub fn link(&self, ino: Ino, new_parent: Ino, new_name: &Name) -> Result<Entry, Errno> {
+    pub fn link(
+        self: &Arc<Self>, ino: Ino, new_parent: Ino, new_name: &Name) -> Result<Entry, Errno> {
         let inode = self.inode(ino)?;
         let dir = self.dir_for_change(new_parent, new_name)?;
         let fd = self.inodes.path_fd(&inode)?;
@@ -83,16 +85,17 @@ impl Ops {
         let path = sys::fd_path(fd.as_fd());
         let follow = LinkatFlags::AT_SYMLINK_FOLLOW;
         linkat(nix::fcntl::AT_FDCWD, &*path, dir.as_fd(), new_name.as_cstr(), follow)?;
-        self.note_ctime(&fd, &inode.handle);
+        drop(fd);
+        self.note_change(inode);
         self.entry(&dir, new_name)
     }
 
     /// Removes a name.
-    pub fn unlink(&self, parent: Ino, name: &Name) -> Result<(), Errno> {
+    pub fn unlink(self: &Arc<Self>, parent: Ino, name: &Name) -> Result<(), Errno> {
         let dir = self.dir_for_change(parent, name)?;
         let other_names = self.if_linked_elsewhere(dir.as_fd(), name);
         unlinkat(dir.as_fd(), name.as_cstr(), UnlinkatFlags::NoRemoveDir)?;
-        self.note_ctime_of(other_names);
+        self.note_change_of(other_names);
         Ok(())
     }
 
@@ -105,7 +108,7 @@ impl Ops {
 
     /// Gives a file another name or another directory. `flags` as in `renameat2(2)`.
     pub fn rename(
-        &self,
+        self: &Arc<Self>,
         parent: Ino,
         name: &Name,
         new_parent: Ino,
@@ -120,32 +123,32 @@ impl Ops {
         }
         let replaced = self.if_linked_elsewhere(to.as_fd(), new_name);
         renameat2(from.as_fd(), name.as_cstr(), to.as_fd(), new_name.as_cstr(), flags)?;
-        self.note_ctime_of(replaced);
-        self.note_ctime_of(path_fd_at(to.as_fd(), new_name).ok());
+        self.note_change_of(replaced);
+        self.note_change_of(path_fd_at(to.as_fd(), new_name).ok());
         if flags.contains(RenameFlags::RENAME_EXCHANGE) {
-            self.note_ctime_of(path_fd_at(from.as_fd(), name).ok());
+            self.note_change_of(path_fd_at(from.as_fd(), name).ok());
         }
         Ok(())
     }
 
     /// The file behind a name that is about to go, if it stays under another name and so
     /// shows a new ctime.
-    fn if_linked_elsewhere(&self, dir: std::os::fd::BorrowedFd<'_>, name: &Name) -> Option<OwnedFd> {
+    fn if_linked_elsewhere(&self, dir: BorrowedFd<'_>, name: &Name) -> Option<OwnedFd> {
         let stat = fstatat(dir, name.as_cstr(), AtFlags::AT_SYMLINK_NOFOLLOW).ok()?;
         let regular = stat.st_mode & libc::S_IFMT == libc::S_IFREG;
         (regular && stat.st_nlink > 1).then(|| path_fd_at(dir, name).ok())?
     }
 
-    fn note_ctime_of(&self, fd: Option<OwnedFd>) {
+    fn note_change_of(self: &Arc<Self>, fd: Option<OwnedFd>) {
         let Some(fd) = fd else { return };
-        if let Ok(handle) = sys::handle::of(&fd, c"") {
-            self.note_ctime(&fd, &handle);
+        if let (Ok(handle), Ok(stat)) = (sys::handle::of(&fd, c""), fstat(&fd)) {
+            self.note_change(self.inodes.enter(fd, handle, &stat));
         }
     }
 }
 
 /// An O_PATH descriptor of a name; symbolic links are not followed.
-pub(super) fn path_fd_at(dir: impl std::os::fd::AsFd, name: &Name) -> io::Result<OwnedFd> {
+pub(super) fn path_fd_at(dir: impl AsFd, name: &Name) -> io::Result<OwnedFd> {
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     Ok(openat(dir, name.as_cstr(), flags, Mode::empty())?)
 }

@@ -11,15 +11,16 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::sys::stat::fstat;
+use nix::sys::stat::{FileStat, fstat};
 
 use super::lookup::Entry;
 use super::{Answer, Attr, Caller, Errno, Fh, Name, Ops};
 use crate::failpoint::{CrashPoint, reach};
 use crate::file_id::{Ino, TimeNs};
+use crate::record::Record;
 use crate::inode::{Backing, Body, Cold, Inode, Serving, Suspect, TierGuard};
-use crate::recall::{RecallError, RecallWhole};
-use crate::recover::{Finding, find};
+use crate::recall::RecallError;
+use crate::recover::{Finding, find, put_in_order};
 use crate::sys;
 use crate::sys::cred::WithoutFsetid;
 use crate::tier::State;
@@ -76,6 +77,8 @@ enum Wait {
     Disk,
     /// Somebody else has a lease on the file below.
     Lease,
+    /// It was in flight at a crash and is put in order first.
+    Order(Arc<File>),
     /// The file comes home first.
     Fill(Arc<Cold>),
 }
@@ -138,6 +141,12 @@ impl Ops {
             match step {
                 Step::Done(opened) => return Ok(opened),
                 Step::Wait(Wait::Disk) => return Err(Errno(libc::EIO)),
+                Step::Wait(Wait::Order(file)) => {
+                    let _held = inode.tier().await;
+                    if !put_in_order(&self.tenant, &inode, &file).await? {
+                        return Err(Errno(libc::EIO));
+                    }
+                }
                 Step::Wait(Wait::Lease) => {
                     if patience.is_zero() {
                         return Err(Errno(libc::EBUSY));
@@ -169,7 +178,9 @@ impl Ops {
         may_block: bool,
     ) -> Result<Step, Errno> {
         // P3: whoever opens takes the file from an archive that is reading it.
-        held.archiving = None;
+        if let Some(lease) = held.archiving.take() {
+            lease.give_up();
+        }
         match inode.serving() {
             Serving::Closed => self.first_open(inode, held, request, may_block),
             Serving::Passthrough { file, backing } => {
@@ -223,21 +234,11 @@ impl Ops {
                 Ok(self.opened(inode, held, request, how))
             }
             Finding::Remote { record, stub } => {
-                let cold = Arc::new(Cold::new(record, stub, file, &self.tenant.name));
+                let cold = self.recall.cold(record, stub, file)?;
                 inode.serve(held, Serving::Cold(Arc::clone(&cold)));
                 self.open_cold(inode, held, request, cold)
             }
-            Finding::NeedsHash { .. } if !may_block => Ok(Step::Wait(Wait::Disk)),
-            Finding::NeedsHash { record } => {
-                // Nothing was released, so the bytes here are somebody's: served as they are.
-                let _unsettled = record;
-                inode.serve(held, Serving::Local { file });
-                Ok(self.opened(inode, held, request, How::Daemon))
-            }
-            Finding::Refused(error) if request.truncate => {
-                let _replaced = error;
-                Err(Errno(libc::EIO))
-            }
+            Finding::InFlight => Ok(Step::Wait(Wait::Order(file))),
             Finding::Refused(error) => {
                 tracing::error!(ino = %inode.ino, %error, "refused to open a file");
                 Err(error.into())
@@ -312,9 +313,16 @@ impl Ops {
         held: &mut Body,
         file: &File,
     ) -> Result<(), Errno> {
-        let Some(archived) = self.tenant.record(file, inode)? else { return Ok(()) };
-        let mut record = archived.clone();
-        record.state = State::Suspect;
+        let stat = fstat(file)?;
+        let archived = match self.tenant.record(file, inode)? {
+            Some(record) if is_version_of(&record, &stat) => record,
+            // Whatever stands there is not about these bytes: they are the file's.
+            _ => {
+                self.tenant.drop_record(file, inode)?;
+                return Ok(file.sync_all()?);
+            }
+        };
+        let record = Record { state: State::Suspect, ..archived };
         self.tenant.set_record(file, inode, &record)?;
         file.sync_all()?;
         reach(CrashPoint::SuspectBeforeReply);
@@ -498,6 +506,13 @@ impl Ops {
         }
         Ok(())
     }
+}
+
+/// Whether an archived file's record is of these very bytes.
+fn is_version_of(record: &Record, stat: &FileStat) -> bool {
+    record.state == State::Archived
+        && u64::try_from(stat.st_size) == Ok(record.size_bytes)
+        && TimeNs::from_parts(stat.st_mtime, stat.st_mtime_nsec) == Some(record.mtime)
 }
 
 fn ctime_of(file: &File) -> io::Result<Option<TimeNs>> {

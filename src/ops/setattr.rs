@@ -3,14 +3,16 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use nix::sys::stat::{Mode, UtimensatFlags, fchmodat, utimensat};
+use nix::sys::stat::{
+    FchmodatFlags, FileStat, Mode, UtimensatFlags, fchmodat, fstat, utimensat,
+};
 use nix::sys::time::TimeSpec;
 
 use super::{Answer, Attr, Caller, Errno, Ops};
 use crate::file_id::{Ino, TimeNs};
-use crate::inode::{Inode, PathFd};
+use crate::inode::{Body, Inode, PathFd};
 use crate::sys;
-use crate::tenant::Recorded;
+use crate::tier::State;
 
 /// A time to set.
 #[derive(Clone, Copy, Debug)]
@@ -45,67 +47,107 @@ impl Ops {
             Ok(inode) => inode,
             Err(error) => return Answer::Now(Err(error)),
         };
-        let Some(size) = change.size else {
-            return Answer::Now(self.change(caller, &inode, change));
-        };
+        let Some(size) = change.size else { return self.change(inode, change) };
         let ops = Arc::clone(self);
         match self.truncate(caller, &inode, size) {
-            Answer::Now(Ok(())) => Answer::Now(self.change(caller, &inode, change)),
+            Answer::Now(Ok(())) => self.change(inode, change),
             Answer::Now(Err(error)) => Answer::Now(Err(error)),
             Answer::Later(truncated) => Answer::later(async move {
                 truncated.await?;
-                ops.change(caller, &inode, change)
+                match ops.change(inode, change) {
+                    Answer::Now(changed) => changed,
+                    Answer::Later(changed) => changed.await,
+                }
             }),
         }
     }
 
-    /// Everything but the size.
-    fn change(&self, caller: Caller, inode: &Inode, change: SetAttr) -> Result<Attr, Errno> {
-        let fd = self.inodes.path_fd(inode)?;
-        let mut changed = false;
-        if change.uid.is_some() || change.gid.is_some() {
-            chown(&fd, change.uid, change.gid)?;
-            changed = true;
+    /// Everything but the size. What a record says of a file follows, under its tier lock.
+    fn change(self: &Arc<Self>, inode: Arc<Inode>, change: SetAttr) -> Answer<Attr> {
+        let recorded = self
+            .inodes
+            .path_fd(&inode)
+            .and_then(|fd| Ok(inode.is_regular && self.tenant.has_record(fd)?));
+        match recorded {
+            Err(error) => Answer::Now(Err(error.into())),
+            Ok(false) => Answer::Now(self.change_now(&inode, change)),
+            Ok(true) => match inode.try_tier() {
+                Some(held) => Answer::Now(self.change_recorded(&inode, &held, change)),
+                None => {
+                    let ops = Arc::clone(self);
+                    Answer::later(async move {
+                        let held = inode.tier().await;
+                        ops.change_recorded(&inode, &held, change)
+                    })
+                }
+            },
         }
-        if let Some(mode) = change.mode {
-            let path = sys::fd_path(fd.as_fd());
-            let mode = Mode::from_bits_truncate(mode);
-            let follow = nix::sys::stat::FchmodatFlags::FollowSymlink;
-            fchmodat(nix::fcntl::AT_FDCWD, &*path, mode, follow)?;
-            changed = true;
-        }
-        if change.atime.is_some() || change.mtime.is_some() {
-            let atime = change.atime.map_or(TimeSpec::UTIME_OMIT, SetTime::spec);
-            let mtime = change.mtime.map_or(TimeSpec::UTIME_OMIT, SetTime::spec);
-            set_times(&fd, &atime, &mtime)?;
-            changed = true;
-        }
-        let _ = caller;
-        if changed && inode.is_regular {
-            if change.mtime.is_some() {
-                self.note_mtime(&fd, inode)?;
-            } else {
-                self.note_ctime(&fd, &inode.handle);
-            }
-        }
+    }
+
+    fn change_now(&self, inode: &Inode, change: SetAttr) -> Result<Attr, Errno> {
+        apply(&self.inodes.path_fd(inode)?, change)?;
         self.attr_of(inode)
     }
 
-    /// The modification time of a file with a record was set: the record follows, or the file
-    /// would count as changed.
-    fn note_mtime(&self, fd: &PathFd<'_>, inode: &Inode) -> Result<(), Errno> {
-        let Recorded::Trusted(mut record) = self.tenant.recorded(fd, &inode.handle)? else {
-            return Ok(());
+    fn change_recorded(
+        &self,
+        inode: &Inode,
+        _held: &Body,
+        change: SetAttr,
+    ) -> Result<Attr, Errno> {
+        let fd = self.inodes.path_fd(inode)?;
+        let before = fstat(&fd)?;
+        let Some(mut record) = self.tenant.record(&fd, inode)? else {
+            return self.change_now(inode, change);
         };
-        let stat = nix::sys::stat::fstat(fd)?;
-        match TimeNs::from_parts(stat.st_mtime, stat.st_mtime_nsec) {
-            Some(mtime) => record.mtime = mtime,
-            // A record cannot hold it: it keeps the old one, and the file counts as changed.
-            None => return Err(Errno(libc::EINVAL)),
+        let current = match record.state {
+            State::Released | State::Lost | State::Recalling => true,
+            State::Suspect => true,
+            State::Archived | State::Releasing => {
+                mtime(&before) == Some(record.mtime)
+                    && before.st_size.cast_unsigned() == record.size_bytes
+            }
+        };
+        apply(&fd, change)?;
+        let after = fstat(&fd)?;
+        match (mtime(&after), TimeNs::from_parts(after.st_ctime, after.st_ctime_nsec)) {
+            (Some(mtime), Some(ctime)) if current => {
+                if change.mtime.is_some() {
+                    record.mtime = mtime;
+                }
+                record.ctime_shown = ctime;
+                self.tenant.set_record(&fd, inode, &record)?;
+            }
+            // Local bytes that are not the recorded ones must not come to look like them; a
+            // time that a record cannot hold makes the file a resident one, if it is here.
+            _ if matches!(record.state, State::Archived | State::Releasing) => {
+                self.tenant.drop_record(&fd, inode)?;
+            }
+            _ => return Err(Errno(libc::EINVAL)),
         }
-        record.ctime_shown = self.tenant.clock().now();
-        Ok(self.tenant.reset_record(fd, &inode.handle, &record)?)
+        self.attr_of(inode)
     }
+}
+
+fn mtime(stat: &FileStat) -> Option<TimeNs> {
+    TimeNs::from_parts(stat.st_mtime, stat.st_mtime_nsec)
+}
+
+fn apply(fd: &PathFd<'_>, change: SetAttr) -> Result<(), Errno> {
+    if change.uid.is_some() || change.gid.is_some() {
+        chown(fd, change.uid, change.gid)?;
+    }
+    if let Some(mode) = change.mode {
+        let path = sys::fd_path(fd);
+        let mode = Mode::from_bits_truncate(mode);
+        fchmodat(nix::fcntl::AT_FDCWD, &*path, mode, FchmodatFlags::FollowSymlink)?;
+    }
+    if change.atime.is_some() || change.mtime.is_some() {
+        let atime = change.atime.map_or(TimeSpec::UTIME_OMIT, SetTime::spec);
+        let mtime = change.mtime.map_or(TimeSpec::UTIME_OMIT, SetTime::spec);
+        set_times(fd, &atime, &mtime)?;
+    }
+    Ok(())
 }
 
 impl SetTime {

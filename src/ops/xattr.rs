@@ -2,6 +2,7 @@
 //! coldfs answers without storing it.
 
 use std::ffi::CStr;
+use std::sync::Arc;
 
 use super::{Errno, Ops};
 use crate::file_id::Ino;
@@ -40,30 +41,34 @@ impl Ops {
     }
 
     /// Sets an attribute. `flags`: 0, `XATTR_CREATE` or `XATTR_REPLACE`.
-    pub fn setxattr(&self, ino: Ino, name: &CStr, value: &[u8], flags: i32) -> Result<(), Errno> {
+    pub fn setxattr(
+        self: &Arc<Self>,
+        ino: Ino,
+        name: &CStr,
+        value: &[u8],
+        flags: i32,
+    ) -> Result<(), Errno> {
         let inode = self.inode(ino)?;
         if is_private(name.to_bytes()) {
             return Err(Errno(libc::EPERM));
         }
         let fd = self.inodes.path_fd(&inode)?;
         sys::xattr::set(&fd, name, value, flags)?;
-        if inode.is_regular {
-            self.note_ctime(&fd, &inode.handle);
-        }
+        drop(fd);
+        self.note_change(inode);
         Ok(())
     }
 
     /// Removes an attribute.
-    pub fn removexattr(&self, ino: Ino, name: &CStr) -> Result<(), Errno> {
+    pub fn removexattr(self: &Arc<Self>, ino: Ino, name: &CStr) -> Result<(), Errno> {
         let inode = self.inode(ino)?;
         if is_private(name.to_bytes()) {
             return Err(Errno(libc::EPERM));
         }
         let fd = self.inodes.path_fd(&inode)?;
         sys::xattr::remove(&fd, name)?;
-        if inode.is_regular {
-            self.note_ctime(&fd, &inode.handle);
-        }
+        drop(fd);
+        self.note_change(inode);
         Ok(())
     }
 }

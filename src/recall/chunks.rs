@@ -14,8 +14,8 @@ use super::RecallError;
 use super::error::Next;
 use crate::file_id::SegmentId;
 use crate::inode::Place;
-use crate::segment::fetch_chunks;
-use crate::store::ObjectStore;
+use crate::segment::{EntryPlace, ReadError, fetch_chunks};
+use crate::store::{ObjectKey, ObjectStore};
 
 /// GETs of chunks under way at once; more wait their turn.
 pub const FETCHES_AT_ONCE: usize = 32;
@@ -145,8 +145,7 @@ impl Chunks {
         loop {
             let attempt = async {
                 let permit = self.permits.acquire().await;
-                let chunks = number..number + 1;
-                let fetched = fetch_chunks(&*self.store, &place.key, &place.entry, chunks).await;
+                let fetched = fetch_chunk(&*self.store, &place.key, &place.entry, number).await;
                 drop(permit);
                 fetched
             };
@@ -173,6 +172,16 @@ impl Chunks {
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+async fn fetch_chunk(
+    store: &dyn ObjectStore,
+    key: &ObjectKey,
+    entry: &EntryPlace,
+    number: u32,
+) -> Result<Bytes, ReadError> {
+    let chunks = fetch_chunks(store, key, entry, number..number + 1).await?;
+    Ok(chunks.into_iter().next().unwrap_or_default())
 }
 
 impl std::fmt::Debug for Chunks {

@@ -35,7 +35,7 @@ pub enum BadFrame {
         version: u32,
     },
     /// Not what was written.
-    #[error("damaged {part}: {what}")]
+    #[error("{part}: {what}")]
     Damaged {
         /// Header, footer or trailer.
         part: &'static str,
@@ -43,7 +43,7 @@ pub enum BadFrame {
         what: &'static str,
     },
     /// An entry of the index is not what was written.
-    #[error("damaged footer: entry {number}: {bad}")]
+    #[error("footer: entry {number}: {bad}")]
     Entry {
         /// The entry's number.
         number: u32,
