@@ -36,9 +36,12 @@ pub mod recall;
 
 // 8: putting files in order
 pub mod recover;
+pub mod walk;
 
-// 9: movement out
+// 9: movement that somebody asks for
+pub mod fsck;
 pub mod migrate;
+pub mod prestage;
 
 // 10: POSIX verbs over tiered files, no FUSE types
 pub mod ops;
