@@ -29,8 +29,10 @@ pub struct MountOptions {
     pub mountpoint: PathBuf,
     /// Where cold bytes go.
     pub store: StoreUrl,
-    /// The tenant's name.
+    /// The tenant's name: a new tenant's, or what a known one has to have if it was given.
     pub tenant: TenantName,
+    /// Whether a person gave it; else it is DATA_DIR's last component.
+    pub tenant_given: bool,
     /// Flags of the mount.
     pub flags: MountFlags,
     /// What may be turned.

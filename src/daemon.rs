@@ -1,14 +1,231 @@
 //! The daemon: assembles the parts for one directory and serves it until it is detached.
 
-use crate::background::Ready;
-use crate::config::MountOptions;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fuser::{MountOption, SessionACL};
+use tokio_util::sync::CancellationToken;
+
+use crate::background::{Ready, asked_to_end};
+use crate::config::{Access, MountFlags, MountOptions};
+use crate::control::runtime::RuntimeDir;
+use crate::control::server::ControlSocket;
 use crate::control::wire::{Problem, ProblemKind};
+use crate::fuse::Caching;
+use crate::fuse::session::{MountSpec, Mounted, mount};
+use crate::inode::Inodes;
+use crate::migrate::Migrator;
+use crate::ops::Ops;
+use crate::recall::{self, Chunks, Recall};
+use crate::recover::recover;
+use crate::sys;
+use crate::tenant::{HeaderError, Home, HomeError, Tenant};
+
+mod engine;
+mod files;
+mod moves;
+mod stores;
+
+use engine::{Commands, Served};
+
+/// Threads of the runtime: they carry S3 requests and recalls; disk work has its own.
+const RUNTIME_THREADS: usize = 2;
+/// Threads that may wait for the disk at once.
+const DISK_THREADS: usize = 32;
+/// How long a detach waits for files that are still open before it leaves them.
+const DETACH_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Serves one directory until it is detached; says through `ready` when the mount answers.
-pub fn run(options: MountOptions, _ready: Ready) -> Result<(), Problem> {
-    Err(Problem::new(
-        ProblemKind::Failed,
-        format!("mount {}: this build has no filesystem yet", options.mountpoint.display()),
-        "build from a later commit",
-    ))
+pub fn run(options: MountOptions, ready: Ready) -> Result<(), Problem> {
+    sys::keep_large_buffers_lazy();
+    raise_open_files();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(RUNTIME_THREADS)
+        .max_blocking_threads(DISK_THREADS)
+        .enable_all()
+        .build()
+        .map_err(|error| failed("start the runtime", &error))?;
+    runtime.block_on(serve(options, ready))
+}
+
+async fn serve(options: MountOptions, ready: Ready) -> Result<(), Problem> {
+    // The first thing: a lease that somebody breaks sends SIGIO, which kills by default.
+    let mut lease_breaks = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::io())
+        .map_err(|error| failed("listen to SIGIO", &error))?;
+    let served = Arc::new(assemble(&options).await?);
+    let control = ControlSocket::bind(&RuntimeDir::from_env()?)?;
+    let mounted = mount_served(&served, &options)?;
+    served.note_passthrough(mounted.passthrough);
+    let ended = mounted.ended();
+    let stop = CancellationToken::new();
+    let engine = Arc::new(Commands(Arc::clone(&served)));
+    let control = tokio::spawn(control.serve(engine, stop.clone()));
+    let yielding = Arc::clone(&served);
+    let leases = tokio::spawn(async move {
+        while lease_breaks.recv().await.is_some() {
+            yielding.migrator.yield_leases();
+        }
+    });
+    let mut notes = options.notes.clone();
+    notes.extend(served.missing());
+    ready.ready(&notes);
+    tokio::select! {
+        () = ended.cancelled() => {}
+        () = served.detach_asked() => {}
+        signal = asked_to_end() => {
+            tracing::info!(signal = signal.unwrap_or("a signal"), "asked to end");
+        }
+    }
+    let detached = tokio::task::spawn_blocking(move || detach(mounted)).await;
+    served.stop_moves();
+    served.recall.stop().await;
+    stop.cancel();
+    leases.abort();
+    if let Err(error) = control.await {
+        tracing::debug!(%error, "the control socket ended");
+    }
+    match detached {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(failed("detach", &error)),
+        Err(error) => Err(failed("detach", &error)),
+    }
+}
+
+async fn assemble(options: &MountOptions) -> Result<Served, Problem> {
+    let default_name = options.tenant.to_string();
+    let name = options.tenant_given.then(|| default_name.clone());
+    let data_dir = options.data_dir.clone();
+    let home = tokio::task::spawn_blocking(move || {
+        Home::open(&data_dir, name.as_deref(), &default_name)
+    });
+    let home = home.await.map_err(|error| failed("open the directory", &error))?;
+    let home = home.map_err(|error| home_problem(&error))?;
+    let store = stores::open(&options.store).await?;
+    match home.claim(&*store).await {
+        Ok(()) => {}
+        // P8: what is resident can be used while the store is away. A new tenant has nothing,
+        // and must not take a name that it cannot see to be free.
+        Err(HeaderError::Store(error)) if error.is_transient() && !home.is_new() => {
+            tracing::warn!(%error, "the store does not answer: only resident files can be read");
+        }
+        Err(error) => {
+            return Err(Problem::new(
+                ProblemKind::Store,
+                error.to_string(),
+                "see `coldfs doctor --store URL`",
+            ));
+        }
+    }
+    let runtime = tokio::runtime::Handle::current();
+    let tenant = Arc::new(Tenant::new(home, store).map_err(|error| failed("open .coldfs", &error))?);
+    let by_handle = sys::has_capability(sys::CAP_DAC_READ_SEARCH);
+    let root = tenant.clone_root().map_err(|error| failed("open the directory", &error))?;
+    let inodes = Arc::new(Inodes::new(root, by_handle));
+    let recovered = recover(&tenant, &inodes)
+        .await
+        .map_err(|error| failed("recover what was in flight", &error))?;
+    if recovered.looked_at > 0 {
+        tracing::info!(files = recovered.looked_at, waiting = recovered.waiting, "recovered");
+    }
+    let cache = usize::try_from(options.tuning.chunk_cache_bytes).unwrap_or(usize::MAX);
+    let chunks = Arc::new(Chunks::new(Arc::clone(&tenant.store), cache, runtime.clone()));
+    let turned = recall::Options {
+        deadline: options.tuning.recall_deadline,
+        whole_in_open_bytes: options.tuning.recall_in_open_bytes,
+        whole_streaming_bytes: options.tuning.recall_whole_bytes,
+    };
+    let recall = Arc::new(Recall::new(
+        Arc::clone(&tenant),
+        Arc::clone(&inodes),
+        Arc::clone(&chunks),
+        turned,
+        runtime,
+    ));
+    let migrator = Arc::new(Migrator::new(Arc::clone(&tenant), Arc::clone(&inodes)));
+    Ok(Served::new(options.clone(), tenant, inodes, chunks, recall, migrator))
+}
+
+fn mount_served(served: &Served, options: &MountOptions) -> Result<Mounted, Problem> {
+    let ops = Ops::new(
+        Arc::clone(&served.tenant),
+        Arc::clone(&served.inodes),
+        Arc::clone(&served.recall),
+    );
+    let ops = Arc::new(ops.map_err(|error| {
+        failed("open the root", &std::io::Error::from_raw_os_error(error.0))
+    })?);
+    let over_itself = options.data_dir == options.mountpoint;
+    let spec = MountSpec {
+        options: fuser_options(&options.flags, &served.tenant.name),
+        acl: match options.flags.access {
+            Access::Owner => SessionACL::Owner,
+            Access::Root => SessionACL::RootAndOwner,
+            Access::All => SessionACL::All,
+        },
+        caching: if over_itself { Caching::EXCLUSIVE } else { Caching::SHARED },
+        passthrough: sys::has_capability(sys::CAP_SYS_ADMIN),
+    };
+    mount(ops, &options.mountpoint, &spec, tokio::runtime::Handle::current()).map_err(|error| {
+        Problem::new(
+            ProblemKind::Failed,
+            format!("mount {}: {error}", options.mountpoint.display()),
+            "see `coldfs doctor`",
+        )
+    })
+}
+
+fn fuser_options(flags: &MountFlags, tenant: &str) -> Vec<MountOption> {
+    let mut options = vec![
+        MountOption::FSName(format!("coldfs:{tenant}")),
+        MountOption::Subtype("coldfs".to_owned()),
+        MountOption::DefaultPermissions,
+    ];
+    let flag = |on, yes, no| if on { yes } else { no };
+    options.push(flag(flags.read_only, MountOption::RO, MountOption::RW));
+    options.push(flag(flags.no_suid, MountOption::NoSuid, MountOption::Suid));
+    options.push(flag(flags.no_dev, MountOption::NoDev, MountOption::Dev));
+    options.push(flag(flags.no_exec, MountOption::NoExec, MountOption::Exec));
+    if flags.no_atime {
+        options.push(MountOption::NoAtime);
+    }
+    if flags.sync {
+        options.push(MountOption::Sync);
+    }
+    if flags.dir_sync {
+        options.push(MountOption::DirSync);
+    }
+    options
+}
+
+/// Unmounts; where files stay open, the mount goes away for everybody else.
+fn detach(mounted: Mounted) -> std::io::Result<()> {
+    mounted.detach(DETACH_PATIENCE)
+}
+
+/// The soft limit of open files, as high as it goes: what is open in the mount is open here.
+fn raise_open_files() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::debug!(%error, "the limit of open files stays");
+    }
+}
+
+fn failed(action: &str, error: &dyn std::error::Error) -> Problem {
+    Problem::new(ProblemKind::Failed, format!("{action}: {error}"), "see `coldfs doctor`")
+}
+
+fn home_problem(error: &HomeError) -> Problem {
+    let (kind, next) = match error {
+        HomeError::Open { .. } => (ProblemKind::Failed, "check the directory and its permissions"),
+        HomeError::Served { .. } => (ProblemKind::Failed, "`coldfs status` shows what is mounted"),
+        HomeError::Unfit { .. } => (ProblemKind::Usage, "`coldfs doctor DATA_DIR` says more"),
+        HomeError::NotOurs { .. } => (ProblemKind::Failed, "run coldfs as its owner"),
+        HomeError::Identity { .. } => {
+            (ProblemKind::Failed, "the key is also in the store, in the object TENANT/owner")
+        }
+        HomeError::OtherName { .. } => (ProblemKind::Usage, "name the tenant as it is"),
+    };
+    Problem::new(kind, error.to_string(), next)
 }

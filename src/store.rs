@@ -4,6 +4,7 @@
 //! Correctness never rests on the engine: keys are unique and immutable, checksums are ours.
 
 pub mod fuse_thread;
+pub mod s3;
 
 use std::fmt;
 use std::ops::Range;

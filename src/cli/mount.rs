@@ -230,18 +230,18 @@ fn resolve(args: &MountArgs) -> Result<MountOptions, Problem> {
         Problem::new(ProblemKind::Failed, format!("read the mount table: {error}"), "mount /proc")
     })?;
     let places = checks::check(&args.data_dir, &args.mountpoint, &store, &table)?;
-    let tenant = match args.tenant.as_ref().or(list.tenant.as_ref()) {
-        Some(name) => name.parse().map_err(|cause: String| wrong("--tenant", cause))?,
-        None => match file.tenant {
-            Some(name) => name,
-            None => TenantName::of(&places.data_dir)?,
-        },
+    let given = match args.tenant.as_ref().or(list.tenant.as_ref()) {
+        Some(name) => Some(name.parse().map_err(|cause: String| wrong("--tenant", cause))?),
+        None => file.tenant,
     };
+    let tenant_given = given.is_some();
+    let tenant = given.map_or_else(|| TenantName::of(&places.data_dir), Ok)?;
     Ok(MountOptions {
         data_dir: places.data_dir,
         mountpoint: places.mountpoint,
         store: places.store,
         tenant,
+        tenant_given,
         flags: list.flags,
         tuning,
         notes: places.notes,
@@ -271,7 +271,9 @@ fn child_arguments(args: &MountArgs, options: &MountOptions) -> Result<Vec<OsStr
         StoreUrl::S3 { .. } => options.store.to_string().into(),
     };
     add("--store", store);
-    add("--tenant", options.tenant.to_string().into());
+    if options.tenant_given {
+        add("--tenant", options.tenant.to_string().into());
+    }
     let list = OptionList::parse(&args.options.join(","), args.sloppy)?;
     if let Some(config) = args.config.clone().or_else(|| list.config.map(PathBuf::from)) {
         let config = std::path::absolute(&config)

@@ -1,9 +1,12 @@
 //! One mount: from the system call that makes it to the last reply.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::mount::{MntFlags, umount2};
 use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
 
 use tokio_util::sync::CancellationToken;
@@ -34,7 +37,11 @@ pub struct Mounted {
     /// Whether the kernel reads and writes hot files by itself.
     pub passthrough: bool,
     ended: CancellationToken,
+    mountpoint: PathBuf,
 }
+
+/// How often a detach looks again.
+const DETACH_POLL: Duration = Duration::from_millis(50);
 
 /// Mounts a tenant's filesystem and begins to serve it.
 pub fn mount(
@@ -65,13 +72,54 @@ pub fn mount(
         tracing::debug!("a mount has one notifier");
     }
     let passthrough = granted.get().copied().unwrap_or(false);
-    Ok(Mounted { session, passthrough, ended })
+    Ok(Mounted { session, passthrough, ended, mountpoint: mountpoint.to_owned() })
 }
 
 impl Mounted {
-    /// Unmounts, unless somebody did, and waits for the last reply.
-    pub fn detach(self) -> io::Result<()> {
-        self.session.umount_and_join()
+    /// Unmounts, unless somebody did, and waits for the last reply. Where files stay open for
+    /// `patience`, the mount goes away for everybody but those who have them.
+    pub fn detach(self, patience: Duration) -> io::Result<()> {
+        if self.ended.is_cancelled() {
+            return self.join();
+        }
+        let mut waited = Duration::ZERO;
+        while let Err(error) = umount2(&self.mountpoint, MntFlags::UMOUNT_NOFOLLOW) {
+            match error {
+                Errno::EBUSY if waited < patience => {
+                    std::thread::sleep(DETACH_POLL);
+                    waited += DETACH_POLL;
+                }
+                Errno::EBUSY => {
+                    tracing::warn!("files are still open: the mount goes away under them");
+                    umount2(&self.mountpoint, MntFlags::MNT_DETACH)?;
+                    break;
+                }
+                // Somebody else did it meanwhile, or may: fuser asks fusermount3.
+                _ => return self.join(),
+            }
+        }
+        if self.ended_within(patience) {
+            return self.join();
+        }
+        // Whoever still has a file open keeps the old mount; this process ends it.
+        Ok(())
+    }
+
+    fn join(self) -> io::Result<()> {
+        match self.session.umount_and_join() {
+            // The mount is gone already: that was the wish.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+            other => other,
+        }
+    }
+
+    fn ended_within(&self, patience: Duration) -> bool {
+        let mut waited = Duration::ZERO;
+        while !self.ended.is_cancelled() && waited < patience {
+            std::thread::sleep(DETACH_POLL);
+            waited += DETACH_POLL;
+        }
+        self.ended.is_cancelled()
     }
 
     /// Cancelled when the kernel has let go of the mount.

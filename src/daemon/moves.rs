@@ -1,0 +1,331 @@
+//! Moves that a person asked for: `archive`, `release`, `recall`, `migrate` of paths and trees.
+//!
+//! A walk feeds batches to the migrator through a channel of one batch, so the tree is never in
+//! memory; whatever happens to one file, the others go on.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::engine::Served;
+use super::files::{relative, shown};
+use crate::control::wire::{
+    FAILURES_NAMED, Failure, MoveRequest, MoveSummary, Problem, ProblemKind, Progress,
+    Skip as SkipCount, Verb, WirePath,
+};
+use crate::migrate::{BATCH_FILES, Candidate, Outcome, Skip};
+use crate::prestage::{Recalled, recall_file};
+use crate::tenant::Pin;
+use crate::walk::{Found, find, walk};
+
+/// Files that one recall command recalls at once.
+const RECALLS_AT_ONCE: usize = 16;
+/// How often a command that waits tries files again that were in use.
+const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// What a walk sends: a batch, or a path that it could not read.
+enum Met {
+    Batch(Vec<(Candidate, Option<Pin>)>),
+    Failed(Failure),
+}
+
+struct Running {
+    verb: Verb,
+    started: Instant,
+    done: u64,
+    already: u64,
+    bytes: u64,
+    skipped: BTreeMap<Skip, u64>,
+    failed: Vec<Failure>,
+    failed_total: u64,
+    found: Arc<AtomicU64>,
+    progress: mpsc::Sender<Progress>,
+}
+
+/// Carries a move out.
+pub(super) async fn run(
+    served: &Arc<Served>,
+    request: MoveRequest,
+    progress: mpsc::Sender<Progress>,
+    cancel: CancellationToken,
+) -> Result<MoveSummary, Problem> {
+    let mut starts = Vec::new();
+    for path in &request.paths {
+        starts.push(relative(served, path.as_path()).ok_or_else(|| {
+            Problem::new(
+                ProblemKind::NotMounted,
+                format!("{path} is not below {}", served.options.mountpoint.display()),
+                "`coldfs status` shows what is mounted where",
+            )
+        })?);
+    }
+    let found = Arc::new(AtomicU64::new(0));
+    #[allow(clippy::disallowed_methods, reason = "how long a person waited is real time")]
+    let started = Instant::now();
+    let mut running = Running {
+        verb: request.verb,
+        started,
+        done: 0,
+        already: 0,
+        bytes: 0,
+        skipped: BTreeMap::new(),
+        failed: Vec::new(),
+        failed_total: 0,
+        found: Arc::clone(&found),
+        progress,
+    };
+    let (sender, mut batches) = mpsc::channel(1);
+    let walking = Arc::clone(served);
+    let stop = cancel.clone();
+    let recursive = request.recursive;
+    let walker = tokio::task::spawn_blocking(move || {
+        send_batches(&walking, &starts, recursive, &sender, &stop, &found);
+    });
+    let mut again = Vec::new();
+    while let Some(met) = batches.recv().await {
+        match met {
+            Met::Failed(failure) => running.fail(failure),
+            Met::Batch(batch) => {
+                again.extend(running.batch(served, batch, request.wait, &cancel).await);
+            }
+        }
+    }
+    if walker.await.is_err() {
+        tracing::error!("the walk of a move ended by a fault");
+    }
+    while !again.is_empty() && !cancel.is_cancelled() {
+        tokio::select! {
+            () = tokio::time::sleep(TRY_AGAIN_AFTER) => {}
+            () = cancel.cancelled() => {}
+        }
+        let batch: Vec<_> = again.drain(..).collect();
+        let parts: Vec<Vec<_>> = batch.chunks(BATCH_FILES).map(<[_]>::to_vec).collect();
+        for part in parts {
+            again.extend(running.batch(served, part, true, &cancel).await);
+        }
+    }
+    Ok(running.summary(cancel.is_cancelled()))
+}
+
+fn send_batches(
+    served: &Arc<Served>,
+    starts: &[Vec<u8>],
+    recursive: bool,
+    sender: &mpsc::Sender<Met>,
+    stop: &CancellationToken,
+    found_files: &AtomicU64,
+) {
+    let mut batch = Vec::with_capacity(BATCH_FILES);
+    for start in starts {
+        let mut take = |found: Found| {
+            if stop.is_cancelled() {
+                return ControlFlow::Break(());
+            }
+            let is_dir = found.stat.st_mode & libc::S_IFMT == libc::S_IFDIR;
+            if is_dir || (recursive && !found.is_regular()) {
+                return ControlFlow::Continue(());
+            }
+            let pin = found.pin;
+            match served.migrator.candidate(found.path.clone(), found.fd, &found.stat) {
+                Ok(candidate) => batch.push((candidate, pin)),
+                Err(error) => {
+                    let failure = failure_of(served, &found.path, &error);
+                    return send(sender, Met::Failed(failure));
+                }
+            }
+            found_files.fetch_add(1, Ordering::Relaxed);
+            if batch.len() < BATCH_FILES {
+                return ControlFlow::Continue(());
+            }
+            send(sender, Met::Batch(std::mem::take(&mut batch)))
+        };
+        let mut failed = |path: &[u8], error| {
+            // Refused only where nobody listens any more.
+            drop(sender.blocking_send(Met::Failed(failure_of(served, path, &error))));
+        };
+        match find(&served.tenant, start) {
+            Err(error) => failed(start, error),
+            Ok(found) if found.stat.st_mode & libc::S_IFMT == libc::S_IFDIR && !recursive => {
+                let failure = Failure {
+                    path: shown(served, start).into(),
+                    cause: "a directory".into(),
+                    next_step: "add -r to take all below it".into(),
+                };
+                drop(sender.blocking_send(Met::Failed(failure)));
+            }
+            Ok(found) => {
+                if walk(&served.tenant, found, &mut take, &mut failed).is_break() {
+                    break;
+                }
+            }
+        }
+    }
+    if !batch.is_empty() {
+        drop(sender.blocking_send(Met::Batch(batch)));
+    }
+}
+
+fn send(sender: &mpsc::Sender<Met>, met: Met) -> ControlFlow<()> {
+    match sender.blocking_send(met) {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(_gone) => ControlFlow::Break(()),
+    }
+}
+
+fn failure_of(served: &Served, path: &[u8], error: &dyn std::error::Error) -> Failure {
+    let path: WirePath = shown(served, path).into();
+    let next_step = "look at it, and run the command again".to_owned();
+    Failure { path, cause: error.to_string(), next_step }
+}
+
+type Batch = Vec<(Candidate, Option<Pin>)>;
+
+impl Running {
+    /// Moves one batch; what is to be tried again comes back.
+    async fn batch(
+        &mut self,
+        served: &Arc<Served>,
+        batch: Batch,
+        wait: bool,
+        cancel: &CancellationToken,
+    ) -> Batch {
+        let (pinned, free): (Vec<_>, Vec<_>) =
+            batch.into_iter().partition(|(_, pin)| self.is_kept_by(*pin));
+        if !pinned.is_empty() {
+            *self.skipped.entry(Skip::Pinned).or_default() += pinned.len() as u64;
+        }
+        let candidates: Vec<_> = free.into_iter().map(|(candidate, _)| candidate).collect();
+        let outcomes = match self.verb {
+            Verb::Archive => served.migrator.archive(candidates, cancel).await,
+            Verb::Release => served.migrator.release(candidates, cancel).await,
+            Verb::Migrate => self.migrate(served, candidates, cancel).await,
+            Verb::Recall => recall(served, candidates, cancel).await,
+        };
+        let mut again = Vec::new();
+        for (candidate, outcome) in outcomes {
+            match outcome {
+                Outcome::Done(bytes) => {
+                    self.done += 1;
+                    self.bytes += bytes;
+                    served.count_move();
+                }
+                Outcome::Skipped(Skip::Already) => self.already += 1,
+                Outcome::Skipped(Skip::Open | Skip::Fresh | Skip::Changed)
+                    if wait && !cancel.is_cancelled() =>
+                {
+                    again.push((candidate, None));
+                    continue;
+                }
+                Outcome::Skipped(skip) => *self.skipped.entry(skip).or_default() += 1,
+                Outcome::Failed(error) => {
+                    self.fail(failure_of(served, &candidate.path, &error));
+                }
+            }
+            self.tell(served, Some(&candidate));
+            served.migrator.done_with(candidate);
+        }
+        again
+    }
+
+    fn is_kept_by(&self, pin: Option<Pin>) -> bool {
+        match (self.verb, pin) {
+            (Verb::Recall, _) | (_, None) => false,
+            (Verb::Archive, Some(pin)) => pin == Pin::NeverArchive,
+            (Verb::Release | Verb::Migrate, Some(_)) => true,
+        }
+    }
+
+    async fn migrate(
+        &self,
+        served: &Served,
+        batch: Vec<Candidate>,
+        cancel: &CancellationToken,
+    ) -> Vec<(Candidate, Outcome)> {
+        let mut outcomes = Vec::with_capacity(batch.len());
+        let mut archived = Vec::new();
+        for (candidate, outcome) in served.migrator.archive(batch, cancel).await {
+            match outcome {
+                Outcome::Done(_) | Outcome::Skipped(Skip::Already) => archived.push(candidate),
+                other => outcomes.push((candidate, other)),
+            }
+        }
+        outcomes.extend(served.migrator.release(archived, cancel).await);
+        outcomes
+    }
+
+    fn fail(&mut self, failure: Failure) {
+        self.failed_total += 1;
+        if self.failed.len() < FAILURES_NAMED {
+            self.failed.push(failure);
+        }
+    }
+
+    fn tell(&self, served: &Served, current: Option<&Candidate>) {
+        let seconds = self.started.elapsed().as_secs().max(1);
+        let dealt_with = self.done + self.already + self.skipped.values().sum::<u64>();
+        let progress = Progress {
+            files_done: dealt_with + self.failed_total,
+            files_total: self.found.load(Ordering::Relaxed),
+            bytes_done: self.bytes,
+            bytes_total: 0,
+            bytes_per_second: self.bytes / seconds,
+            current: current.map(|candidate| shown(served, &candidate.path).into()),
+        };
+        // For display only: a full channel loses a line of it.
+        drop(self.progress.try_send(progress));
+    }
+
+    fn summary(self, cancelled: bool) -> MoveSummary {
+        let skipped = self
+            .skipped
+            .into_iter()
+            .map(|(skip, files)| SkipCount { reason: skip.word().to_owned(), files })
+            .collect();
+        MoveSummary {
+            verb: self.verb,
+            files_done: self.done,
+            files_already: self.already,
+            bytes_done: self.bytes,
+            seconds: self.started.elapsed().as_secs_f64(),
+            cancelled,
+            skipped,
+            failed: self.failed,
+            failed_total: self.failed_total,
+        }
+    }
+}
+
+async fn recall(
+    served: &Arc<Served>,
+    batch: Vec<Candidate>,
+    cancel: &CancellationToken,
+) -> Vec<(Candidate, Outcome)> {
+    futures::stream::iter(batch)
+        .map(|candidate| async move {
+            let (tenant, inodes) = (&served.tenant, &served.inodes);
+            let recalled = tokio::select! {
+                recalled = recall_file(tenant, inodes, &served.recall, &candidate.inode) => recalled,
+                () = cancel.cancelled() => {
+                    return (candidate, Outcome::Skipped(Skip::Cancelled));
+                }
+            };
+            let outcome = match recalled {
+                Ok(Recalled::Done(bytes)) => Outcome::Done(bytes),
+                Ok(Recalled::Already) => Outcome::Skipped(Skip::Already),
+                Err(crate::recall::RecallError::Busy) => Outcome::Skipped(Skip::Open),
+                Err(error) => {
+                    Outcome::Failed(crate::migrate::MigrateError::Segment(Arc::new(error)))
+                }
+            };
+            (candidate, outcome)
+        })
+        .buffer_unordered(RECALLS_AT_ONCE)
+        .collect()
+        .await
+}

@@ -1,0 +1,24 @@
+//! Opening the store that a URL names.
+
+use std::sync::Arc;
+
+use crate::config::StoreUrl;
+use crate::control::wire::{Problem, ProblemKind};
+use crate::store::ObjectStore;
+use crate::store::s3::S3Store;
+
+/// Opens the store.
+pub(super) async fn open(url: &StoreUrl) -> Result<Arc<dyn ObjectStore>, Problem> {
+    let opened = match url {
+        StoreUrl::Disk(dir) => S3Store::embedded(dir).await,
+        StoreUrl::S3 { .. } => S3Store::connect(&url.to_string()).await,
+    };
+    match opened {
+        Ok(store) => Ok(Arc::new(store)),
+        Err(error) => Err(Problem::new(
+            ProblemKind::Store,
+            format!("open {url}: {error}"),
+            "check the URL and its permissions, or see `coldfs doctor --store URL`",
+        )),
+    }
+}
