@@ -24,6 +24,8 @@ mod list;
 mod multipart;
 mod name;
 mod service;
+#[cfg(test)]
+mod tests;
 
 use std::fs::{File, Metadata};
 use std::io;

@@ -347,7 +347,7 @@ mod tests {
         assert!(memory.keys().is_empty());
         store.script(Rule::new(Call::PutNew, Fault::DoneButFails).times(1));
         assert!(store.put_new(&key, Bytes::from_static(b"abc")).await.is_err());
-        assert_eq!(memory.keys(), [key.clone()]);
+        assert_eq!(memory.keys(), std::slice::from_ref(&key));
         store.script(Rule::new(Call::Get, Fault::FlipBit(9)).times(1));
         assert_eq!(store.get(&key, 0..3).await.unwrap(), "a`c");
         store.script(Rule::new(Call::Get, Fault::Truncate(2)).times(1));

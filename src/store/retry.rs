@@ -81,7 +81,8 @@ fn pause(options: &Options, failures: u32) -> Duration {
     let longest = doubled.min(options.longest_pause);
     // A fresh RandomState is the standard library's source of randomness.
     let random = RandomState::new().hash_one(failures);
-    longest.mul_f64(f64::from(random as u32 >> 8) / f64::from(1_u32 << 24))
+    longest
+        .mul_f64(f64::from(u16::try_from(random >> 48).unwrap_or(u16::MAX)) / f64::from(u16::MAX))
 }
 
 #[cfg(test)]

@@ -61,14 +61,14 @@ impl Claim {
     fn hasher(&self) -> ChecksumHasher {
         let named = self.algorithm.as_deref().unwrap_or_default().to_ascii_lowercase();
         let claimed = &self.checksum;
-        let mut hasher = ChecksumHasher::default();
-        hasher.crc32 = wanted(claimed.checksum_crc32.is_some() || named == "crc32");
-        hasher.crc32c = wanted(claimed.checksum_crc32c.is_some() || named == "crc32c");
-        hasher.sha1 = wanted(claimed.checksum_sha1.is_some() || named == "sha1");
-        hasher.sha256 = wanted(claimed.checksum_sha256.is_some() || named == "sha256");
-        // Always: it is nearly free, and makes the entity tags of parts.
-        hasher.crc64nvme = wanted(true);
-        hasher
+        ChecksumHasher {
+            crc32: wanted(claimed.checksum_crc32.is_some() || named == "crc32"),
+            crc32c: wanted(claimed.checksum_crc32c.is_some() || named == "crc32c"),
+            sha1: wanted(claimed.checksum_sha1.is_some() || named == "sha1"),
+            sha256: wanted(claimed.checksum_sha256.is_some() || named == "sha256"),
+            // Always: it is nearly free, and makes the entity tags of parts.
+            crc64nvme: wanted(true),
+        }
     }
 
     /// Compares all that was claimed, before or after the body, with what arrived.

@@ -58,19 +58,35 @@ impl Draft {
         loop {
             // Not the root: a bucket that was deleted stays so.
             fs::metadata(root)?;
-            let outcome = fs::create_dir_all(parent).and_then(|()| name(&self.path, target));
-            match outcome {
-                Ok(()) => break,
-                Err(error)
-                    if error.kind() == io::ErrorKind::NotFound
-                        && attempt < VANISHING_DIRECTORIES =>
-                {
-                    attempt += 1;
-                }
+            let vanished = match make_dirs(parent) {
+                Ok(()) => match name(&self.path, target) {
+                    Ok(()) => break,
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => error,
+                    Err(error) => return Err(error),
+                },
+                Err(error) if error.kind() == io::ErrorKind::NotFound => error,
                 Err(error) => return Err(error),
+            };
+            attempt += 1;
+            if attempt == VANISHING_DIRECTORIES {
+                return Err(vanished);
             }
         }
         sync_up_to(root, parent)
+    }
+}
+
+/// As [`fs::create_dir_all`], but a directory that vanishes meanwhile is `NotFound`. There it is
+/// `AlreadyExists`, which to a put means that its key does.
+fn make_dirs(dir: &Path) -> io::Result<()> {
+    match fs::create_dir_all(dir) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            match fs::symlink_metadata(dir) {
+                Ok(other) if !other.is_dir() => Err(io::Error::other(error)),
+                Ok(_) | Err(_) => Err(io::ErrorKind::NotFound.into()),
+            }
+        }
+        outcome => outcome,
     }
 }
 
@@ -184,7 +200,7 @@ mod tests {
             for name in ["1", "2"] {
                 let (root, dir) = (&root, dir.path());
                 scope.spawn(move || {
-                    for _ in 0..50 {
+                    for _ in 0..200 {
                         let target = root.join("a/b").join(name);
                         draft(dir, name, b"x").publish_new(root, &target).unwrap();
                         assert!(remove(root, &target).unwrap());

@@ -394,10 +394,7 @@ impl S3 for DiskStore {
             }
         })
         .await?;
-        Ok(S3Response::new(CreateBucketOutput {
-            location: Some(location),
-            ..CreateBucketOutput::default()
-        }))
+        Ok(S3Response::new(CreateBucketOutput { location: Some(location) }))
     }
 
     async fn head_bucket(
