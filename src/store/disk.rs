@@ -21,6 +21,7 @@ mod body;
 mod durable;
 mod layout;
 mod list;
+mod listing;
 mod multipart;
 mod name;
 mod service;
@@ -198,6 +199,11 @@ fn s3_error(action: &'static str, error: io::Error) -> S3Error {
     tracing::debug!(action, %error, "refuse a request");
     answer.set_source(Box::new(error));
     answer
+}
+
+/// A length as S3's types have it.
+fn as_i64(length: u64) -> S3Result<i64> {
+    i64::try_from(length).map_err(S3Error::internal_error)
 }
 
 fn http_status(code: u16) -> Option<hyper::StatusCode> {

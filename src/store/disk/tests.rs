@@ -86,6 +86,22 @@ async fn a_body_that_does_not_match_its_checksum_is_never_seen() {
 }
 
 #[tokio::test]
+async fn what_was_put_is_read_from_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let on = nix::sys::statfs::statfs(dir.path()).unwrap().filesystem_type();
+    if on == nix::sys::statfs::TMPFS_MAGIC {
+        eprintln!("skipped: a tmpfs has no disk below its pages");
+        return;
+    }
+    let client = open(dir.path());
+    let put = client.put_object().bucket("bucket").key("k");
+    put.body(ByteStream::from(vec![7; 8 * MIB])).send().await.unwrap();
+    let file = File::open(dir.path().join("bucket/k.obj")).unwrap();
+    let cached = crate::sys::pages::cached(&file).unwrap();
+    assert!(matches!(cached, None | Some(0)), "{cached:?} pages in memory");
+}
+
+#[tokio::test]
 async fn a_refused_put_leaves_the_old_version() {
     let dir = tempfile::tempdir().unwrap();
     let client = open(dir.path());
