@@ -5,6 +5,8 @@
 
 mod connect;
 mod fault;
+#[cfg(test)]
+mod tests;
 mod upload;
 
 pub use connect::EMBEDDED_BUCKET;
