@@ -3,14 +3,26 @@
 //!
 //! Correctness never rests on the engine: keys are unique and immutable, checksums are ours.
 
+pub mod call;
+#[cfg(test)]
+mod conformance;
+pub mod disk;
+pub mod faulty;
 pub mod fuse_thread;
+pub mod memory;
+pub mod open;
+pub mod retry;
 pub mod s3;
+pub mod serve;
 
 use std::fmt;
 use std::ops::Range;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+
+/// Most objects that one call of [`ObjectStore::list`] answers: S3's page.
+pub const LIST_LIMIT: usize = 1000;
 
 /// A key below the store's prefix, `/`-separated, UTF-8, at most 512 bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

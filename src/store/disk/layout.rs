@@ -1,0 +1,184 @@
+//! The store's directory: what makes it one, and who may tidy up in it.
+//!
+//! Several daemons may use one directory at once: their keys are unique, and each writes its
+//! temporary files into a directory of its own, locked while it lives. Only directories whose
+//! lock is free belong to the dead and are removed.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use super::super::open::OpenError;
+use super::durable;
+
+/// Newest version of the layout that is understood.
+pub const VERSION: u32 = 1;
+/// Names the layout's version; its presence makes a directory a store.
+pub const MARKER: &str = ".coldfs-store";
+/// Multipart uploads under way, a directory each.
+pub const UPLOADS: &str = ".uploads";
+const MARKER_WORDS: &str = "coldfs disk store ";
+/// Held while a store is made or the dead are cleared away.
+const GATE: &str = ".lock";
+/// The marker before it is whole.
+const DRAFT: &str = ".coldfs-store.new";
+const TEMPORARY: &str = ".tmp";
+const ALIVE: &str = "alive";
+
+/// A directory for this process's temporary files; removed when it is dropped.
+#[derive(Debug)]
+pub struct Workshop {
+    path: PathBuf,
+    /// Locked as long as the process lives.
+    _alive: File,
+}
+
+impl Workshop {
+    /// Where temporary files go.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Workshop {
+    fn drop(&mut self) {
+        // Should it fail, the next process to open the store finds the lock free.
+        if let Err(error) = fs::remove_dir_all(&self.path) {
+            tracing::debug!(path = %self.path.display(), %error, "leave temporary files");
+        }
+    }
+}
+
+/// Opens the store in `root`, or makes one there if it is empty or missing.
+pub fn open(root: &Path) -> Result<Workshop, OpenError> {
+    fs::create_dir_all(root).map_err(OpenError::io("create store", root))?;
+    if !root.join(MARKER).exists() && !holds_only_our_names(root)? {
+        return Err(OpenError::NotAStore { dir: root.to_owned() });
+    }
+    let gate_path = root.join(GATE);
+    let gate = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&gate_path)
+        .map_err(OpenError::io("open", &gate_path))?;
+    gate.lock().map_err(OpenError::io("lock", &gate_path))?;
+
+    check_or_make_marker(root)?;
+    let uploads = root.join(UPLOADS);
+    fs::create_dir_all(&uploads).map_err(OpenError::io("create", &uploads))?;
+    let temporary = root.join(TEMPORARY);
+    fs::create_dir_all(&temporary).map_err(OpenError::io("create", &temporary))?;
+    durable::sync_dir(root).map_err(OpenError::io("sync", root))?;
+    clear_the_dead(&temporary).map_err(OpenError::io("clear", &temporary))?;
+    let path = temporary.join(ulid::Ulid::new().to_string());
+    make_workshop(&path).map_err(OpenError::io("create", &path))
+    // The gate is let go here: nobody saw the workshop without its lock.
+}
+
+/// A creation that was interrupted before the marker leaves nothing else.
+fn holds_only_our_names(root: &Path) -> Result<bool, OpenError> {
+    for entry in fs::read_dir(root).map_err(OpenError::io("list", root))? {
+        let name = entry.map_err(OpenError::io("list", root))?.file_name();
+        // mkfs makes lost+found: an otherwise empty filesystem is a good place for a store.
+        if ![GATE, DRAFT, "lost+found"].iter().any(|ours| name == *ours) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn check_or_make_marker(root: &Path) -> Result<(), OpenError> {
+    let marker = root.join(MARKER);
+    match fs::read_to_string(&marker) {
+        Ok(found) => {
+            let version = found.trim_end().strip_prefix(MARKER_WORDS).map(str::parse::<u32>);
+            match version {
+                Some(Ok(VERSION)) => Ok(()),
+                Some(Ok(_) | Err(_)) | None => Err(OpenError::Newer {
+                    dir: root.to_owned(),
+                    found: found.trim_end().to_owned(),
+                    known: VERSION,
+                }),
+            }
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let text = format!("{MARKER_WORDS}{VERSION}\n");
+            write_whole(&marker, text.as_bytes()).map_err(OpenError::io("write", &marker))
+        }
+        Err(error) => Err(OpenError::io("read", &marker)(error)),
+    }
+}
+
+/// The file appears whole or not at all.
+fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let draft = path.with_file_name(DRAFT);
+    let mut file = File::create(&draft)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&draft, path)
+}
+
+fn make_workshop(path: &Path) -> io::Result<Workshop> {
+    fs::create_dir(path)?;
+    let alive = File::create(path.join(ALIVE))?;
+    alive.lock()?;
+    Ok(Workshop { path: path.to_owned(), _alive: alive })
+}
+
+fn clear_the_dead(temporary: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(temporary)? {
+        let path = entry?.path();
+        let dead = match File::open(path.join(ALIVE)) {
+            Ok(alive) => alive.try_lock().is_ok(),
+            // Made under the gate that we hold: its maker died before the lock.
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        };
+        if dead {
+            tracing::info!(path = %path.display(), "clear a dead process's temporary files");
+            fs::remove_dir_all(&path)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_with_other_things_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("thesis.tex"), "x").unwrap();
+        assert!(matches!(open(dir.path()), Err(OpenError::NotAStore { .. })));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "and left as it was");
+    }
+
+    #[test]
+    fn a_newer_store_is_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(open(dir.path()).unwrap());
+        fs::write(dir.path().join(MARKER), "coldfs disk store 2\n").unwrap();
+        let error = open(dir.path()).unwrap_err();
+        assert!(error.to_string().contains("coldfs disk store 2"), "{error}");
+    }
+
+    #[test]
+    fn temporary_files_of_the_dead_go_and_of_the_living_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let living = open(dir.path()).unwrap();
+        fs::write(living.path().join("1"), "half").unwrap();
+        let dead = dir.path().join(TEMPORARY).join("dead");
+        fs::create_dir(&dead).unwrap();
+        fs::write(dead.join(ALIVE), "").unwrap();
+        fs::write(dead.join("1"), "half").unwrap();
+        let unborn = dir.path().join(TEMPORARY).join("unborn");
+        fs::create_dir(&unborn).unwrap();
+
+        let second = open(dir.path()).unwrap();
+        assert!(!dead.exists() && !unborn.exists());
+        assert!(living.path().join("1").exists());
+        drop(second);
+        assert!(living.path().join("1").exists());
+    }
+}

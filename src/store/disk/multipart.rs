@@ -1,0 +1,396 @@
+//! Uploads in parts.
+//!
+//! ```text
+//! .uploads/ID/upload.json    bucket, key, attributes; locked shared by a part, alone by the end
+//! .uploads/ID/part-bytes     a symlink whose text is the size of the part that came first
+//! .uploads/ID/body           part N at (N - 1) * part-bytes, unless it is larger than that
+//! .uploads/ID/N.part         a part that does not fit there
+//! .uploads/ID/N.json         part N is whole, checked and on disk; where, and its tag
+//! ```
+//!
+//! Parts of equal size, all but the last, as every client sends them, lie in `body` as the object
+//! will: completing it gives `body` its name and writes nothing again. Others are copied.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use s3s::dto::{Checksum, CompletedPart};
+use s3s::{S3Error, S3ErrorCode, S3Result};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::attributes::Attributes;
+use super::body::Received;
+use super::durable::{self, Draft};
+use super::{DiskStore, s3_error};
+
+/// Smallest part but for the last, bytes (S3's rule).
+const MIN_PART_BYTES: u64 = 5 << 20;
+/// Highest number of a part (S3's rule).
+pub const MAX_PARTS: i32 = 10_000;
+/// An upload that nobody touched for this long is given up at the next open. As the lifecycle
+/// rule that AWS recommends.
+const ABANDONED_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Upload {
+    bucket: String,
+    key: String,
+    attributes: Attributes,
+}
+
+/// A part that is on disk.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PartRecord {
+    /// Its number, from 1.
+    pub number: i32,
+    /// Its size in bytes.
+    pub size_bytes: u64,
+    /// Its entity tag, unquoted.
+    pub etag: String,
+    in_body: bool,
+    checksums: Vec<Option<String>>,
+}
+
+/// A place for a part, and the lock that keeps the upload from ending meanwhile.
+#[derive(Debug)]
+pub struct Slot {
+    dir: PathBuf,
+    number: i32,
+    /// Where its bytes go.
+    pub file: Arc<File>,
+    /// From where on.
+    pub offset: u64,
+    in_body: bool,
+    _lock: File,
+}
+
+/// Begins an upload; its ID. Blocks.
+pub fn create(
+    store: &DiskStore,
+    bucket: &str,
+    key: &str,
+    attributes: Attributes,
+) -> S3Result<String> {
+    super::check_key(key)?;
+    if !store.bucket_dir(bucket).is_dir() {
+        return Err(S3Error::new(S3ErrorCode::NoSuchBucket));
+    }
+    let id = ulid::Ulid::new().to_string();
+    let upload = Upload { bucket: bucket.to_owned(), key: key.to_owned(), attributes };
+    let make = || {
+        let dir = store.uploads_dir().join(&id);
+        fs::create_dir(&dir)?;
+        File::create_new(dir.join("body"))?;
+        write_json(&dir, "upload.json", &upload)?;
+        durable::sync_dir(&store.uploads_dir())
+    };
+    make().map_err(|error| s3_error("begin upload", error))?;
+    Ok(id)
+}
+
+/// Finds a place for part `number` of `length` bytes (if known). Blocks.
+pub fn slot(
+    store: &DiskStore,
+    upload: &UploadId<'_>,
+    number: i32,
+    length: Option<u64>,
+) -> S3Result<Slot> {
+    if !(1..=MAX_PARTS).contains(&number) {
+        return Err(S3Error::with_message(S3ErrorCode::InvalidArgument, "part number"));
+    }
+    let dir = upload.dir(store)?;
+    let (lock, _) = upload.open(store)?;
+    let place = || {
+        lock.lock_shared()?;
+        // It may have ended while we waited.
+        fs::metadata(dir.join("upload.json"))?;
+        remove_if_there(&dir, &format!("{number}.json"))?;
+        let part_bytes = length.map(|length| claim_part_bytes(&dir, length)).transpose()?;
+        let (path, offset) = match (part_bytes, length) {
+            (Some(part_bytes), Some(length)) if length <= part_bytes => {
+                (dir.join("body"), u64::from(number.unsigned_abs() - 1) * part_bytes)
+            }
+            _ => (dir.join(format!("{number}.part")), 0),
+        };
+        let in_body = path.ends_with("body");
+        let file = File::options().write(true).create(!in_body).truncate(!in_body).open(path)?;
+        Ok((Arc::new(file), offset, in_body))
+    };
+    let (file, offset, in_body) = place().map_err(|error| upload_error("place part", error))?;
+    Ok(Slot { dir, number, file, offset, in_body, _lock: lock })
+}
+
+/// The part that `slot` was for is whole: makes it durable. Blocks.
+pub fn keep_part(slot: &Slot, received: &Received) -> S3Result<PartRecord> {
+    let record = PartRecord {
+        number: slot.number,
+        size_bytes: received.length,
+        etag: format!(
+            "{:x}-{}",
+            received.length,
+            received.checksum.checksum_crc64nvme.as_deref().map(hexadecimal).unwrap_or_default()
+        ),
+        in_body: slot.in_body,
+        checksums: checksums(&received.checksum),
+    };
+    let keep = || {
+        slot.file.sync_all()?;
+        write_json(&slot.dir, &format!("{}.json", slot.number), &record)
+    };
+    keep().map_err(|error| s3_error("keep part", error))?;
+    Ok(record)
+}
+
+/// The parts that are on disk, by number. Blocks.
+pub fn parts(store: &DiskStore, upload: &UploadId<'_>) -> S3Result<Vec<PartRecord>> {
+    upload.open(store)?;
+    let dir = upload.dir(store)?;
+    let read = || {
+        let mut parts = Vec::new();
+        for entry in fs::read_dir(&dir)? {
+            let name = entry?.file_name();
+            let number = name.to_str().and_then(|name| name.strip_suffix(".json"));
+            if number.is_some_and(|number| number.parse::<i32>().is_ok())
+                && let Some(part) = read_json::<PartRecord>(&dir.join(&name))?
+            {
+                parts.push(part);
+            }
+        }
+        parts.sort_unstable_by_key(|part| part.number);
+        Ok(parts)
+    };
+    read().map_err(|error| upload_error("list parts", error))
+}
+
+/// Makes the object of the parts that `wanted` names. Blocks.
+pub fn complete(
+    store: &DiskStore,
+    upload: &UploadId<'_>,
+    wanted: &[CompletedPart],
+    new: bool,
+) -> S3Result<()> {
+    let (lock, about) = upload.open(store)?;
+    let dir = upload.dir(store)?;
+    if lock.try_lock().is_err() {
+        return Err(S3Error::with_message(
+            S3ErrorCode::OperationAborted,
+            "parts of the upload are still being sent",
+        ));
+    }
+    let known = parts(store, upload)?;
+    let chosen = choose(&known, wanted)?;
+    let draft = match lies_in_order(&dir, &chosen) {
+        Some(length) => Draft::borrow(dir.join("body")).and_then(|draft| {
+            draft.file.set_len(length)?;
+            Ok(draft)
+        }),
+        None => copy(store, &dir, &chosen),
+    };
+    let draft = draft.map_err(|error| upload_error("assemble upload", error))?;
+    about.attributes.save(&draft.file).map_err(|error| s3_error("keep attributes", error))?;
+    store.publish(draft, upload.bucket, upload.key, new)?;
+    clear(&dir)
+}
+
+/// Forgets an upload. Blocks.
+pub fn abort(store: &DiskStore, upload: &UploadId<'_>) -> S3Result<()> {
+    upload.open(store)?;
+    clear(&upload.dir(store)?)
+}
+
+/// Forgets uploads that nobody touched for long. Blocks.
+pub fn clear_abandoned(store: &DiskStore, now: SystemTime) -> io::Result<()> {
+    for entry in fs::read_dir(store.uploads_dir())? {
+        let path = entry?.path();
+        // A part changes its upload's directory; so does its beginning.
+        let touched = fs::metadata(&path)?.modified()?;
+        if now.duration_since(touched).is_ok_and(|idle| idle > ABANDONED_AFTER) {
+            tracing::info!(path = %path.display(), "clear an abandoned upload");
+            fs::remove_dir_all(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// An upload as a request names it.
+#[derive(Clone, Copy, Debug)]
+pub struct UploadId<'a> {
+    /// The bucket.
+    pub bucket: &'a str,
+    /// The key of the object to be.
+    pub key: &'a str,
+    /// What `create` returned.
+    pub id: &'a str,
+}
+
+impl UploadId<'_> {
+    fn dir(&self, store: &DiskStore) -> S3Result<PathBuf> {
+        // Parsed: nothing but an ID becomes part of a path.
+        let id = ulid::Ulid::from_string(self.id).map_err(|_not_ours| no_such_upload())?;
+        Ok(store.uploads_dir().join(id.to_string()))
+    }
+
+    fn open(&self, store: &DiskStore) -> S3Result<(File, Upload)> {
+        let path = self.dir(store)?.join("upload.json");
+        let file = File::open(&path).map_err(|error| upload_error("open upload", error))?;
+        let upload: Option<Upload> =
+            read_json(&path).map_err(|error| upload_error("open upload", error))?;
+        match upload {
+            Some(upload) if upload.bucket == self.bucket && upload.key == self.key => {
+                Ok((file, upload))
+            }
+            Some(_) | None => Err(no_such_upload()),
+        }
+    }
+}
+
+fn no_such_upload() -> S3Error {
+    S3Error::new(S3ErrorCode::NoSuchUpload)
+}
+
+fn upload_error(action: &'static str, error: io::Error) -> S3Error {
+    if durable::is_absent(&error) { no_such_upload() } else { s3_error(action, error) }
+}
+
+fn choose<'a>(known: &'a [PartRecord], wanted: &[CompletedPart]) -> S3Result<Vec<&'a PartRecord>> {
+    if wanted.is_empty() {
+        return Err(S3Error::with_message(S3ErrorCode::MalformedXML, "no part is named"));
+    }
+    let mut chosen: Vec<&PartRecord> = Vec::with_capacity(wanted.len());
+    for part in wanted {
+        let number = part.part_number.unwrap_or_default();
+        if chosen.last().is_some_and(|last| last.number >= number) {
+            return Err(S3Error::new(S3ErrorCode::InvalidPartOrder));
+        }
+        let record = known
+            .binary_search_by_key(&number, |record| record.number)
+            .ok()
+            .and_then(|at| known.get(at))
+            .filter(|record| agrees(record, part))
+            .ok_or_else(|| S3Error::new(S3ErrorCode::InvalidPart))?;
+        chosen.push(record);
+    }
+    if chosen.iter().rev().skip(1).any(|part| part.size_bytes < MIN_PART_BYTES) {
+        return Err(S3Error::new(S3ErrorCode::EntityTooSmall));
+    }
+    Ok(chosen)
+}
+
+/// The tag that the client saw, and the checksums it kept, are those of what we have.
+fn agrees(record: &PartRecord, part: &CompletedPart) -> bool {
+    let claimed = [
+        &part.checksum_crc32,
+        &part.checksum_crc32c,
+        &part.checksum_crc64nvme,
+        &part.checksum_sha1,
+        &part.checksum_sha256,
+    ];
+    let checksums_agree = claimed
+        .iter()
+        .zip(&record.checksums)
+        .all(|(claimed, have)| claimed.is_none() || have.is_none() || *claimed == have);
+    checksums_agree && part.e_tag.as_ref().is_some_and(|tag| tag.value() == record.etag)
+}
+
+/// The object's length, if the beginning of `body` is the object.
+fn lies_in_order(dir: &std::path::Path, parts: &[&PartRecord]) -> Option<u64> {
+    let part_bytes = read_part_bytes(dir)?;
+    let (last, before) = parts.split_last()?;
+    let in_order =
+        parts.iter().zip(1..).all(|(part, number)| part.number == number && part.in_body)
+            && before.iter().all(|part| part.size_bytes == part_bytes);
+    in_order.then(|| before.len() as u64 * part_bytes + last.size_bytes)
+}
+
+fn copy(store: &DiskStore, dir: &std::path::Path, parts: &[&PartRecord]) -> io::Result<Draft> {
+    let draft = store.draft()?;
+    let mut target = &draft.file;
+    for part in parts {
+        let (path, offset) = match part.in_body {
+            true => {
+                let part_bytes = read_part_bytes(dir).ok_or(io::ErrorKind::NotFound)?;
+                (dir.join("body"), u64::from(part.number.unsigned_abs() - 1) * part_bytes)
+            }
+            false => (dir.join(format!("{}.part", part.number)), 0),
+        };
+        use io::{Read as _, Seek as _};
+        let mut source = File::open(path)?;
+        source.seek(io::SeekFrom::Start(offset))?;
+        // In the kernel, or by reference where the filesystem can.
+        let copied = io::copy(&mut source.take(part.size_bytes), &mut target)?;
+        if copied != part.size_bytes {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    Ok(draft)
+}
+
+/// Without its `upload.json` it does not exist; the rest follows.
+fn clear(dir: &std::path::Path) -> S3Result<()> {
+    let clear = || {
+        fs::remove_file(dir.join("upload.json"))?;
+        fs::remove_dir_all(dir)
+    };
+    clear().map_err(|error| upload_error("clear upload", error))
+}
+
+/// The size of the part that came first: `length`, if this is it. A symlink is made with its text
+/// or not at all, even by two processes at once.
+fn claim_part_bytes(dir: &std::path::Path, length: u64) -> io::Result<u64> {
+    match std::os::unix::fs::symlink(length.to_string(), dir.join("part-bytes")) {
+        Ok(()) => Ok(length),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            read_part_bytes(dir).ok_or_else(|| io::ErrorKind::InvalidData.into())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn read_part_bytes(dir: &std::path::Path) -> Option<u64> {
+    fs::read_link(dir.join("part-bytes")).ok()?.to_str()?.parse().ok()
+}
+
+fn write_json(dir: &std::path::Path, name: &str, value: &impl Serialize) -> io::Result<()> {
+    let draft = dir.join(format!("{name}.new"));
+    let file = File::create(&draft)?;
+    file.write_all_at(&serde_json::to_vec(value)?, 0)?;
+    file.sync_all()?;
+    fs::rename(&draft, dir.join(name))?;
+    durable::sync_dir(dir)
+}
+
+/// None where it is not there.
+fn read_json<T: DeserializeOwned>(path: &std::path::Path) -> io::Result<Option<T>> {
+    match fs::read(path) {
+        Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn remove_if_there(dir: &std::path::Path, name: &str) -> io::Result<()> {
+    match fs::remove_file(dir.join(name)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn checksums(sums: &Checksum) -> Vec<Option<String>> {
+    vec![
+        sums.checksum_crc32.clone(),
+        sums.checksum_crc32c.clone(),
+        sums.checksum_crc64nvme.clone(),
+        sums.checksum_sha1.clone(),
+        sums.checksum_sha256.clone(),
+    ]
+}
+
+/// Base64 is not for entity tags: some clients take only letters, digits and `-`.
+fn hexadecimal(base64: &str) -> String {
+    let bytes = aws_smithy_types::base64::decode(base64).unwrap_or_default();
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

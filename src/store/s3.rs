@@ -1,0 +1,346 @@
+//! An S3 engine as an [`ObjectStore`]: over the network, or the one inside this process.
+//!
+//! Every call is a few attempts (see [`super::retry`]) of one request, each with a time limit that
+//! grows with what it moves. What a failure means is decided in [`fault`].
+
+mod connect;
+mod fault;
+#[cfg(test)]
+mod tests;
+mod upload;
+
+pub use connect::EMBEDDED_BUCKET;
+
+use std::future::Future;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use aws_sdk_s3::Client;
+use aws_sdk_s3::operation::get_object::GetObjectOutput;
+use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::ChecksumAlgorithm;
+use bytes::{Bytes, BytesMut};
+
+use self::fault::{Context, Kind};
+use super::call::Call;
+use super::fuse_thread::assert_may_wait;
+use super::retry::{self, Limits, retry};
+use super::{LIST_LIMIT, ObjectInfo, ObjectKey, ObjectStore, StoreError, Upload};
+
+/// Time limits.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// For a connection to stand. The SDK's own default.
+    pub connect: Duration,
+    /// For one attempt, and in addition what its bytes take at `slowest_bytes_per_second`. S3
+    /// answers within 1 s almost always; a disk's fsync under load takes several.
+    pub attempt: Duration,
+    /// For all attempts of a call and the pauses between, and in addition twice what its bytes
+    /// take. Below the 60 s after which a recall gives up, so that the reader gets our reason.
+    pub total: Duration,
+    /// A transfer slower than this is taken for stuck. A home uplink has ten times that.
+    pub slowest_bytes_per_second: u32,
+    /// Attempts and pauses.
+    pub retry: retry::Options,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_millis(3100),
+            attempt: Duration::from_secs(15),
+            total: Duration::from_secs(45),
+            slowest_bytes_per_second: 128 << 10,
+            retry: retry::Options::default(),
+        }
+    }
+}
+
+/// A bucket, and a prefix in it, of an S3 engine. Clones share it.
+#[derive(Clone, Debug)]
+pub struct S3Store(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    client: Client,
+    bucket: String,
+    /// Empty, or ends in `/`.
+    prefix: String,
+    url: String,
+    options: Options,
+}
+
+impl S3Store {
+    /// A store below `prefix` in `bucket`. The client's own retries must be off.
+    pub fn new(
+        client: Client,
+        bucket: impl Into<String>,
+        prefix: &str,
+        url: impl Into<String>,
+        options: Options,
+    ) -> Self {
+        let prefix = match prefix.trim_matches('/') {
+            "" => String::new(),
+            prefix => format!("{prefix}/"),
+        };
+        Self(Arc::new(Shared { client, bucket: bucket.into(), prefix, url: url.into(), options }))
+    }
+
+    fn full_key(&self, key: &ObjectKey) -> String {
+        format!("{}{key}", self.0.prefix)
+    }
+
+    fn context<'a>(&'a self, call: Call, key: &'a ObjectKey) -> Context<'a> {
+        Context { action: call.name(), key, store: &self.0.url }
+    }
+
+    /// Attempts `call`, which moves so many bytes, until it succeeds or time is up.
+    async fn attempt<T, F, A>(
+        &self,
+        context: Context<'_>,
+        moved_bytes: u64,
+        call: F,
+    ) -> Result<T, StoreError>
+    where
+        F: FnMut(u32) -> A,
+        A: Future<Output = Result<T, StoreError>>,
+    {
+        assert_may_wait();
+        let options = &self.0.options;
+        let slowest = u64::from(options.slowest_bytes_per_second.max(1));
+        let transfer = Duration::from_secs(moved_bytes / slowest);
+        let limits =
+            Limits { attempt: options.attempt + transfer, total: options.total + 2 * transfer };
+        let timed_out = |limit: Duration| {
+            context.error(Kind::Unavailable, format!("no answer within {} s", limit.as_secs()))
+        };
+        retry(&options.retry, limits, timed_out, call).await
+    }
+
+    async fn put_once(
+        &self,
+        context: Context<'_>,
+        body: Bytes,
+        new: bool,
+    ) -> Result<(), StoreError> {
+        let put = self.0.client.put_object();
+        let put = put.bucket(&self.0.bucket).key(self.full_key(context.key));
+        let put = put.checksum_algorithm(ChecksumAlgorithm::Crc32);
+        let put = put.body(ByteStream::from(body));
+        let put = if new { put.if_none_match("*") } else { put };
+        // The CRC-32 covers the body; hashing it again with SHA-256 to sign it costs more than
+        // all the rest of a put.
+        let answer = put.customize().disable_payload_signing().send().await;
+        answer.map(drop).map_err(|error| context.sdk_error(&error))
+    }
+
+    async fn get_once(&self, context: Context<'_>, range: Range<u64>) -> Result<Bytes, StoreError> {
+        let get = self.0.client.get_object();
+        let get = get.bucket(&self.0.bucket).key(self.full_key(context.key));
+        let get = get.range(format!("bytes={}-{}", range.start, range.end - 1));
+        let answer = get.send().await.map_err(|error| context.sdk_error(&error))?;
+        let expected = range.end - range.start;
+        check_range(&answer, &range).map_err(|wrong| context.error(Kind::Corrupt, wrong))?;
+        collect(context, answer.body, expected).await
+    }
+
+    /// Whether what is stored is `body`.
+    async fn holds(&self, key: &ObjectKey, body: &Bytes) -> Result<bool, StoreError> {
+        let length = body.len() as u64;
+        if self.size_bytes(key).await? != length {
+            return Ok(false);
+        }
+        Ok(self.get(key, 0..length).await? == *body)
+    }
+
+    async fn size_once(&self, context: Context<'_>) -> Result<u64, StoreError> {
+        let head = self.0.client.head_object();
+        let head = head.bucket(&self.0.bucket).key(self.full_key(context.key));
+        let answer = head.send().await.map_err(|error| context.sdk_error(&error));
+        let answer = match answer {
+            Ok(answer) => answer,
+            // A HEAD's answer has no body that could say whether it is the bucket that is gone.
+            Err(StoreError::NotFound { .. }) => return Err(self.object_or_bucket(context).await),
+            Err(error) => return Err(error),
+        };
+        answer
+            .content_length()
+            .and_then(|length| u64::try_from(length).ok())
+            .ok_or_else(|| context.error(Kind::Corrupt, "no length in the answer"))
+    }
+
+    async fn object_or_bucket(&self, context: Context<'_>) -> StoreError {
+        let answer = self.0.client.head_bucket().bucket(&self.0.bucket).send().await;
+        match answer.map_err(|error| context.sdk_error(&error)) {
+            Ok(_) => context.error(Kind::NotFound, "no such object"),
+            Err(StoreError::NotFound { .. }) => {
+                let reason = format!("there is no bucket {}", self.0.bucket);
+                context.error(Kind::Denied, reason)
+            }
+            Err(error) => error,
+        }
+    }
+
+    async fn list_once(
+        &self,
+        context: Context<'_>,
+        prefix: &str,
+        after: Option<&ObjectKey>,
+    ) -> Result<Vec<ObjectInfo>, StoreError> {
+        let ours = &self.0.prefix;
+        let mut found = Vec::new();
+        let mut token = None;
+        // An engine may answer less than was asked for, and even nothing, before the end.
+        while found.len() < LIST_LIMIT {
+            let list = self.0.client.list_objects_v2().bucket(&self.0.bucket);
+            let list = list.prefix(format!("{ours}{prefix}"));
+            let list = list.set_start_after(after.map(|after| self.full_key(after)));
+            let list = list.set_continuation_token(token);
+            let answer = list.send().await.map_err(|error| context.sdk_error(&error))?;
+            for object in answer.contents() {
+                let key = object.key().and_then(|key| key.strip_prefix(ours.as_str()));
+                let size = object.size().and_then(|size| u64::try_from(size).ok());
+                let (Some(key), Some(size_bytes)) = (key, size) else {
+                    return Err(context.error(Kind::Corrupt, "a listing without key or size"));
+                };
+                found.push(ObjectInfo { key: ObjectKey::new(key), size_bytes });
+            }
+            token = answer.next_continuation_token().map(str::to_owned);
+            if token.is_none() || !answer.is_truncated().unwrap_or(false) {
+                break;
+            }
+        }
+        found.truncate(LIST_LIMIT);
+        Ok(found)
+    }
+}
+
+#[async_trait]
+impl ObjectStore for S3Store {
+    fn url(&self) -> &str {
+        &self.0.url
+    }
+
+    async fn put_new(&self, key: &ObjectKey, body: Bytes) -> Result<(), StoreError> {
+        let context = self.context(Call::PutNew, key);
+        let mut tried_before = false;
+        let put = self.attempt(context, body.len() as u64, |before| {
+            tried_before |= before > 0;
+            self.put_once(context, body.clone(), true)
+        });
+        match put.await {
+            // An attempt whose answer we did not get may have done it.
+            Err(StoreError::AlreadyExists { .. })
+                if tried_before && self.holds(key, &body).await? =>
+            {
+                Ok(())
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn put(&self, key: &ObjectKey, body: Bytes) -> Result<(), StoreError> {
+        let context = self.context(Call::Put, key);
+        let put = |_| self.put_once(context, body.clone(), false);
+        self.attempt(context, body.len() as u64, put).await
+    }
+
+    async fn upload(&self, key: &ObjectKey) -> Result<Box<dyn Upload>, StoreError> {
+        Ok(Box::new(upload::S3Upload::begin(self, key).await?))
+    }
+
+    /// An empty range is answered without a request.
+    async fn get(&self, key: &ObjectKey, range: Range<u64>) -> Result<Bytes, StoreError> {
+        if range.is_empty() {
+            return Ok(Bytes::new());
+        }
+        let context = self.context(Call::Get, key);
+        let length = range.end - range.start;
+        self.attempt(context, length, |_| self.get_once(context, range.clone())).await
+    }
+
+    async fn size_bytes(&self, key: &ObjectKey) -> Result<u64, StoreError> {
+        let context = self.context(Call::Size, key);
+        self.attempt(context, 0, |_| self.size_once(context)).await
+    }
+
+    async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&ObjectKey>,
+    ) -> Result<Vec<ObjectInfo>, StoreError> {
+        let key = ObjectKey::new(prefix);
+        let context = self.context(Call::List, &key);
+        self.attempt(context, 0, |_| self.list_once(context, prefix, after)).await
+    }
+
+    async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
+        let context = self.context(Call::Delete, key);
+        let delete = async |_| {
+            let delete = self.0.client.delete_object();
+            let delete = delete.bucket(&self.0.bucket).key(self.full_key(key));
+            delete.send().await.map(drop).map_err(|error| context.sdk_error(&error))
+        };
+        match self.attempt(context, 0, delete).await {
+            // S3 does not say so; engines may.
+            Err(StoreError::NotFound { .. }) => Ok(()),
+            outcome => outcome,
+        }
+    }
+}
+
+/// The engine means to send what was asked for: looked at before the body is read, for one that
+/// ignores ranges would send it all.
+fn check_range(answer: &GetObjectOutput, asked: &Range<u64>) -> Result<(), String> {
+    let expected = asked.end - asked.start;
+    if let Some(length) = answer.content_length()
+        && u64::try_from(length) != Ok(expected)
+    {
+        return Err(format!("{length} bytes instead of {expected}"));
+    }
+    let begins = format!("bytes {}-{}/", asked.start, asked.end - 1);
+    match answer.content_range() {
+        Some(range) if !range.starts_with(&begins) => {
+            Err(format!("range {range:?} instead of {begins:?}"))
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn collect(
+    context: Context<'_>,
+    mut body: ByteStream,
+    expected: u64,
+) -> Result<Bytes, StoreError> {
+    let mut collected = BytesMut::new();
+    loop {
+        let frame = match body.try_next().await {
+            Ok(Some(frame)) => frame,
+            Ok(None) => break,
+            Err(error) => {
+                let reason = aws_sdk_s3::error::DisplayErrorContext(error).to_string();
+                return Err(context.error(Kind::Unavailable, reason));
+            }
+        };
+        if collected.is_empty() && frame.len() as u64 == expected {
+            // All in one, as from the store inside this process: not copied.
+            return Ok(frame);
+        }
+        if (collected.len() + frame.len()) as u64 > expected {
+            let reason = format!("more than the {expected} bytes that were asked for");
+            return Err(context.error(Kind::Corrupt, reason));
+        }
+        if collected.is_empty() {
+            // The caller chose the length; an object's chunks and segments bound it.
+            collected.reserve(usize::try_from(expected).unwrap_or_default());
+        }
+        collected.extend_from_slice(&frame);
+    }
+    if collected.len() as u64 != expected {
+        let reason = format!("{} bytes instead of {expected}", collected.len());
+        return Err(context.error(Kind::Corrupt, reason));
+    }
+    Ok(collected.freeze())
+}
