@@ -13,7 +13,9 @@ pub mod mount;
 pub mod pattern;
 pub mod raw;
 pub mod site;
+pub mod versions;
 pub mod volume;
+pub mod zoo;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -49,7 +49,7 @@ pub fn run(ops: &[Op], verbose: bool) -> Result<(), Failure> {
             world.step(ops.len(), &last).map_err(|what| Failure { step: ops.len(), what })
         });
     if verbose {
-        world.report(ops.len());
+        world.report(result.as_ref().err().map_or(ops.len(), |failure| failure.step));
     }
     world.end();
     result
