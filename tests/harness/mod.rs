@@ -12,6 +12,7 @@ pub mod facts;
 pub mod mount;
 pub mod pattern;
 pub mod raw;
+pub mod server;
 pub mod site;
 pub mod versions;
 pub mod volume;
