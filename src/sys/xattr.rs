@@ -184,9 +184,7 @@ pub fn value(fd: impl AsFd, name: &CStr) -> io::Result<Option<Vec<u8>>> {
                 return Ok(Some(value));
             }
             Err(error) if error.raw_os_error() == Some(libc::ENODATA) => return Ok(None),
-            Err(error)
-                if error.raw_os_error() == Some(libc::ERANGE) && value.len() < MAX_BYTES =>
-            {
+            Err(error) if error.raw_os_error() == Some(libc::ERANGE) && value.len() < MAX_BYTES => {
                 value.resize(MAX_BYTES, 0);
             }
             Err(error) => return Err(error),

@@ -120,7 +120,7 @@ fn rsync_copies_both_ways() {
     let rsync = |from: &Path, to: &Path, extra: &[&str]| {
         must(
             Command::new("rsync")
-                .args(["-aHAX", "--numeric-ids"])
+                .args(["-aHAX", "--numeric-ids", "--modify-window=-1"])
                 .args(extra)
                 .arg(format!("{}/", from.display()))
                 .arg(format!("{}/", to.display())),
