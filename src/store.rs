@@ -3,6 +3,8 @@
 //!
 //! Correctness never rests on the engine: keys are unique and immutable, checksums are ours.
 
+pub mod fuse_thread;
+
 use std::fmt;
 use std::ops::Range;
 
