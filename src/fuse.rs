@@ -17,6 +17,7 @@ use fuser::{
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use nix::sys::statvfs::Statvfs;
+use tokio_util::sync::CancellationToken;
 
 use crate::file_id::Ino;
 use crate::ops::{Answer, Caller, Errno, Fh, How, Name, Ops, RegisterBacking, SetAttr, SetTime};
@@ -56,11 +57,13 @@ pub struct Door {
     /// Told at INIT whether the kernel grants passthrough.
     granted: Arc<OnceLock<bool>>,
     notifier: Arc<OnceLock<Notifier>>,
+    /// Told when the kernel has let go of the mount.
+    ended: CancellationToken,
 }
 
 impl Door {
     fn caller(&self, request: &Request, umask: u32) -> Caller {
-        fuse_thread::enter();
+        own_thread();
         Caller { uid: request.uid(), gid: request.gid(), pid: request.pid(), umask }
     }
 
@@ -107,6 +110,20 @@ impl Door {
     }
 }
 
+/// Makes this thread one that serves the kernel: with a umask of its own, and never waiting for
+/// a store.
+fn own_thread() {
+    thread_local! {
+        static READY: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+    }
+    if !READY.replace(true) {
+        fuse_thread::enter();
+        if let Err(error) = crate::sys::unshare_thread_fs() {
+            tracing::error!(%error, "a FUSE thread shares its umask with the others");
+        }
+    }
+}
+
 fn errno(error: Errno) -> fuser::Errno {
     fuser::Errno::from_i32(error.0)
 }
@@ -149,6 +166,10 @@ const WANTED: [InitFlags; 12] = [
 const MAX_REQUEST_BYTES: u32 = 1 << 20;
 
 impl Filesystem for Door {
+    fn destroy(&mut self) {
+        self.ended.cancel();
+    }
+
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
         for flag in WANTED {
             if config.capabilities().contains(flag) && config.add_capabilities(flag).is_err() {
@@ -162,11 +183,13 @@ impl Filesystem for Door {
             self.passthrough = possible;
         }
         // Set once: INIT comes once.
-        drop(self.granted.set(self.passthrough));
-        // Refused sizes leave fuser's own.
-        drop(config.set_max_write(MAX_REQUEST_BYTES));
-        drop(config.set_max_readahead(MAX_REQUEST_BYTES));
-        drop(config.set_max_background(64));
+        self.granted.set(self.passthrough).unwrap_or_default();
+        let sizes = config
+            .set_max_write(MAX_REQUEST_BYTES)
+            .and_then(|_| config.set_max_readahead(MAX_REQUEST_BYTES));
+        if let Err(nearest) = sizes {
+            tracing::debug!(nearest, "the kernel takes requests of another size");
+        }
         Ok(())
     }
 

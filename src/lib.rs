@@ -23,33 +23,41 @@ pub mod store;
 pub mod intents;
 pub mod record;
 pub mod segment;
+
+// 5: the format that names another's places
 pub mod stub;
 
-// 5: what we know about files
+// 6: what we know about files
 pub mod inode;
 
-// 6: whose they are
+// 7: whose they are
 pub mod tenant;
 
-// 7: recall, which everything else may ask for
+// 8: recall, which everything else may ask for
 pub mod recall;
+pub mod walk;
 
-// 8: putting files in order
+// 9: putting files in order
 pub mod recover;
 
-// 9: movement out
+// 10: movement that somebody asks for
+pub mod fsck;
 pub mod migrate;
+pub mod prestage;
 
-// 10: POSIX verbs over tiered files, no FUSE types
+// 11: POSIX verbs over tiered files, no FUSE types
 pub mod ops;
 
-// 11: decode, call ops, reply
+// 12: decode, call ops, reply
 pub mod fuse;
 
-// 12: assembly and doors
+// 13: assembly and doors
 pub mod background;
 pub mod cli;
 pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod doctor;
+
+#[cfg(test)]
+mod fixtures;

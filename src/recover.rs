@@ -50,10 +50,19 @@ pub enum Finding {
 }
 
 /// The facts about one file, and what follows from them.
-struct Judged {
-    verdict: Verdict,
-    record: Option<Record>,
-    stub: Option<Stub>,
+#[derive(Clone, Debug)]
+pub struct Judged {
+    /// What the file is.
+    pub verdict: Verdict,
+    /// Its record, if it is ours.
+    pub record: Option<Record>,
+    /// The stub at its head, if it is ours.
+    pub stub: Option<Stub>,
+}
+
+/// Finds out what a file is, and changes nothing.
+pub fn look(tenant: &Tenant, inode: &Inode, file: &File) -> io::Result<Judged> {
+    examine(tenant, inode, file, ContentFact::Unknown)
 }
 
 /// Finds out what a file is, and puts it in order where that needs no store. The caller holds
@@ -280,7 +289,7 @@ pub async fn put_in_order(
 }
 
 /// What the segment's index has for a record; none while the store does not answer.
-async fn entry_of(tenant: &Tenant, record: &Record) -> Option<IndexEntry> {
+pub async fn entry_of(tenant: &Tenant, record: &Record) -> Option<IndexEntry> {
     let key = segment_key(&tenant.name, record.at.segment);
     let index = read_index(&*tenant.store, &key, tenant.seal.tenant(), record.at.segment).await;
     match index {

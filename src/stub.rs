@@ -193,7 +193,7 @@ fn parse_body(body: &[u8; STUB_BYTES]) -> Result<Parsed, &'static str> {
         }
         bytes.extend_from_slice(part);
     }
-    let all = std::str::from_utf8(&bytes).map_err(|_| "text")?;
+    let all = std::str::from_utf8(&bytes).ok().ok_or("text")?;
     let (stub, key, mac, rest) = text::read(all)?;
     if rest.bytes().any(|byte| byte != b' ') {
         return Err("padding");

@@ -75,7 +75,7 @@ impl<'a> Fields<'a> {
     /// A count of items of at least `least_bytes` each, refused where what is left cannot
     /// hold them: a hostile count reserves nothing.
     pub fn count(&mut self, field: &'static str, least_bytes: usize) -> Result<usize, Cut> {
-        let count = usize::try_from(self.u32(field)?).map_err(|_| Cut { field })?;
+        let count = usize::try_from(self.u32(field)?).ok().ok_or(Cut { field })?;
         match count.checked_mul(least_bytes) {
             Some(bytes) if bytes <= self.rest.len() => Ok(count),
             _ => Err(Cut { field }),

@@ -6,6 +6,8 @@ use std::sync::{Arc, OnceLock};
 
 use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
 
+use tokio_util::sync::CancellationToken;
+
 use super::{Caching, Door};
 use crate::ops::Ops;
 
@@ -31,6 +33,7 @@ pub struct Mounted {
     session: BackgroundSession,
     /// Whether the kernel reads and writes hot files by itself.
     pub passthrough: bool,
+    ended: CancellationToken,
 }
 
 /// Mounts a tenant's filesystem and begins to serve it.
@@ -42,6 +45,7 @@ pub fn mount(
 ) -> io::Result<Mounted> {
     let notifier = Arc::new(OnceLock::new());
     let granted = Arc::new(OnceLock::new());
+    let ended = CancellationToken::new();
     let door = Door {
         ops,
         runtime,
@@ -49,6 +53,7 @@ pub fn mount(
         passthrough: spec.passthrough,
         granted: Arc::clone(&granted),
         notifier: Arc::clone(&notifier),
+        ended: ended.clone(),
     };
     let mut config = Config::default();
     config.mount_options.clone_from(&spec.options);
@@ -56,9 +61,11 @@ pub fn mount(
     config.n_threads = Some(FUSE_THREADS);
     config.clone_fd = true;
     let session = Session::new(door, mountpoint, &config)?.spawn()?;
-    // Set once, here; nobody else does.
-    drop(notifier.set(session.notifier()));
-    Ok(Mounted { session, passthrough: granted.get().copied().unwrap_or(false) })
+    if notifier.set(session.notifier()).is_err() {
+        tracing::debug!("a mount has one notifier");
+    }
+    let passthrough = granted.get().copied().unwrap_or(false);
+    Ok(Mounted { session, passthrough, ended })
 }
 
 impl Mounted {
@@ -67,8 +74,8 @@ impl Mounted {
         self.session.umount_and_join()
     }
 
-    /// Whether the kernel has let go of the mount.
-    pub fn has_ended(&self) -> bool {
-        self.session.guard.is_finished()
+    /// Cancelled when the kernel has let go of the mount.
+    pub fn ended(&self) -> CancellationToken {
+        self.ended.clone()
     }
 }

@@ -21,6 +21,9 @@ pub const MAX_ALIASES: usize = 1 << 16;
 /// Flag word of an entry whose chunks are stored as they are; nothing else is version 1.
 const STORED: u16 = 0;
 
+/// Name and value of an extended attribute.
+pub type Xattr = (Vec<u8>, Vec<u8>);
+
 /// What is known of a file when it is archived.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EntryMeta {
@@ -49,7 +52,7 @@ pub struct EntryMeta {
     /// `st_blocks`.
     pub blocks_512: u64,
     /// Extended attributes (ACLs and labels among them), ours left out.
-    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub xattrs: Vec<Xattr>,
     /// Data extents, in order.
     pub extents: Vec<Extent>,
     /// Entries of other segments that this one took over in a compaction.
@@ -209,7 +212,7 @@ impl IndexEntry {
     }
 }
 
-fn decode_xattrs(fields: &mut Fields<'_>) -> Result<Vec<(Vec<u8>, Vec<u8>)>, BadEntry> {
+fn decode_xattrs(fields: &mut Fields<'_>) -> Result<Vec<Xattr>, BadEntry> {
     let count = fields.count("xattr count", 6)?;
     let mut xattrs = Vec::with_capacity(count.min(MAX_XATTRS));
     for _ in 0..count {

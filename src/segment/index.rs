@@ -167,7 +167,7 @@ impl Trailer {
         if checksum != check(TRAILER_CONTEXT, id, &[&bytes[..32], &bytes[48..]]) {
             return Err(damaged("checksum"));
         }
-        if footer_offset < HEADER_BYTES || footer_offset > MAX_OFFSET {
+        if !(HEADER_BYTES..=MAX_OFFSET).contains(&footer_offset) {
             return Err(damaged("footer offset"));
         }
         let end =

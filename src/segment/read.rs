@@ -110,8 +110,8 @@ pub fn verify_chunks(
     let mut verified = Vec::new();
     for chunk in chunks {
         let packed = place.packed_range(chunk..chunk.saturating_add(1));
-        let length = usize::try_from(packed.end - packed.start).map_err(|_| wrong_length)?;
-        let check_bytes = usize::try_from(CHECK_BYTES).map_err(|_| wrong_length)?;
+        let length = usize::try_from(packed.end - packed.start).ok().ok_or(wrong_length)?;
+        let check_bytes = usize::try_from(CHECK_BYTES).ok().ok_or(wrong_length)?;
         if rest.len() < length + check_bytes {
             return Err(wrong_length);
         }

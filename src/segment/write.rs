@@ -110,7 +110,8 @@ impl SegmentBuilder {
         }
         meta.check()?;
         let extent_bytes = layout::packed_bytes(meta.size_bytes, &meta.extents)
-            .map_err(|_| BadEntry::Field("extents"))?;
+            .ok()
+            .ok_or(BadEntry::Field("extents"))?;
         let number = wire::u32_of(self.index.entries.len());
         let at = EntryRef { segment: self.index.segment, entry: number };
         let place = EntryPlace::new(at, self.offset(), extent_bytes, self.index.chunk_bytes)?;

@@ -58,12 +58,12 @@ pub(super) fn read(text: &str) -> Result<Lines<'_>, &'static str> {
     let (tenant_name, tenant) = line("tenant")?.split_once(' ').ok_or("tenant")?;
     let tenant_name = unescape(tenant_name).ok_or("tenant")?;
     let tenant = TenantUuid(unhex(tenant).ok_or("tenant")?);
-    let segment = line("segment")?.parse().map_err(|_| "segment")?;
-    let entry = line("entry")?.parse().map_err(|_| "entry")?;
-    let size_bytes = line("size")?.parse().map_err(|_| "size")?;
+    let segment = line("segment")?.parse().ok().ok_or("segment")?;
+    let entry = line("entry")?.parse().ok().ok_or("entry")?;
+    let size_bytes = line("size")?.parse().ok().ok_or("size")?;
     let content = ContentHash(unhex(line("content")?).ok_or("content")?);
-    let data_offset = line("offset")?.parse().map_err(|_| "offset")?;
-    let chunk_bytes = line("chunk")?.parse().map_err(|_| "chunk")?;
+    let data_offset = line("offset")?.parse().ok().ok_or("offset")?;
+    let chunk_bytes = line("chunk")?.parse().ok().ok_or("chunk")?;
     let extents = read_extents(line("extents")?).ok_or("extents")?;
     let key = KeyId(unhex(line("key")?).ok_or("key")?);
     let mac = unhex(line("mac")?).ok_or("mac")?;
