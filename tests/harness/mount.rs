@@ -19,9 +19,7 @@ const END_LIMIT: Duration = Duration::from_secs(60);
 /// every process that waits on the mount.
 const HANG_LIMIT: Duration = Duration::from_secs(180);
 
-/// A file changed less than this long ago is not archived. Two seconds for people; proofs
-/// have thousands of rounds, so they ask for less.
-pub const QUIET_MS: &str = "COLDFS_QUIET_MS";
+pub use ::coldfs::failpoint::QUIET_MS;
 
 /// How to start a daemon.
 #[derive(Clone, Debug)]

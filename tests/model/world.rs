@@ -30,7 +30,7 @@ const TICK_NS: i128 = 20_000_000;
 /// file is open for writing: 1 s).
 const SETTLE: Duration = Duration::from_millis(2_500);
 /// A file may be archived this long after its last change.
-const QUIET_MS: u64 = 5;
+const QUIET_MS: u64 = 20;
 /// Every so many tier verbs one goes by the command line, the others by the socket.
 const CLI_EVERY: usize = 16;
 

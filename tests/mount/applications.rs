@@ -15,7 +15,7 @@ use super::harness::{can_mount, has, must, on_path, run, sh};
 /// directory; what it prints must be equal, and so must the trees when `compare` says so.
 fn same(script: &str, compare: Option<Strict>) {
     let site = Site::new();
-    let mount = site.start(&Start { quiet_ms: 5, ..Start::default() });
+    let mount = site.start(&Start { quiet_ms: 20, ..Start::default() });
     let expected = output(&site.plain, script);
     let seen = while_migrating(&mount, &site.mnt, || output(&site.mnt, script));
     assert_eq!(seen, expected);
@@ -116,7 +116,7 @@ fn rsync_copies_both_ways() {
     let elsewhere = site.dir.path().join("elsewhere");
     std::fs::create_dir(&elsewhere).unwrap();
     let zoo = super::harness::zoo::Zoo::build(&elsewhere);
-    let mount = site.start(&Start { quiet_ms: 5, ..Start::default() });
+    let mount = site.start(&Start { quiet_ms: 20, ..Start::default() });
     let rsync = |from: &Path, to: &Path, extra: &[&str]| {
         must(
             Command::new("rsync")
@@ -262,7 +262,7 @@ fn the_tree_is_equal_after_shell_work() {
     ";
     // Copies and writes of other sizes lay out alike; times of directories do not.
     let site = Site::new();
-    let mount = site.start(&Start { quiet_ms: 5, ..Start::default() });
+    let mount = site.start(&Start { quiet_ms: 20, ..Start::default() });
     sh(&site.plain, script);
     while_migrating(&mount, &site.mnt, || sh(&site.mnt, script));
     mount.all("migrate", &site.mnt);

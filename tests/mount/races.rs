@@ -80,7 +80,7 @@ fn reader_and_writer_win_over_migration_whoever_else_is_there() {
     std::fs::write(site.data.join("here"), Block::file(90, 20, 1)).unwrap();
     std::fs::write(site.data.join("log"), b"").unwrap();
     std::fs::write(site.data.join("replaced"), Block::file(91, 20, 1)).unwrap();
-    let mount = site.start(&Start { quiet_ms: 5, ..Start::default() });
+    let mount = site.start(&Start { quiet_ms: 20, ..Start::default() });
     let participants: Vec<(&str, Round)> = vec![
         ("reader", read_blocks),
         ("reader of all", read_all),
