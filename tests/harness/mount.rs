@@ -336,11 +336,11 @@ impl Drop for Mount {
         if is_mounted(&self.mnt) && !self.try_unmount() {
             self.unmount_leftover();
         }
-        if let Some(mut child) = self.child.take() {
-            if wait_for(Duration::from_secs(10), || child.try_wait().unwrap()).is_none() {
-                child.kill().ok();
-                child.wait().ok();
-            }
+        if let Some(mut child) = self.child.take()
+            && wait_for(Duration::from_secs(10), || child.try_wait().unwrap()).is_none()
+        {
+            child.kill().ok();
+            child.wait().ok();
         }
         self.unmount_leftover();
     }

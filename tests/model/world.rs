@@ -367,20 +367,15 @@ fn compare(
         [None, Some(_)] => return vec!["only beside the mount".into()],
     };
     let mut lines = ours.differences(theirs, Strict::OtherTree);
-    if let [Some(ours_then), Some(theirs_then)] = then {
-        if ours_then.ino == ours.ino && theirs_then.ino == theirs.ino {
-            let moved = |then: i128, now: i128| (then != now, now >= start_ns - TICK_NS);
-            lines.extend(unlike(
-                "mtime",
-                moved(ours_then.mtime_ns, ours.mtime_ns),
-                moved(theirs_then.mtime_ns, theirs.mtime_ns),
-            ));
-            lines.extend(unlike(
-                "ctime",
-                moved(ours_then.ctime_ns, ours.ctime_ns),
-                moved(theirs_then.ctime_ns, theirs.ctime_ns),
-            ));
-        }
+    if let [Some(ours_then), Some(theirs_then)] = then
+        && ours_then.ino == ours.ino
+        && theirs_then.ino == theirs.ino
+    {
+        let moved = |then: i128, now: i128| (then != now, now >= start_ns - TICK_NS);
+        let mtime = |then: &Fact, now: &Fact| moved(then.mtime_ns, now.mtime_ns);
+        let ctime = |then: &Fact, now: &Fact| moved(then.ctime_ns, now.ctime_ns);
+        lines.extend(unlike("mtime", mtime(ours_then, ours), mtime(theirs_then, theirs)));
+        lines.extend(unlike("ctime", ctime(ours_then, ours), ctime(theirs_then, theirs)));
     }
     if mtime_given && ours.mtime_ns != theirs.mtime_ns {
         let now = |fact: &Fact| {
