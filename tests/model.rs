@@ -17,6 +17,8 @@ mod harness;
 mod op;
 #[path = "model/shrink.rs"]
 mod shrink;
+#[path = "model/side.rs"]
+mod side;
 #[path = "model/world.rs"]
 mod world;
 

@@ -13,6 +13,8 @@
 mod applications;
 #[path = "mount/detached.rs"]
 mod detached;
+#[path = "mount/full.rs"]
+mod full;
 mod harness;
 #[path = "mount/posix.rs"]
 mod posix;
