@@ -159,9 +159,8 @@ impl<'a> Fsck<'a> {
                 return Ok(Some(Finding { trouble: Trouble::Lost, what, repaired: false }));
             }
         };
-        let finding = |what: String, repaired| {
-            Ok(Some(Finding { trouble: Trouble::Lost, what, repaired }))
-        };
+        let finding =
+            |what: String, repaired| Ok(Some(Finding { trouble: Trouble::Lost, what, repaired }));
         match (verdict, there) {
             (Verdict::Released, false) => {
                 finding(format!("the store does not have {} any more", record.at), false)
@@ -202,7 +201,10 @@ impl<'a> Fsck<'a> {
             return finding("a stub that is damaged, or of another tenant or key", false);
         };
         if self.mode != Mode::Adopt {
-            return finding("a stub without its record (copied, restored, or its record lost)", false);
+            return finding(
+                "a stub without its record (copied, restored, or its record lost)",
+                false,
+            );
         }
         let entry = match self.index(stub.at.segment).await {
             Ok(index) => index.and_then(|index| index.entry(stub.at.entry).cloned()),

@@ -316,8 +316,8 @@ impl Filesystem for Door {
     ) {
         let caller = self.caller(request, 0);
         let entry = Self::name(name).and_then(|name| {
-            let target = CString::new(target.as_os_str().as_bytes())
-                .map_err(|_nul| Errno(libc::EINVAL))?;
+            let target =
+                CString::new(target.as_os_str().as_bytes()).map_err(|_nul| Errno(libc::EINVAL))?;
             self.ops.symlink(caller, Ino(parent.0), &name, &target)
         });
         self.reply_entry(entry, reply);
@@ -350,8 +350,8 @@ impl Filesystem for Door {
         reply: ReplyEntry,
     ) {
         self.caller(request, 0);
-        let entry = Self::name(newname)
-            .and_then(|name| self.ops.link(Ino(ino.0), Ino(newparent.0), &name));
+        let entry =
+            Self::name(newname).and_then(|name| self.ops.link(Ino(ino.0), Ino(newparent.0), &name));
         self.reply_entry(entry, reply);
     }
 
@@ -567,7 +567,14 @@ impl Filesystem for Door {
         reply_empty(result, reply);
     }
 
-    fn getxattr(&self, request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+    fn getxattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        size: u32,
+        reply: ReplyXattr,
+    ) {
         self.caller(request, 0);
         let result = xattr_name(name).and_then(|name| self.ops.getxattr(Ino(ino.0), &name));
         reply_xattr(result, size, reply);
@@ -634,11 +641,8 @@ impl Filesystem for Door {
         reply: ReplyWrite,
     ) {
         self.caller(request, 0);
-        let answer = self.ops.copy_file_range(
-            (Fh(fh_in.0), offset_in),
-            (Fh(fh_out.0), offset_out),
-            len,
-        );
+        let answer =
+            self.ops.copy_file_range((Fh(fh_in.0), offset_in), (Fh(fh_out.0), offset_out), len);
         self.answer(request.pid(), answer, move |copied| match copied {
             Ok(count) => reply.written(count),
             Err(error) => reply.error(errno(error)),

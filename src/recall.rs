@@ -110,8 +110,8 @@ impl Recall {
         file: Arc<File>,
     ) -> Result<Arc<Cold>, RecallError> {
         let damaged = |what: String| RecallError::Damaged { at: record.at, what };
-        let packing = Packing::new(stub.size_bytes, &stub.extents)
-            .map_err(|bad| damaged(bad.to_string()))?;
+        let packing =
+            Packing::new(stub.size_bytes, &stub.extents).map_err(|bad| damaged(bad.to_string()))?;
         let packed = packing.packed_bytes();
         let entry = EntryPlace::new(record.at, stub.data_offset, packed, stub.chunk_bytes)
             .map_err(|bad| damaged(bad.to_string()))?;
@@ -210,10 +210,9 @@ impl Recall {
             .await
             .map_err(|_gone| RecallError::Detaching)?;
         match &*ended {
-            Fill::Failed(error) => Err(error
-                .downcast_ref::<RecallError>()
-                .cloned()
-                .unwrap_or(RecallError::Detaching)),
+            Fill::Failed(error) => {
+                Err(error.downcast_ref::<RecallError>().cloned().unwrap_or(RecallError::Detaching))
+            }
             Fill::Idle | Fill::Running | Fill::Done => Ok(()),
         }
     }

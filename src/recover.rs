@@ -15,9 +15,9 @@ use nix::sys::stat::{Mode, fstat};
 use crate::failpoint::{CrashPoint, reach};
 use crate::file_id::TimeNs;
 use crate::inode::{Inode, Inodes};
+use crate::intents::{Intent, Subject};
 use crate::recall::{RecallError, cut_to_stub, restore_mtime};
 use crate::record::Record;
-use crate::intents::{Intent, Subject};
 use crate::segment::{IndexEntry, read_index, segment_key};
 use crate::stub::{STUB_BYTES, Stub, StubHead, holds_stub_sector};
 use crate::sys;
@@ -74,9 +74,8 @@ pub fn find(tenant: &Tenant, inode: &Inode, file: &File) -> io::Result<Finding> 
 
 /// Carries a verdict out; one arm a verdict.
 fn settle(tenant: &Tenant, inode: &Inode, file: &File, judged: Judged) -> io::Result<Finding> {
-    let refused = |what: &str| {
-        Ok(Finding::Refused(RecallError::Conflict { what: what.to_owned() }))
-    };
+    let refused =
+        |what: &str| Ok(Finding::Refused(RecallError::Conflict { what: what.to_owned() }));
     let Judged { verdict, record, stub } = judged;
     match verdict {
         Verdict::Resident => Ok(Finding::Local),
@@ -253,11 +252,7 @@ fn open_in_flight(tenant: &Tenant, subject: &Subject) -> io::Result<File> {
 
 /// Puts one file in order. False: it has to wait for the store. The caller holds the file's
 /// tier lock, or nothing is served yet.
-pub async fn put_in_order(
-    tenant: &Tenant,
-    inode: &Inode,
-    file: &Arc<File>,
-) -> io::Result<bool> {
+pub async fn put_in_order(tenant: &Tenant, inode: &Inode, file: &Arc<File>) -> io::Result<bool> {
     let judged = examine(tenant, inode, file, ContentFact::Unknown)?;
     match (judged.verdict, judged.record) {
         (Verdict::NeedsHash { .. }, Some(record)) => {
@@ -266,7 +261,8 @@ pub async fn put_in_order(
             let local = tokio::task::spawn_blocking(move || hash_local(&hashed))
                 .await
                 .map_err(io::Error::other)??;
-            let content = if local == entry.content { ContentFact::Equal } else { ContentFact::Differs };
+            let content =
+                if local == entry.content { ContentFact::Equal } else { ContentFact::Differs };
             let judged = examine(tenant, inode, file, content)?;
             settle(tenant, inode, file, judged)?;
             Ok(true)

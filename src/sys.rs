@@ -97,12 +97,7 @@ pub fn utimens_empty_path(
     let times = [*atime.as_ref(), *mtime.as_ref()];
     // SAFETY: `times` holds two timespecs, the path is NUL-terminated; both outlive the call.
     check(unsafe {
-        libc::utimensat(
-            fd.as_fd().as_raw_fd(),
-            c"".as_ptr(),
-            times.as_ptr(),
-            libc::AT_EMPTY_PATH,
-        )
+        libc::utimensat(fd.as_fd().as_raw_fd(), c"".as_ptr(), times.as_ptr(), libc::AT_EMPTY_PATH)
     })
     .map(drop)
 }

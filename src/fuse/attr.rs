@@ -57,7 +57,9 @@ pub(super) fn only(ino: Ino, kind: u8) -> FileAttr {
 /// A time in seconds and nanoseconds since the Unix epoch, the latter never negative.
 pub(super) fn time_parts(time: SystemTime) -> (i64, i64) {
     match time.duration_since(SystemTime::UNIX_EPOCH) {
-        Ok(after) => (i64::try_from(after.as_secs()).unwrap_or(i64::MAX), after.subsec_nanos().into()),
+        Ok(after) => {
+            (i64::try_from(after.as_secs()).unwrap_or(i64::MAX), after.subsec_nanos().into())
+        }
         Err(before) => {
             let before = before.duration();
             let seconds = i64::try_from(before.as_secs()).unwrap_or(i64::MAX);

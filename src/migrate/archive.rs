@@ -23,7 +23,7 @@ use super::{
     BATCH_FILES, Candidate, MigrateError, Migrator, NEVER_MIGRATED_BYTES, Outcome, SEGMENT_BYTES,
     Skip, is_closed, stored,
 };
-use crate::failpoint::{CrashPoint, reach};
+use crate::failpoint::{CrashPoint, quiet_time, reach};
 use crate::file_id::{EntryRef, SegmentId, TimeNs};
 use crate::inode::Inode;
 use crate::record::{MAX_BLOCKS_512, Record};
@@ -71,7 +71,7 @@ pub(super) async fn batch(
     }
     if !fresh.is_empty() {
         tokio::select! {
-            () = tokio::time::sleep(SETTLED_AFTER) => {}
+            () = tokio::time::sleep(quiet_time(SETTLED_AFTER)) => {}
             () = cancel.cancelled() => {}
         }
         outcomes.extend(all(migrator, fresh, cancel).await);
@@ -289,7 +289,7 @@ fn looks_like_stub(file: &File) -> io::Result<bool> {
 fn is_settled(stat: &FileStat) -> bool {
     let Ok(now) = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH) else { return true };
     let now = i64::try_from(now.as_nanos()).unwrap_or(i64::MAX);
-    let settled = i64::try_from(SETTLED_AFTER.as_nanos()).unwrap_or(i64::MAX);
+    let settled = i64::try_from(quiet_time(SETTLED_AFTER).as_nanos()).unwrap_or(i64::MAX);
     [(stat.st_mtime, stat.st_mtime_nsec), (stat.st_ctime, stat.st_ctime_nsec)].into_iter().all(
         |(seconds, nanoseconds)| match TimeNs::from_parts(seconds, nanoseconds) {
             // A time in the future is no change of just now.
@@ -399,11 +399,7 @@ pub(super) async fn record_all(
 }
 
 /// I5: the segment is proven, so records may name it.
-fn set_records(
-    migrator: &Migrator,
-    segment: &VerifiedSegment,
-    pending: Vec<Pending>,
-) -> Outcomes {
+fn set_records(migrator: &Migrator, segment: &VerifiedSegment, pending: Vec<Pending>) -> Outcomes {
     let mut outcomes = Vec::with_capacity(pending.len());
     let mut last = None;
     for file in pending {
@@ -439,7 +435,9 @@ fn set_record(migrator: &Migrator, entry: &IndexEntry, file: &Pending) -> Result
         return Err(Skip::Open.into());
     }
     let now = fstat(&*file.file).map_err(|error| failed("stat", error.into()))?;
-    if now.st_size != file.seen.st_size || times(&now) .map(|t| (t.0, t.1)) != times(&file.seen).map(|t| (t.0, t.1)) {
+    if now.st_size != file.seen.st_size
+        || times(&now).map(|t| (t.0, t.1)) != times(&file.seen).map(|t| (t.0, t.1))
+    {
         return Err(Skip::Changed.into());
     }
     if now.st_nlink == 0 {

@@ -263,11 +263,7 @@ fn mark(
     }
 }
 
-fn barrier(
-    tenant: &Tenant,
-    inodes: &crate::inode::Inodes,
-    marked: &[Marked],
-) -> io::Result<()> {
+fn barrier(tenant: &Tenant, inodes: &crate::inode::Inodes, marked: &[Marked]) -> io::Result<()> {
     // Any file whose record was just set commits all the others'.
     for file in marked.iter().rev() {
         match inodes.open(&file.candidate.inode, libc::O_RDONLY | libc::O_NONBLOCK) {
@@ -434,4 +430,3 @@ fn set_archived(tenant: &Tenant, fd: impl AsFd, marked: &Marked) -> io::Result<(
 pub(super) fn pinned_from_archive(tenant: &Tenant, fd: impl AsFd) -> io::Result<bool> {
     Ok(tenant.pin(fd)? == Some(Pin::NeverArchive))
 }
-

@@ -20,7 +20,9 @@ use crate::tenant::Tenant;
 
 type StoreResult<T> = Result<T, Arc<dyn std::error::Error + Send + Sync>>;
 
-fn boxed(error: impl std::error::Error + Send + Sync + 'static) -> Arc<dyn std::error::Error + Send + Sync> {
+fn boxed(
+    error: impl std::error::Error + Send + Sync + 'static,
+) -> Arc<dyn std::error::Error + Send + Sync> {
     Arc::new(error)
 }
 
@@ -79,8 +81,7 @@ async fn send(
     match send_parts(tenant, id, meta, taken, &mut *upload).await {
         Ok((finished, place)) => {
             upload.finish().await.map_err(segment_failed)?;
-            let segment =
-                verify(&*tenant.store, &key, &finished).await.map_err(segment_failed)?;
+            let segment = verify(&*tenant.store, &key, &finished).await.map_err(segment_failed)?;
             Ok((segment, place))
         }
         Err(outcome) => {
@@ -111,7 +112,8 @@ async fn send_parts(
                 buffer.truncate(count);
                 Ok::<_, Outcome>(buffer)
             });
-            let bytes = read.await.map_err(|error| failed("read", std::io::Error::other(error)))??;
+            let bytes =
+                read.await.map_err(|error| failed("read", std::io::Error::other(error)))??;
             push(&mut writer, &mut hasher, at, &bytes)?;
             at += bytes.len() as u64;
             while let Some(part) = writer.drain_ready(part_bytes) {

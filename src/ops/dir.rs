@@ -74,7 +74,8 @@ impl Ops {
     /// Makes a directory's entries durable.
     pub fn fsyncdir(&self, ino: Ino) -> Answer<()> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
-        let opened = self.inode(ino).and_then(|inode| Ok(self.inodes.open(&inode, flags.bits())?));
+        let opened =
+            self.inode(ino).and_then(|inode| Ok(self.inodes.open(&inode, flags.bits())?));
         match opened {
             Ok(dir) => Answer::later(blocking(move || Ok(dir.sync_all()?))),
             Err(error) => Answer::Now(Err(error)),

@@ -24,9 +24,9 @@ impl From<&RecallError> for Errno {
     fn from(error: &RecallError) -> Self {
         Self(match error {
             RecallError::Deadline { .. } => libc::ETIMEDOUT,
-            RecallError::Lost { .. } | RecallError::Damaged { .. } | RecallError::Offline { .. } => {
-                libc::EIO
-            }
+            RecallError::Lost { .. }
+            | RecallError::Damaged { .. }
+            | RecallError::Offline { .. } => libc::EIO,
             RecallError::Refused { .. } => libc::EIO,
             RecallError::Orphan { .. } | RecallError::Conflict { .. } => libc::EIO,
             RecallError::NoSpace { errno } => *errno,

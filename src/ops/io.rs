@@ -29,9 +29,9 @@ impl Ops {
             }
             Serving::Cold(cold) => {
                 let recall = Arc::clone(&self.recall);
-                Answer::later(async move {
-                    Ok(recall.read(&open.inode, &cold, offset, size).await?)
-                })
+                Answer::later(
+                    async move { Ok(recall.read(&open.inode, &cold, offset, size).await?) },
+                )
             }
             Serving::Closed => Answer::Now(Err(Errno(libc::EBADF))),
         }
@@ -131,12 +131,7 @@ impl Ops {
     }
 
     /// `copy_file_range(2)` between local files; the kernel copies what is cold by itself.
-    pub fn copy_file_range(
-        &self,
-        from: (Fh, u64),
-        to: (Fh, u64),
-        length: u64,
-    ) -> Answer<u32> {
+    pub fn copy_file_range(&self, from: (Fh, u64), to: (Fh, u64), length: u64) -> Answer<u32> {
         let local = |fh| match self.open_file(fh)?.inode.serving() {
             Serving::Passthrough { file, .. } | Serving::Local { file } => Ok(file),
             Serving::Cold(_) => Err(Errno(libc::EOPNOTSUPP)),

@@ -77,7 +77,11 @@ impl Ops {
 
     /// Makes another name for a file.
     pub fn link(
-        self: &Arc<Self>, ino: Ino, new_parent: Ino, new_name: &Name) -> Result<Entry, Errno> {
+        self: &Arc<Self>,
+        ino: Ino,
+        new_parent: Ino,
+        new_name: &Name,
+    ) -> Result<Entry, Errno> {
         let inode = self.inode(ino)?;
         let dir = self.dir_for_change(new_parent, new_name)?;
         let fd = self.inodes.path_fd(&inode)?;

@@ -17,9 +17,9 @@ use super::lookup::Entry;
 use super::{Answer, Attr, Caller, Errno, Fh, Name, Ops};
 use crate::failpoint::{CrashPoint, reach};
 use crate::file_id::{Ino, TimeNs};
-use crate::record::Record;
 use crate::inode::{Backing, Body, Cold, Inode, Serving, Suspect, TierGuard};
 use crate::recall::RecallError;
+use crate::record::Record;
 use crate::recover::{Finding, find, put_in_order};
 use crate::sys;
 use crate::sys::cred::WithoutFsetid;
@@ -134,7 +134,8 @@ impl Ops {
         loop {
             let held = inode.tier().await;
             let step = {
-                let (ops, inode, request) = (Arc::clone(&self), Arc::clone(&inode), request.clone());
+                let (ops, inode, request) =
+                    (Arc::clone(&self), Arc::clone(&inode), request.clone());
                 let mut held = held;
                 blocking(move || ops.open_step(&inode, &mut held, &request, true)).await?
             };
@@ -359,13 +360,7 @@ impl Ops {
         request.door.register(file).ok()
     }
 
-    fn opened(
-        &self,
-        inode: &Arc<Inode>,
-        held: &mut Body,
-        request: &OpenRequest,
-        how: How,
-    ) -> Step {
+    fn opened(&self, inode: &Arc<Inode>, held: &mut Body, request: &OpenRequest, how: How) -> Step {
         held.opens += 1;
         held.writers += u32::from(request.writable);
         Step::Done(Opened { fh: self.add_open_file(inode, request.writable), how })

@@ -3,9 +3,7 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use nix::sys::stat::{
-    FchmodatFlags, FileStat, Mode, UtimensatFlags, fchmodat, fstat, utimensat,
-};
+use nix::sys::stat::{FchmodatFlags, FileStat, Mode, UtimensatFlags, fchmodat, fstat, utimensat};
 use nix::sys::time::TimeSpec;
 
 use super::{Answer, Attr, Caller, Errno, Ops};
@@ -89,12 +87,7 @@ impl Ops {
         self.attr_of(inode)
     }
 
-    fn change_recorded(
-        &self,
-        inode: &Inode,
-        _held: &Body,
-        change: SetAttr,
-    ) -> Result<Attr, Errno> {
+    fn change_recorded(&self, inode: &Inode, _held: &Body, change: SetAttr) -> Result<Attr, Errno> {
         let fd = self.inodes.path_fd(inode)?;
         let before = fstat(&fd)?;
         let Some(mut record) = self.tenant.record(&fd, inode)? else {

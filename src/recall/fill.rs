@@ -90,11 +90,7 @@ pub(super) async fn run(
 }
 
 /// Puts the file on the work list, takes it, and makes room for its bytes.
-fn begin(
-    tenant: &Tenant,
-    inode: &Inode,
-    cold: &Cold,
-) -> Result<(Ticket, Arc<Lease>), RecallError> {
+fn begin(tenant: &Tenant, inode: &Inode, cold: &Cold) -> Result<(Ticket, Arc<Lease>), RecallError> {
     let free = nix::sys::statvfs::fstatvfs(&*cold.file).map_err(io::Error::from)?;
     let free_bytes = free.blocks_available() * free.fragment_size();
     if free_bytes < cold.place.packing.packed_bytes().saturating_add(RESERVE_BYTES) {
@@ -144,9 +140,8 @@ async fn fill(
             }
             let head = put_chunk(&cold, number, &chunk, kept)?;
             cold.progress(|progress| {
-                if let Some(arrived) = usize::try_from(number)
-                    .ok()
-                    .and_then(|number| progress.arrived.get_mut(number))
+                if let Some(arrived) =
+                    usize::try_from(number).ok().and_then(|number| progress.arrived.get_mut(number))
                 {
                     *arrived = true;
                 }

@@ -39,9 +39,8 @@ pub fn read(
     let mut buffer = vec![0_u8; BUFFER_BYTES];
     loop {
         // SAFETY: the buffer has room for BUFFER_BYTES and outlives the call.
-        let filled = unsafe {
-            libc::syscall(libc::SYS_getdents64, fd, buffer.as_mut_ptr(), BUFFER_BYTES)
-        };
+        let filled =
+            unsafe { libc::syscall(libc::SYS_getdents64, fd, buffer.as_mut_ptr(), BUFFER_BYTES) };
         let Ok(filled) = usize::try_from(filled) else { return Err(io::Error::last_os_error()) };
         let mut rest = &buffer[..filled];
         if rest.is_empty() {

@@ -132,15 +132,15 @@ impl Home {
     /// none: whatever the directory says, or `default_name` for a new one.
     pub fn open(path: &Path, name: Option<&str>, default_name: &str) -> Result<Self, HomeError> {
         let failed = |source: Errno| HomeError::Open { path: path.into(), source: source.into() };
-        let root = open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
-            .map_err(failed)?;
+        let root =
+            open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+                .map_err(failed)?;
         check_handles(path, &root)?;
         match mkdirat(&root, HOME_NAME, Mode::from_bits_truncate(0o700)) {
             Ok(()) | Err(Errno::EEXIST) => {}
             Err(error) => return Err(failed(error)),
         }
-        let flags =
-            OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let dir = openat(&root, HOME_NAME, flags, Mode::empty()).map_err(failed)?;
         let stat = fstat(&dir).map_err(failed)?;
         if stat.st_uid != nix::unistd::geteuid().as_raw() {
@@ -224,7 +224,8 @@ fn check_handles(path: &Path, root: &OwnedFd) -> Result<(), HomeError> {
 fn check_xattrs(path: &Path, lock: &File) -> Result<bool, HomeError> {
     for rootless in [false, true] {
         let name = xattr_name(rootless);
-        if sys::xattr::set(lock, name, b"probe", 0).is_ok() && sys::xattr::remove(lock, name).is_ok()
+        if sys::xattr::set(lock, name, b"probe", 0).is_ok()
+            && sys::xattr::remove(lock, name).is_ok()
         {
             return Ok(rootless);
         }

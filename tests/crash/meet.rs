@@ -1,0 +1,221 @@
+//! What makes a daemon meet a crash point.
+
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use coldfs::failpoint::CrashPoint;
+
+use super::harness::mount::{Mount, Start};
+use super::harness::site::Site;
+use super::harness::zoo::{BIG, Zoo};
+use super::harness::{pattern, raw};
+
+/// Work that leads a daemon to a point: first what comes before, undisturbed; then, with the
+/// point armed, what meets it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Meet {
+    /// `archive -r` of a tree that was never touched.
+    Archive,
+    /// `migrate -r` of a tree that was never touched.
+    Migrate,
+    /// `release -r` of an archived tree.
+    Release,
+    /// `recall -r` of a released tree.
+    Recall,
+    /// Reading every file of a released tree.
+    Read,
+    /// Writing into a released file.
+    Write,
+    /// Truncating a released file to a length within it.
+    Truncate,
+    /// Cancelling a recall of a large file.
+    Cancel,
+    /// Opening an archived file for writing.
+    OpenForWrite,
+    /// Changing an archived file, syncing, closing.
+    CloseChanged,
+    /// Starting after a death in the middle of a release.
+    RecoverRelease,
+    /// Starting after a death in the middle of a recall.
+    RecoverRecall,
+    /// `fsck --adopt` where stubs were copied while detached.
+    Adopt,
+}
+
+/// The work that should meet a point; a point is swept once for each, and at least one must
+/// reach it. A new point does not compile until it is given its work.
+pub fn work(point: CrashPoint) -> &'static [Meet] {
+    use CrashPoint::*;
+    match point {
+        ArchiveBeforeUpload | ArchiveAfterVerify | ArchiveAfterRecord => &[Meet::Archive],
+        ReleaseAfterIntent | ReleaseAfterRecord | ReleaseAfterBarrier | ReleaseAfterStub
+        | ReleaseAfterSync | ReleaseAfterCut | ReleaseAfterTimes | ReleaseAfterReleased
+        | ReleaseBeforeClear => &[Meet::Migrate, Meet::Release],
+        RecallAfterIntent | RecallAfterRecord | RecallAfterExtend | RecallAfterChunk
+        | RecallAfterTail | RecallAfterHead | RecallAfterSync | RecallAfterTimes
+        | RecallBeforeClear => &[Meet::Recall, Meet::Read, Meet::Write, Meet::Truncate],
+        CutBackAfterStub | CutBackAfterCut => &[Meet::RecoverRecall, Meet::Cancel],
+        SuspectBeforeReply => &[Meet::OpenForWrite],
+        ForgetAfterRecord => &[Meet::CloseChanged],
+        RecoverAfterFile | RecoverBeforeClear => &[Meet::RecoverRelease, Meet::RecoverRecall],
+        FsckAfterRepair => &[Meet::Adopt],
+    }
+}
+
+/// A file that only [`Meet::Cancel`] has: long enough to be met on the way.
+const LONG: &str = "long";
+const LONG_BYTES: usize = 24 << 20;
+/// Where changes are made: whole pages, so that a power cut tears none.
+const CHANGE_AT: u64 = 1 << 20;
+const CHANGE_BYTES: usize = 4_096;
+/// Where [`Meet::Truncate`] cuts.
+const CUT_AT: u64 = (1 << 20) + 3;
+const CANCEL_ROUNDS: u64 = 20;
+/// Stubs that [`Meet::Adopt`] copies.
+const COPIED: [&str; 3] = ["small/05", "small/06", BIG];
+
+impl Meet {
+    /// Undisturbed work before the point is armed; the tree is detached afterwards.
+    pub fn prepare(self, site: &Site, zoo: &mut Zoo) {
+        match self {
+            Meet::Archive | Meet::Migrate => {}
+            Meet::Release | Meet::OpenForWrite | Meet::CloseChanged => with_mount(site, "archive"),
+            Meet::Recall | Meet::Read | Meet::Write | Meet::Truncate => {
+                with_mount(site, "migrate");
+            }
+            Meet::Cancel => {
+                let bytes = pattern::bytes(300, LONG_BYTES);
+                std::fs::write(site.data.join(LONG), &bytes).unwrap();
+                zoo.only(LONG, bytes);
+                with_mount(site, "migrate");
+            }
+            Meet::RecoverRelease => {
+                die_first(site, CrashPoint::ReleaseAfterCut, |mount| verb(mount, site, "migrate"));
+            }
+            Meet::RecoverRecall => {
+                with_mount(site, "migrate");
+                die_first(site, CrashPoint::RecallAfterChunk, |mount| verb(mount, site, "recall"));
+            }
+            Meet::Adopt => {
+                with_mount(site, "migrate");
+                for name in COPIED {
+                    let copy = format!("{}-copy", name.replace('/', "-"));
+                    std::fs::copy(site.data.join(name), site.data.join(&copy)).unwrap();
+                    zoo.only(&copy, zoo.latest(name));
+                }
+            }
+        }
+    }
+
+    /// Whether the point is met while the daemon starts.
+    pub fn at_start(self) -> bool {
+        matches!(self, Meet::RecoverRelease | Meet::RecoverRecall)
+    }
+
+    /// What meets the point. The daemon dies on the way, so errors are expected; versions
+    /// that may be found afterwards are noted before they are made.
+    pub fn run(self, mount: &Mount, site: &Site, zoo: &mut Zoo) {
+        let big = site.mnt.join(BIG);
+        match self {
+            Meet::Archive => verb(mount, site, "archive"),
+            Meet::Migrate => verb(mount, site, "migrate"),
+            Meet::Release => verb(mount, site, "release"),
+            Meet::Recall => verb(mount, site, "recall"),
+            Meet::Read => {
+                for path in zoo.versions.keys() {
+                    drop(std::fs::read(site.mnt.join(path)));
+                }
+            }
+            Meet::Write => {
+                zoo.allow(BIG, changed(&zoo.latest(BIG)));
+                if let Ok(file) = raw::open(&big, libc::O_RDWR, 0) {
+                    let written = file.write_all_at(&change(), CHANGE_AT);
+                    if written.is_ok() && file.sync_all().is_ok() {
+                        zoo.only(BIG, zoo.latest(BIG));
+                    }
+                }
+            }
+            Meet::Truncate => {
+                let mut cut = zoo.latest(BIG);
+                cut.truncate(CUT_AT as usize);
+                zoo.allow(BIG, cut);
+                nix::unistd::truncate(&big, CUT_AT as i64).ok();
+            }
+            Meet::Cancel => cancel(mount, site),
+            Meet::OpenForWrite => drop(raw::open(&big, libc::O_RDWR, 0)),
+            Meet::CloseChanged => {
+                zoo.allow(BIG, changed(&zoo.latest(BIG)));
+                let Ok(file) = raw::open(&big, libc::O_RDWR, 0) else { return };
+                let written = file.write_all_at(&change(), CHANGE_AT);
+                if written.is_ok() && file.sync_data().is_ok() {
+                    zoo.only(BIG, zoo.latest(BIG));
+                }
+            }
+            Meet::RecoverRelease | Meet::RecoverRecall => {}
+            Meet::Adopt => {
+                mount.coldfs(["fsck".as_ref(), "--adopt".as_ref(), site.mnt.as_os_str()]);
+            }
+        }
+    }
+
+    /// What a person does before the tree is whole again.
+    pub fn mend(self, mount: &Mount, site: &Site) {
+        if self == Meet::Adopt {
+            mount.coldfs(["fsck".as_ref(), "--adopt".as_ref(), site.mnt.as_os_str()]);
+        }
+    }
+}
+
+/// Paths whose times and size a workload may move.
+pub fn changes(path: &Path) -> bool {
+    path == Path::new(BIG)
+}
+
+fn change() -> Vec<u8> {
+    pattern::bytes(301, CHANGE_BYTES)
+}
+
+fn changed(bytes: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    bytes[CHANGE_AT as usize..][..CHANGE_BYTES].copy_from_slice(&change());
+    bytes
+}
+
+fn with_mount(site: &Site, verb: &str) {
+    let mount = site.mount();
+    mount.all(verb, &site.mnt);
+    mount.detach();
+}
+
+fn verb(mount: &Mount, site: &Site, verb: &str) {
+    mount.coldfs([verb.as_ref(), "-r".as_ref(), "--wait".as_ref(), site.mnt.as_os_str()]);
+}
+
+/// Dies once at a point that the test is not about.
+fn die_first(site: &Site, point: CrashPoint, work: impl FnOnce(&Mount)) {
+    let mount = site.start(&Start::dying_at(point.name()));
+    work(&mount);
+    if mount.died(super::sweep::DEATH_LIMIT).is_err() {
+        panic!("{} was not reached on the way to another point", point.name());
+    }
+}
+
+/// Recalls a long file and cancels it on the way, a little later each time.
+fn cancel(mount: &Mount, site: &Site) {
+    let long = site.mnt.join(LONG);
+    for round in 0..CANCEL_ROUNDS {
+        let path = long.clone();
+        let socket = mount.socket();
+        let recall = std::thread::spawn(move || {
+            super::harness::control::run_move(&socket, "recall", &path, false)
+        });
+        std::thread::sleep(std::time::Duration::from_millis(3 + 2 * round));
+        let request = serde_json::json!({ "paths": [long.to_str().unwrap()] });
+        let answer = super::harness::control::post(&mount.socket(), "/v1/cancel", &request);
+        drop(recall.join());
+        if answer.is_none() {
+            return;
+        }
+        mount.quick("release", &long, false);
+    }
+}

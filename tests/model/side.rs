@@ -1,0 +1,229 @@
+//! One of the two directories: carries an operation out and tells what an application saw.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use super::harness::facts::{Depth, Fact};
+use super::harness::{pattern, raw};
+use super::op::{Falloc, Mode, Op, PATHS, SLOTS, TARGETS};
+
+/// What an application saw of an operation: bytes or a number, or an errno.
+pub type Outcome = Result<Vec<u8>, i32>;
+
+/// A directory and the handles that are kept open in it.
+pub struct Side {
+    pub root: PathBuf,
+    handles: Vec<Option<File>>,
+}
+
+impl Side {
+    pub fn new(root: &Path) -> Self {
+        Self { root: root.to_owned(), handles: (0..SLOTS).map(|_| None).collect() }
+    }
+
+    pub fn close_all(&mut self) {
+        self.handles.iter_mut().for_each(|handle| *handle = None);
+    }
+
+    /// What can be seen of some paths without opening them.
+    pub fn look(&self, paths: &[&str]) -> Result<Vec<Option<Fact>>, String> {
+        paths
+            .iter()
+            .map(|path| match Fact::of(&self.root.join(path), Depth::Stat) {
+                Ok(fact) => Ok(Some(fact)),
+                Err(error)
+                    if matches!(
+                        error.raw_os_error(),
+                        Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP)
+                    ) =>
+                {
+                    Ok(None)
+                }
+                Err(error) => Err(format!("{path}: {error}")),
+            })
+            .collect()
+    }
+
+    pub fn apply(&mut self, op: &Op) -> Outcome {
+        self.run(op).map_err(|error| error.raw_os_error().unwrap_or(-1))
+    }
+
+    fn run(&mut self, op: &Op) -> io::Result<Vec<u8>> {
+        let root = self.root.clone();
+        let at_path = |name: &u8| root.join(PATHS[usize::from(*name)]);
+        let nothing = |()| vec![];
+        match op {
+            Op::Create { path, exclusive } => {
+                let flags = if *exclusive { libc::O_EXCL } else { 0 };
+                let flags = flags | libc::O_CREAT | libc::O_RDWR | libc::O_NONBLOCK;
+                raw::open(&at_path(path), flags, 0o644).map(|_| vec![])
+            }
+            Op::Write { path, mode, at, len, seed } => {
+                let file = open(&at_path(path), *mode)?;
+                write_at(&file, *seed, *len, *at)
+            }
+            Op::Read { path, at, len } => {
+                let file = open(&at_path(path), Mode::Read)?;
+                read_at(&file, *at, *len)
+            }
+            Op::Truncate { path, len } => {
+                nix::unistd::truncate(&at_path(path), *len as i64)?;
+                Ok(vec![])
+            }
+            Op::Rename { from, to, flags } => {
+                let flags = match flags {
+                    0 => libc::RENAME_NOREPLACE,
+                    1 => libc::RENAME_EXCHANGE,
+                    _ => 0,
+                };
+                raw::rename(&at_path(from), &at_path(to), flags).map(nothing)
+            }
+            Op::Link { from, to } => std::fs::hard_link(at_path(from), at_path(to)).map(nothing),
+            Op::Unlink { path } => std::fs::remove_file(at_path(path)).map(nothing),
+            Op::Mkdir { path } => std::fs::create_dir(at_path(path)).map(nothing),
+            Op::Rmdir { path } => std::fs::remove_dir(at_path(path)).map(nothing),
+            Op::Symlink { target, path } => {
+                std::os::unix::fs::symlink(TARGETS[usize::from(*target)], at_path(path))
+                    .map(nothing)
+            }
+            Op::Mkfifo { path } => {
+                raw::mknod(&at_path(path), libc::S_IFIFO | 0o600, 0).map(nothing)
+            }
+            Op::Chmod { path, mode } => {
+                use std::os::unix::fs::PermissionsExt;
+                let mode = std::fs::Permissions::from_mode(u32::from(*mode));
+                let path = at_path(path);
+                // A directory without x would hide the rest from nobody: the test is root.
+                std::fs::set_permissions(path, mode).map(nothing)
+            }
+            Op::Chown { path, uid, gid } => {
+                raw::chown(&at_path(path), u32::from(*uid), u32::from(*gid)).map(nothing)
+            }
+            Op::SetMtime { path, ns } => raw::set_mtime(&at_path(path), *ns).map(nothing),
+            Op::SetXattr { path, name, len, seed, flags } => {
+                let flags = match flags {
+                    0 => libc::XATTR_CREATE,
+                    1 => libc::XATTR_REPLACE,
+                    _ => 0,
+                };
+                let value = pattern::bytes(u64::from(*seed), usize::from(*len));
+                raw::set_xattr(&at_path(path), &xattr(*name), &value, flags).map(nothing)
+            }
+            Op::RemoveXattr { path, name } => {
+                raw::remove_xattr(&at_path(path), &xattr(*name)).map(nothing)
+            }
+            Op::Fallocate { path, mode, at, len } => {
+                let file = open(&at_path(path), Mode::ReadWrite)?;
+                let mode = match mode {
+                    Falloc::Allocate => 0,
+                    Falloc::KeepSize => libc::FALLOC_FL_KEEP_SIZE,
+                    Falloc::Punch => libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE,
+                    Falloc::Zero => libc::FALLOC_FL_ZERO_RANGE,
+                };
+                raw::fallocate(&file, mode, *at, *len).map(nothing)
+            }
+            Op::MmapWrite { path, at, len, seed } => {
+                let file = open(&at_path(path), Mode::ReadWrite)?;
+                let meta = file.metadata()?;
+                if !meta.is_file() || meta.len() <= u64::from(*at) || *len == 0 {
+                    return Ok(vec![]);
+                }
+                let map = raw::Mapping::new(&file, meta.len() as usize, true)?;
+                drop(file);
+                let len = u64::from(*len).min(meta.len() - u64::from(*at)) as usize;
+                map.write(*at as usize, &pattern::bytes(u64::from(*seed), len));
+                map.sync().map(nothing)
+            }
+            Op::Fsync { path, data_only } => {
+                let file = open(&at_path(path), Mode::Read)?;
+                if *data_only { file.sync_data() } else { file.sync_all() }.map(nothing)
+            }
+            Op::CopyRange { from, at, to, to_at, len } => {
+                let from = open(&at_path(from), Mode::Read)?;
+                let to = open(&at_path(to), Mode::ReadWrite)?;
+                // A short copy is allowed anywhere: only its first call is compared, by effect.
+                let copied = raw::copy_range(&from, *at, &to, *to_at, *len as usize)?;
+                Ok((copied as u64).to_le_bytes().to_vec())
+            }
+            Op::Open { slot, path, mode } => {
+                // What it held is closed first: else the two sides could differ in how long.
+                self.handles[usize::from(*slot)] = None;
+                self.handles[usize::from(*slot)] = Some(open(&at_path(path), *mode)?);
+                Ok(vec![])
+            }
+            Op::HandleRead { slot, at, len } => self.with(*slot, |file| read_at(file, *at, *len)),
+            Op::HandleWrite { slot, at, len, seed } => {
+                self.with(*slot, |file| write_at(file, *seed, *len, *at))
+            }
+            Op::HandleTruncate { slot, len } => {
+                self.with(*slot, |file| file.set_len(*len).map(|()| vec![]))
+            }
+            Op::HandleSync { slot } => self.with(*slot, |file| file.sync_all().map(|()| vec![])),
+            Op::Close { slot } => {
+                self.handles[usize::from(*slot)] = None;
+                Ok(vec![])
+            }
+            Op::Tier { .. } | Op::TierAll { .. } | Op::Remount | Op::CompareAll { .. } => {
+                unreachable!("not an application's operation")
+            }
+        }
+    }
+
+    /// Does something by a kept handle; its size afterwards is part of what was seen.
+    fn with(
+        &self,
+        slot: u8,
+        act: impl FnOnce(&File) -> io::Result<Vec<u8>>,
+    ) -> io::Result<Vec<u8>> {
+        let Some(file) = &self.handles[usize::from(slot)] else { return Ok(vec![]) };
+        let mut seen = act(file)?;
+        let meta = file.metadata()?;
+        if meta.is_file() {
+            seen.extend_from_slice(&meta.len().to_le_bytes());
+            seen.extend_from_slice(&meta.nlink().to_le_bytes());
+        }
+        Ok(seen)
+    }
+}
+
+fn open(path: &Path, mode: Mode) -> io::Result<File> {
+    // A FIFO without a peer would wait for ever.
+    let flags = libc::O_NONBLOCK
+        | match mode {
+            Mode::Read => libc::O_RDONLY,
+            Mode::Write => libc::O_WRONLY,
+            Mode::ReadWrite => libc::O_RDWR,
+            Mode::Append => libc::O_WRONLY | libc::O_APPEND,
+            Mode::Truncate => libc::O_RDWR | libc::O_TRUNC,
+            Mode::Dsync => libc::O_RDWR | libc::O_DSYNC,
+        };
+    raw::open(path, flags, 0)
+}
+
+fn read_at(file: &File, at: u64, len: u32) -> io::Result<Vec<u8>> {
+    let mut out = vec![0; len as usize];
+    let mut have = 0;
+    while have < out.len() {
+        match file.read_at(&mut out[have..], at + have as u64)? {
+            0 => break,
+            len => have += len,
+        }
+    }
+    out.truncate(have);
+    Ok(out)
+}
+
+fn write_at(file: &File, seed: u32, len: u32, at: u64) -> io::Result<Vec<u8>> {
+    let bytes = pattern::bytes(u64::from(seed), len as usize);
+    let mut have = 0;
+    while have < bytes.len() {
+        have += file.write_at(&bytes[have..], at + have as u64)?;
+    }
+    Ok((have as u64).to_le_bytes().to_vec())
+}
+
+fn xattr(name: u8) -> Vec<u8> {
+    ["user.colour", "user.shape", "trusted.origin", "user.cold"][usize::from(name)].into()
+}

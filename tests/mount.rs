@@ -1,0 +1,24 @@
+//! What a person has who mounts coldfs: the promises, one test each; races between
+//! applications and migrations; real applications; what is left when it is detached.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "a test that panics says where"
+)]
+
+#[path = "mount/applications.rs"]
+mod applications;
+#[path = "mount/detached.rs"]
+mod detached;
+#[path = "mount/full.rs"]
+mod full;
+mod harness;
+#[path = "mount/posix.rs"]
+mod posix;
+#[path = "mount/promises.rs"]
+mod promises;
+#[path = "mount/races.rs"]
+mod races;

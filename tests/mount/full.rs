@@ -1,0 +1,152 @@
+//! A disk or a quota that is full: what is there stays readable, what cannot be done says so,
+//! and nothing is lost on the way.
+
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::Command;
+
+use super::harness::mount::Mount;
+use super::harness::pattern::{self, Looks, looks};
+use super::harness::site::Site;
+use super::harness::volume::FsKind;
+use super::harness::{can_loop, can_tier, must, on_path, raw, skip};
+
+const FILES: u64 = 12;
+const BYTES: usize = 3 << 20;
+
+fn name(index: u64) -> String {
+    format!("file-{index:02}")
+}
+
+/// Writes until there is no room; whoever calls removes the file.
+fn fill(path: &Path) {
+    let mut file = std::fs::File::create(path).unwrap();
+    for size in [1 << 20, 4_096, 1] {
+        let part = vec![7; size];
+        while file.write_all(&part).is_ok() {}
+    }
+    file.sync_all().ok();
+}
+
+fn full(kind: FsKind, errnos: &[i32], limit: impl FnOnce(&Site)) {
+    let site = Site::on(kind, 400);
+    for index in 0..FILES {
+        std::fs::write(site.data.join(name(index)), pattern::bytes(index, BYTES)).unwrap();
+    }
+    let mount = site.mount();
+    mount.all("migrate", &site.mnt);
+    limit(&site);
+    let filler = site.data.join("filler");
+    fill(&filler);
+
+    // Reads pass through; nothing is kept.
+    for index in 0..FILES {
+        let read = std::fs::read(site.mnt.join(name(index)));
+        let read = read.unwrap_or_else(|error| panic!("{} with a full disk: {error}", name(index)));
+        assert!(read == pattern::bytes(index, BYTES), "{} reads wrong", name(index));
+    }
+    // What needs room says that there is none, and the file is as it was.
+    let write = raw::open(&site.mnt.join(name(1)), libc::O_WRONLY, 0)
+        .and_then(|file| file.write_all_at(b"x", 1 << 20).and_then(|()| file.sync_all()));
+    let error = write.expect_err("a write into a cold file on a full disk").raw_os_error();
+    assert!(errnos.contains(&error.unwrap()), "a write fails with {error:?}");
+    let output = mount.coldfs(["recall".as_ref(), site.mnt.join(name(2)).as_os_str()]);
+    assert!(!output.status.success(), "a recall into a full disk says it is done");
+    // A full disk is emptied: truncating and deleting need no room.
+    nix::unistd::truncate(&site.mnt.join(name(3)), 0).unwrap();
+    std::fs::remove_file(site.mnt.join(name(4))).unwrap();
+    check(&site, &mount);
+    mount.detach();
+    for index in [0, 1, 2, 5] {
+        let body = std::fs::read(site.data.join(name(index))).unwrap();
+        assert!(
+            looks(&body) == Looks::Stub || body == pattern::bytes(index, BYTES),
+            "P6: {} is neither",
+            name(index)
+        );
+    }
+
+    // With room again everything works.
+    std::fs::remove_file(filler).unwrap();
+    must(Command::new("sync").arg("-f").arg(&site.data));
+    let mount = site.mount();
+    mount.all("recall", &site.mnt);
+    check(&site, &mount);
+    mount.detach();
+}
+
+fn check(site: &Site, mount: &Mount) {
+    mount.beat();
+    for index in (0..FILES).filter(|index| *index != 4) {
+        let expected = if index == 3 { vec![] } else { pattern::bytes(index, BYTES) };
+        assert!(std::fs::read(site.mnt.join(name(index))).unwrap() == expected, "{}", name(index));
+    }
+}
+
+#[test]
+fn a_full_ext4_serves_cold_files_and_refuses_writes_to_them() {
+    if can_tier() && can_loop() {
+        full(FsKind::Ext4, &[libc::ENOSPC], |_| ());
+    }
+}
+
+#[test]
+fn a_full_xfs_serves_cold_files_and_refuses_writes_to_them() {
+    if can_tier() && can_loop() {
+        full(FsKind::Xfs, &[libc::ENOSPC], |_| ());
+    }
+}
+
+#[test]
+fn a_full_btrfs_quota_serves_cold_files_and_refuses_writes_to_them() {
+    if !can_tier() || !can_loop() {
+        return;
+    }
+    if !on_path("btrfs") {
+        return skip("needs btrfs-progs");
+    }
+    full(FsKind::Btrfs, &[libc::EDQUOT, libc::ENOSPC], |site| {
+        let volume = site.data.parent().unwrap();
+        must(Command::new("btrfs").args(["quota", "enable"]).arg(volume));
+        must(Command::new("btrfs").args(["qgroup", "limit", "30M"]).arg(volume));
+    });
+}
+
+#[test]
+fn releasing_on_a_full_disk_makes_room() {
+    if !can_tier() || !can_loop() {
+        return;
+    }
+    for kind in [FsKind::Ext4, FsKind::Xfs] {
+        let site = Site::on(kind, 400);
+        for index in 0..FILES {
+            std::fs::write(site.data.join(name(index)), pattern::bytes(index, BYTES)).unwrap();
+        }
+        // A stub over a hole needs a block that is not there.
+        let sparse = std::fs::File::create(site.data.join("hole-first")).unwrap();
+        sparse.set_len(1 << 20).unwrap();
+        sparse.write_all_at(&pattern::bytes(50, 20_000), 500_000).unwrap();
+        drop(sparse);
+        let mount = site.mount();
+        mount.all("archive", &site.mnt);
+        fill(&site.data.join("filler"));
+        mount.coldfs(["release".as_ref(), "-r".as_ref(), site.mnt.as_os_str()]);
+        let released = (0..FILES)
+            .filter(|index| {
+                looks(&std::fs::read(site.data.join(name(*index))).unwrap()) == Looks::Stub
+            })
+            .count();
+        assert_eq!(released as u64, FILES, "{kind:?}: a full disk cannot be helped");
+        std::fs::write(site.mnt.join("new"), vec![1; 1 << 20]).expect("there is room now");
+        let mut expected = vec![0; 1 << 20];
+        expected[500_000..520_000].copy_from_slice(&pattern::bytes(50, 20_000));
+        assert!(std::fs::read(site.mnt.join("hole-first")).unwrap() == expected);
+        for index in 0..FILES {
+            assert!(
+                std::fs::read(site.mnt.join(name(index))).unwrap() == pattern::bytes(index, BYTES)
+            );
+        }
+        mount.detach();
+    }
+}

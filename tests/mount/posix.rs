@@ -1,0 +1,295 @@
+//! What pjdfstest and the model do not ask: traps that other FUSE filesystems fell into.
+//! These run on a stand-in as well.
+
+use std::ffi::OsStr;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use super::harness::mount::{Mount, Start};
+use super::harness::site::Site;
+use super::harness::{Subject, can_mount, can_tier, must, pattern, raw, run, sh};
+
+fn site() -> Option<(Site, Mount)> {
+    if !can_mount() {
+        return None;
+    }
+    let site = Site::new();
+    let mount = site.mount();
+    Some((site, mount))
+}
+
+#[test]
+fn a_file_unlinked_while_open_lives_until_it_is_closed() {
+    let Some((site, mount)) = site() else { return };
+    let path = site.mnt.join("file");
+    std::fs::write(&path, pattern::bytes(1, 50_000)).unwrap();
+    mount.all("migrate", &path);
+    let mut file = raw::open(&path, libc::O_RDWR, 0).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(file.metadata().unwrap().nlink(), 0);
+    file.write_all_at(b"still here", 10_000).unwrap();
+    let mut bytes = Vec::new();
+    file.seek(SeekFrom::Start(0)).unwrap();
+    file.read_to_end(&mut bytes).unwrap();
+    let mut expected = pattern::bytes(1, 50_000);
+    expected[10_000..10_010].copy_from_slice(b"still here");
+    assert!(bytes == expected);
+    drop(file);
+    mount.detach();
+    assert!(!site.data.join("file").exists());
+    assert!(
+        !std::fs::read_dir(&site.data).unwrap().any(|entry| entry
+            .unwrap()
+            .file_name()
+            .as_bytes()
+            .starts_with(b".fuse_hidden")),
+        "a hidden file is left"
+    );
+}
+
+#[test]
+fn appends_of_many_handles_lose_nothing() {
+    let Some((site, mount)) = site() else { return };
+    let path = site.mnt.join("log");
+    std::fs::write(&path, vec![b'.'; 8_192]).unwrap();
+    mount.all("migrate", &path);
+    std::thread::scope(|scope| {
+        for writer in 0..4_u8 {
+            let path = &path;
+            scope.spawn(move || {
+                let mut file = raw::open(path, libc::O_WRONLY | libc::O_APPEND, 0).unwrap();
+                for line in 0..200 {
+                    file.write_all(format!("{writer} {line:05}\n").as_bytes()).unwrap();
+                }
+            });
+        }
+    });
+    let text = std::fs::read(&path).unwrap();
+    assert!(text[..8_192].iter().all(|byte| *byte == b'.'));
+    let text = String::from_utf8(text[8_192..].to_vec()).unwrap();
+    for writer in 0..4 {
+        let lines: Vec<&str> =
+            text.lines().filter(|line| line.starts_with(&format!("{writer} "))).collect();
+        let expected: Vec<String> = (0..200).map(|line| format!("{writer} {line:05}")).collect();
+        assert_eq!(lines, expected);
+    }
+    mount.detach();
+}
+
+#[test]
+fn names_of_any_bytes_and_any_depth_work() {
+    let Some((site, mount)) = site() else { return };
+    let long = "x".repeat(255);
+    let names: [&[u8]; 6] =
+        [b"\xff\xfe not utf-8", b"new\nline", b" ", b"-r", "\u{1f9ca}".as_bytes(), long.as_bytes()];
+    for (index, name) in names.iter().enumerate() {
+        let path = site.mnt.join(OsStr::from_bytes(name));
+        std::fs::write(path, pattern::bytes(index as u64, 9_000)).unwrap();
+    }
+    let error = std::fs::write(site.mnt.join("x".repeat(256)), "").unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::ENAMETOOLONG));
+    let deep = (0..200).fold(site.mnt.clone(), |path, _| path.join("deep"));
+    std::fs::create_dir_all(&deep).unwrap();
+    std::fs::write(deep.join("file"), pattern::bytes(99, 9_000)).unwrap();
+    mount.all("migrate", &site.mnt);
+    mount.detach();
+    let mount = site.mount();
+    for (index, name) in names.iter().enumerate() {
+        let read = std::fs::read(site.mnt.join(OsStr::from_bytes(name))).unwrap();
+        assert!(read == pattern::bytes(index as u64, 9_000), "{name:?}");
+    }
+    assert!(std::fs::read(deep.join("file")).unwrap() == pattern::bytes(99, 9_000));
+    mount.detach();
+}
+
+#[test]
+fn a_sparse_terabyte_keeps_its_size_and_holes() {
+    let Some((site, mount)) = site() else { return };
+    let path = site.mnt.join("terabyte");
+    let file = raw::open(&path, libc::O_CREAT | libc::O_RDWR, 0o644).unwrap();
+    file.set_len(1 << 40).unwrap();
+    file.write_all_at(&pattern::bytes(1, 100_000), 1 << 39).unwrap();
+    drop(file);
+    mount.coldfs(["migrate".as_ref(), "--wait".as_ref(), path.as_os_str()]);
+    let meta = std::fs::metadata(&path).unwrap();
+    assert_eq!(meta.len(), 1 << 40);
+    assert!(meta.blocks() > 0 && meta.blocks() < 1_000, "{} blocks", meta.blocks());
+    let file = raw::open(&path, libc::O_RDONLY, 0).unwrap();
+    let mut bytes = vec![0; 100_000];
+    file.read_exact_at(&mut bytes, 1 << 39).unwrap();
+    assert!(bytes == pattern::bytes(1, 100_000));
+    if Subject::from_env() != Subject::Bindfs {
+        assert_eq!(raw::data_map(&file).unwrap().len(), 1);
+    }
+    drop(file);
+    mount.detach();
+}
+
+#[test]
+fn what_a_user_makes_belongs_to_the_user() {
+    if !can_mount() {
+        return;
+    }
+    let site = Site::new();
+    raw::chmod(&site.data, 0o777);
+    let mut start = Start::default();
+    if Subject::from_env().is_coldfs() {
+        start.args = ["-o", "allow_other"].map(String::from).to_vec();
+    }
+    // The way to the mountpoint must be open to others.
+    let mut dir = Some(site.mnt.parent().unwrap());
+    while let Some(path) = dir {
+        if std::fs::metadata(path).is_ok_and(|meta| meta.mode() & 0o001 == 0) {
+            raw::chmod(path, 0o711);
+        }
+        dir = path.parent();
+    }
+    let mount = site.start(&start);
+    std::fs::create_dir(site.mnt.join("setgid")).unwrap();
+    raw::chown(&site.mnt.join("setgid"), 1_000, 2_000).unwrap();
+    raw::chmod(&site.mnt.join("setgid"), 0o2777);
+    let script = "umask 027; echo x > file; mkdir dir; echo x > setgid/file; mkdir setgid/dir; \
+                  ln -s x link; ln file hard; mkfifo fifo; \
+                  ! cat forbidden 2>/dev/null; ! echo x > /proc/self/cwd/forbidden2/x 2>/dev/null";
+    std::fs::write(site.mnt.join("forbidden"), "secret").unwrap();
+    raw::chmod(&site.mnt.join("forbidden"), 0o600);
+    let mut user = Command::new("sh");
+    user.args(["-euc", script]).current_dir(&site.mnt).uid(1_000).gid(1_000);
+    must(&mut user);
+    let look = |name: &str| {
+        let meta = std::fs::symlink_metadata(site.mnt.join(name)).unwrap();
+        (meta.uid(), meta.gid(), meta.mode() & 0o7777)
+    };
+    assert_eq!(look("file"), (1_000, 1_000, 0o640));
+    assert_eq!(look("dir"), (1_000, 1_000, 0o750));
+    assert_eq!(look("setgid/file"), (1_000, 2_000, 0o640));
+    assert_eq!(look("setgid/dir"), (1_000, 2_000, 0o2750));
+    assert_eq!((look("link").0, look("link").1), (1_000, 1_000));
+    assert_eq!(look("fifo"), (1_000, 1_000, 0o640));
+
+    // A write by somebody else takes setuid away.
+    std::fs::write(site.mnt.join("suid"), pattern::bytes(1, 9_000)).unwrap();
+    raw::chmod(&site.mnt.join("suid"), 0o6777);
+    let mut user = Command::new("sh");
+    user.args(["-euc", "echo x >> suid"]).current_dir(&site.mnt).uid(1_000).gid(1_000);
+    must(&mut user);
+    assert_eq!(look("suid").2, 0o777, "setuid survives another user's write");
+    mount.detach();
+}
+
+#[test]
+fn locks_hold_between_processes() {
+    let Some((site, mount)) = site() else { return };
+    std::fs::write(site.mnt.join("lock"), pattern::bytes(1, 9_000)).unwrap();
+    mount.all("migrate", &site.mnt);
+    let script = "exec 9<>lock; flock -n 9; ! flock -n lock true; exec 9>&-; flock -n lock true";
+    sh(&site.mnt, script);
+    mount.detach();
+}
+
+#[test]
+fn a_released_program_and_script_run() {
+    if !can_tier() {
+        return;
+    }
+    let site = Site::new();
+    let mount = site.mount();
+    std::fs::copy("/bin/ls", site.mnt.join("program")).unwrap();
+    let script = format!("#!/bin/sh\n{}echo ran\n", "# a comment line\n".repeat(500));
+    std::fs::write(site.mnt.join("script"), script).unwrap();
+    raw::chmod(&site.mnt.join("script"), 0o755);
+    mount.all("migrate", &site.mnt);
+    assert_eq!(mount.state(&site.mnt.join("program")), "released");
+    assert_eq!(mount.state(&site.mnt.join("script")), "released");
+    must(Command::new(site.mnt.join("program")).arg("/"));
+    assert_eq!(must(&mut Command::new(site.mnt.join("script"))), "ran\n");
+    mount.detach();
+}
+
+#[test]
+fn a_nonblocking_read_of_a_released_file_gets_its_bytes() {
+    if !can_tier() {
+        return;
+    }
+    let site = Site::new();
+    let mount = site.mount();
+    for (name, len) in [("small", 50_000), ("medium", 5 << 20)] {
+        std::fs::write(site.mnt.join(name), pattern::bytes(3, len)).unwrap();
+        mount.all("migrate", &site.mnt.join(name));
+        let mut file =
+            raw::open(&site.mnt.join(name), libc::O_RDONLY | libc::O_NONBLOCK, 0).unwrap();
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).unwrap();
+        assert!(bytes == pattern::bytes(3, len), "{name}");
+    }
+    drop(run(Command::new("true").current_dir(&site.mnt)));
+    mount.detach();
+}
+
+#[test]
+fn changes_to_released_files_are_applied_to_the_bytes_they_had() {
+    if !can_tier() {
+        return;
+    }
+    let site = Site::new();
+    let mount = site.mount();
+    let original = pattern::bytes(4, 300_000);
+    type Change = fn(&std::path::Path, &mut Vec<u8>);
+    let changes: [(&str, Change); 8] = [
+        ("write", |path, bytes| {
+            let file = raw::open(path, libc::O_WRONLY, 0).unwrap();
+            file.write_all_at(b"changed", 123_456).unwrap();
+            bytes[123_456..123_463].copy_from_slice(b"changed");
+        }),
+        ("append", |path, bytes| {
+            let mut file = raw::open(path, libc::O_WRONLY | libc::O_APPEND, 0).unwrap();
+            file.write_all(b"appended").unwrap();
+            bytes.extend_from_slice(b"appended");
+        }),
+        ("shrink", |path, bytes| {
+            nix::unistd::truncate(path, 100_001).unwrap();
+            bytes.truncate(100_001);
+        }),
+        ("grow", |path, bytes| {
+            nix::unistd::truncate(path, 400_000).unwrap();
+            bytes.resize(400_000, 0);
+        }),
+        ("empty", |path, bytes| {
+            nix::unistd::truncate(path, 0).unwrap();
+            bytes.clear();
+        }),
+        ("o_trunc", |path, bytes| {
+            let file = raw::open(path, libc::O_WRONLY | libc::O_TRUNC, 0).unwrap();
+            file.write_all_at(b"new", 0).unwrap();
+            *bytes = b"new".to_vec();
+        }),
+        ("punch", |path, bytes| {
+            let file = raw::open(path, libc::O_RDWR, 0).unwrap();
+            let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+            raw::fallocate(&file, mode, 50_000, 60_000).unwrap();
+            bytes[50_000..110_000].fill(0);
+        }),
+        ("mmap", |path, bytes| {
+            let file = raw::open(path, libc::O_RDWR, 0).unwrap();
+            let map = raw::Mapping::new(&file, bytes.len(), true).unwrap();
+            map.write(200_000, b"mapped");
+            map.sync().unwrap();
+            bytes[200_000..200_006].copy_from_slice(b"mapped");
+        }),
+    ];
+    for (name, change) in changes {
+        let path = site.mnt.join(name);
+        std::fs::write(&path, &original).unwrap();
+        mount.all("migrate", &path);
+        assert_eq!(mount.state(&path), "released", "{name}");
+        let mut expected = original.clone();
+        change(&path, &mut expected);
+        assert!(std::fs::read(&path).unwrap() == expected, "{name}");
+        mount.all("migrate", &path);
+        assert!(std::fs::read(&path).unwrap() == expected, "{name}, migrated again");
+    }
+    mount.detach();
+}
