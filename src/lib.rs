@@ -7,10 +7,57 @@
 // 1: vocabulary, values and rules without I/O
 pub mod file_id;
 pub mod tier;
+pub(crate) mod wire;
 
 // 2: the outside world, made safe
 pub mod sys;
 
 // 3: each speaks to one thing outside
 pub mod failpoint;
+#[cfg(test)]
+pub(crate) mod fuzzing;
+pub mod seal;
 pub mod store;
+
+// 4: formats at rest
+pub mod intents;
+pub mod record;
+pub mod segment;
+
+// 5: the format that names another's places
+pub mod stub;
+
+// 6: what we know about files
+pub mod inode;
+
+// 7: whose they are
+pub mod tenant;
+
+// 8: recall, which everything else may ask for
+pub mod recall;
+pub mod walk;
+
+// 9: putting files in order
+pub mod recover;
+
+// 10: movement that somebody asks for
+pub mod fsck;
+pub mod migrate;
+pub mod prestage;
+
+// 11: POSIX verbs over tiered files, no FUSE types
+pub mod ops;
+
+// 12: decode, call ops, reply
+pub mod fuse;
+
+// 13: assembly and doors
+pub mod background;
+pub mod cli;
+pub mod config;
+pub mod control;
+pub mod daemon;
+pub mod doctor;
+
+#[cfg(test)]
+mod fixtures;

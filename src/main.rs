@@ -1,1 +1,5 @@
-fn main(){}
+//! The `coldfs` program; everything is in the library.
+
+fn main() -> std::process::ExitCode {
+    coldfs::cli::main(std::env::args_os())
+}

@@ -3,6 +3,7 @@
 #![allow(unsafe_code, reason = "system calls without a safe wrapper elsewhere")]
 
 pub mod cred;
+pub mod dirents;
 pub mod extent;
 pub mod handle;
 pub mod lease;
@@ -79,4 +80,51 @@ pub fn is_being_killed(pid: u32) -> bool {
 pub fn syncfs(fd: impl AsFd) -> io::Result<()> {
     // SAFETY: the descriptor is open for the length of the call.
     check(unsafe { libc::syncfs(fd.as_fd().as_raw_fd()) }).map(drop)
+}
+
+/// A path that names what a descriptor names, for calls that take no descriptor.
+pub fn fd_path(fd: impl AsFd) -> std::ffi::CString {
+    std::ffi::CString::new(format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())).unwrap_or_default()
+}
+
+/// Sets the times of what a descriptor names, symbolic links and O_PATH descriptors included
+/// (`utimensat(2)` with `AT_EMPTY_PATH`, Linux 5.8; `EINVAL` before).
+pub fn utimens_empty_path(
+    fd: impl AsFd,
+    atime: &nix::sys::time::TimeSpec,
+    mtime: &nix::sys::time::TimeSpec,
+) -> io::Result<()> {
+    let times = [*atime.as_ref(), *mtime.as_ref()];
+    // SAFETY: `times` holds two timespecs, the path is NUL-terminated; both outlive the call.
+    check(unsafe {
+        libc::utimensat(
+            fd.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            times.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        )
+    })
+    .map(drop)
+}
+
+/// `copy_file_range(2)` from one file and offset to another; the number of bytes copied.
+pub fn copy_file_range(
+    from: (impl AsFd, u64),
+    to: (impl AsFd, u64),
+    length: usize,
+) -> io::Result<usize> {
+    let mut at_source = libc::off64_t::try_from(from.1).map_err(io::Error::other)?;
+    let mut at_target = libc::off64_t::try_from(to.1).map_err(io::Error::other)?;
+    // SAFETY: both offsets outlive the call; the descriptors are open.
+    let copied = unsafe {
+        libc::copy_file_range(
+            from.0.as_fd().as_raw_fd(),
+            &raw mut at_source,
+            to.0.as_fd().as_raw_fd(),
+            &raw mut at_target,
+            length,
+            0,
+        )
+    };
+    usize::try_from(copied).map_err(|_negative| io::Error::last_os_error())
 }

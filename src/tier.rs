@@ -10,6 +10,9 @@
 //!
 //! `resident` has no record; every other state is the `state` byte of one.
 
+pub mod transition;
+pub mod verdict;
+
 use serde::{Deserialize, Serialize};
 
 /// The state that a record carries. Numbers are the format's (record byte 1): never reuse one.

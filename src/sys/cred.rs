@@ -3,8 +3,6 @@
 
 use std::io;
 
-
-
 const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
 const CAP_DAC_OVERRIDE: u32 = 1;
 const CAP_FSETID: u32 = 4;

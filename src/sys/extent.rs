@@ -31,11 +31,16 @@ pub fn data(fd: impl AsFd, size_bytes: u64, limit: usize) -> io::Result<Option<V
 
 fn seek(fd: BorrowedFd<'_>, offset: u64, whence: libc::c_int) -> io::Result<Option<u64>> {
     let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
-    // SAFETY: takes no pointers; the descriptor is open.
-    let answer = unsafe { libc::lseek(fd.as_raw_fd(), offset, whence) };
-    if answer >= 0 {
-        return Ok(u64::try_from(answer).ok());
+    match lseek(fd, offset, whence) {
+        Ok(found) => Ok(u64::try_from(found).ok()),
+        Err(error) if error.raw_os_error() == Some(libc::ENXIO) => Ok(None),
+        Err(error) => Err(error),
     }
-    let error = io::Error::last_os_error();
-    if error.raw_os_error() == Some(libc::ENXIO) { Ok(None) } else { Err(error) }
+}
+
+/// `lseek(2)`, `SEEK_DATA` and `SEEK_HOLE` included. `ENXIO`: beyond the end, or no more data.
+pub fn lseek(fd: impl AsFd, offset: i64, whence: i32) -> io::Result<i64> {
+    // SAFETY: takes no pointers; the descriptor is open.
+    let answer = unsafe { libc::lseek(fd.as_fd().as_raw_fd(), offset, whence) };
+    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(answer) }
 }

@@ -56,6 +56,12 @@ impl Lease {
         now == word(self.kind)
     }
 
+    /// Gives the lease back now, whoever else holds a reference to it.
+    pub fn give_up(&self) {
+        // It fails only where the lease is gone already, which is what is wanted.
+        drop(set(self.file.as_fd(), libc::F_UNLCK));
+    }
+
     /// The leased file: the one descriptor through which it may be used meanwhile.
     pub fn file(&self) -> &Arc<File> {
         &self.file
@@ -64,8 +70,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        // It fails only where the lease is gone already, which is what is wanted.
-        drop(set(self.file.as_fd(), libc::F_UNLCK));
+        self.give_up();
     }
 }
 

@@ -1,7 +1,7 @@
 //! Extended attributes of a descriptor, O_PATH ones too: the `*xattrat` calls of Linux 6.13,
 //! and `/proc/self/fd` before.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,10 +23,6 @@ struct XattrArgs {
 /// Set once the kernel said ENOSYS.
 static WITHOUT_AT_CALLS: AtomicBool = AtomicBool::new(false);
 
-fn proc_path(fd: BorrowedFd<'_>) -> CString {
-    CString::new(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap_or_default()
-}
-
 /// Runs the `*at` call, or the call by path where this kernel has none.
 fn either(
     fd: BorrowedFd<'_>,
@@ -44,7 +40,7 @@ fn either(
         }
         WITHOUT_AT_CALLS.store(true, Ordering::Relaxed);
     }
-    let answer = by_path(&proc_path(fd));
+    let answer = by_path(&super::fd_path(fd));
     if answer >= 0 {
         Ok(usize::try_from(answer).unwrap_or(0))
     } else {
@@ -184,9 +180,7 @@ pub fn value(fd: impl AsFd, name: &CStr) -> io::Result<Option<Vec<u8>>> {
                 return Ok(Some(value));
             }
             Err(error) if error.raw_os_error() == Some(libc::ENODATA) => return Ok(None),
-            Err(error)
-                if error.raw_os_error() == Some(libc::ERANGE) && value.len() < MAX_BYTES =>
-            {
+            Err(error) if error.raw_os_error() == Some(libc::ERANGE) && value.len() < MAX_BYTES => {
                 value.resize(MAX_BYTES, 0);
             }
             Err(error) => return Err(error),

@@ -1,0 +1,191 @@
+//! The command line: a thin door. Each verb resolves its paths, finds the daemon that serves
+//! them, asks over the control socket and prints the answer, for people or as JSON.
+//!
+//! A new verb is a file in `cli/`, a variant of [`Verb`] and a line of `Verb::run`.
+
+mod completions;
+mod doctor;
+mod files;
+mod fsck;
+mod mount;
+mod moves;
+mod output;
+mod paths;
+mod pin;
+mod status;
+
+use std::ffi::OsString;
+use std::io::IsTerminal;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::control::wire::{Problem, ProblemKind};
+use output::Output;
+
+const EXAMPLES: &str = "\
+Examples:
+  coldfs mount /srv/t1 /srv/t1           serve a directory in place
+  coldfs migrate -r /srv/t1/2019         move what is in it to the store
+  coldfs state /srv/t1/2019/scan.tif     where is this file?
+  coldfs recall -r /srv/t1/2019          bring it back
+  fusermount3 -u /srv/t1                 detach
+
+Exit codes:
+  0 done    1 some files failed, each named    2 usage or configuration
+  3 nothing is mounted or running there        4 the store
+
+Environment:
+  COLDFS_RUNTIME_DIR    where daemons have their sockets and logs
+  RUST_LOG              what is logged, for example coldfs=debug
+  AWS_*                 the standard AWS chain, for s3:// stores";
+
+/// Transparent cold tiering: cold files move to S3 and come back when they are read.
+#[derive(Debug, Parser)]
+#[command(name = "coldfs", version, after_long_help = EXAMPLES, max_term_width = 100)]
+struct Cli {
+    /// Print JSON: one object, or for lists one object a line
+    #[arg(long, global = true)]
+    json: bool,
+
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Mount(mount::MountArgs),
+    Status(status::StatusArgs),
+    State(files::StateArgs),
+    Du(files::DuArgs),
+    Find(files::FindArgs),
+    /// Store a verified copy of files; local bytes stay
+    Archive(moves::MoveArgs),
+    /// Give up local bytes of files that have a verified copy
+    Release(moves::MoveArgs),
+    /// Bring files' bytes back
+    Recall(moves::MoveArgs),
+    /// Archive files, then release them
+    Migrate(moves::MoveArgs),
+    Cancel(moves::CancelArgs),
+    /// Keep files' bytes here, whatever the policy says
+    Pin(pin::PinArgs),
+    /// Let files be released again
+    Unpin(pin::PinArgs),
+    Fsck(fsck::FsckArgs),
+    Doctor(doctor::DoctorArgs),
+    Completions(completions::CompletionsArgs),
+}
+
+/// How a command that could be carried out ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Done,
+    /// Some files failed; each was named.
+    SomeFailed,
+}
+
+impl Outcome {
+    fn failed_if(some: bool) -> Self {
+        if some { Outcome::SomeFailed } else { Outcome::Done }
+    }
+}
+
+impl Verb {
+    fn run(self, output: &mut Output) -> Result<Outcome, Problem> {
+        use crate::control::wire::Verb as Move;
+        match self {
+            Verb::Mount(args) => mount::run(args, output),
+            Verb::Status(args) => status::run(args, output),
+            Verb::State(args) => files::state(args, output),
+            Verb::Du(args) => files::du(args, output),
+            Verb::Find(args) => files::find(args, output),
+            Verb::Archive(args) => moves::run(Move::Archive, args, output),
+            Verb::Release(args) => moves::run(Move::Release, args, output),
+            Verb::Recall(args) => moves::run(Move::Recall, args, output),
+            Verb::Migrate(args) => moves::run(Move::Migrate, args, output),
+            Verb::Cancel(args) => moves::cancel(args, output),
+            Verb::Pin(args) => pin::run(true, args, output),
+            Verb::Unpin(args) => pin::run(false, args, output),
+            Verb::Fsck(args) => fsck::run(args, output),
+            Verb::Doctor(args) => doctor::run(args, output),
+            Verb::Completions(args) => Ok(completions::run(args)),
+        }
+    }
+}
+
+/// Runs the program; `arguments` begin with its name, as `mount(8)` may have chosen it.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let cli = match arguments.first() {
+        Some(name) if mount::is_mount_helper(Path::new(name)) => {
+            Cli { json: false, verb: Verb::Mount(mount::helper_args(arguments)) }
+        }
+        _ => Cli::parse_from(arguments),
+    };
+    let mut output = Output::new(cli.json);
+    match cli.verb.run(&mut output) {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::SomeFailed) => ExitCode::from(1),
+        Err(problem) => {
+            output.problem(&problem);
+            ExitCode::from(exit_code(problem.kind))
+        }
+    }
+}
+
+fn exit_code(kind: ProblemKind) -> u8 {
+    match kind {
+        ProblemKind::Failed => 1,
+        ProblemKind::Usage => 2,
+        ProblemKind::NotMounted => 3,
+        ProblemKind::Store => 4,
+    }
+}
+
+/// Runs a verb's conversation. One thread: the work is the daemon's.
+fn converse<T>(talk: impl Future<Output = Result<T, Problem>>) -> Result<T, Problem> {
+    log_to_stderr("warn");
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| {
+            Problem::new(ProblemKind::Failed, format!("start: {error}"), "check the limits")
+        })?
+        .block_on(talk)
+}
+
+fn log_to_stderr(default: &str) {
+    tracing_subscriber::fmt()
+        .with_env_filter(log_filter(default))
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
+}
+
+fn log_filter(default: &str) -> tracing_subscriber::EnvFilter {
+    tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_unset| tracing_subscriber::EnvFilter::new(default))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_verb_teaches_with_examples() {
+        let mut command = Cli::command();
+        command.build();
+        for verb in command.get_subcommands_mut().filter(|verb| verb.get_name() != "help") {
+            let help = verb.render_long_help().to_string();
+            assert!(help.contains("Examples:"), "{}: {help}", verb.get_name());
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! `coldfs doctor`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::Outcome;
+use super::output::{Output, unwritten};
+use crate::control::wire::Problem;
+use crate::doctor::{self, Check, Grade};
+
+const EXAMPLES: &str = "\
+Examples:
+  coldfs doctor                what this machine has and lacks
+  coldfs doctor /srv/t1        and whether this directory can be served
+
+warn: it works, less well. fail: it does not work; the exit code is then 1.";
+
+/// Check this machine, and a directory
+#[derive(Debug, Args)]
+#[command(after_long_help = EXAMPLES)]
+pub struct DoctorArgs {
+    /// A directory that is to be served
+    data_dir: Option<PathBuf>,
+}
+
+pub fn run(args: DoctorArgs, output: &mut Output) -> Result<Outcome, Problem> {
+    let mut checks = doctor::machine();
+    if let Some(dir) = &args.data_dir {
+        checks.push(doctor::data_dir(dir));
+    }
+    for check in &checks {
+        output.answer(check, people).map_err(unwritten)?;
+    }
+    Ok(Outcome::failed_if(checks.iter().any(|check| check.grade == Grade::Fail)))
+}
+
+fn people(check: &Check) -> String {
+    let grade = match check.grade {
+        Grade::Ok => "ok",
+        Grade::Warn => "warn",
+        Grade::Fail => "FAIL",
+    };
+    let mut text = format!("{grade:<4}  {:<17} {}", check.name, check.what);
+    if !check.next_step.is_empty() {
+        text += &format!("\n      {:<17} -> {}", "", check.next_step);
+    }
+    text
+}

@@ -1,0 +1,382 @@
+//! `coldfs mount`, and the same as a helper of `mount(8)`.
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Parser};
+use serde::Serialize;
+
+use super::output::{Output, unwritten};
+use super::{Outcome, log_filter, log_to_stderr};
+use crate::background::{self, BoundedLog, Ready};
+use crate::config::checks::{self, MountTable};
+use crate::config::file::ConfigFile;
+use crate::config::mount_flags::OptionList;
+use crate::config::{MountOptions, StoreUrl, TenantName};
+use crate::control::runtime::RuntimeDir;
+use crate::control::wire::{Problem, ProblemKind, WirePath};
+use crate::daemon;
+
+const EXAMPLES: &str = "\
+Examples:
+  coldfs mount /srv/t1 /srv/t1
+      Serve a directory in place: recommended, nobody can reach the files behind the mount.
+  coldfs mount /srv/t1 /mnt/t1 --store s3://bucket/prefix
+      Serve it elsewhere, cold bytes in S3 (credentials and endpoint: the standard AWS chain).
+  coldfs mount /srv/t1 /srv/t1 --store disk:/cold/store -o allow_other,nosuid
+  fusermount3 -u /srv/t1
+      Detach. Released files are then small text files that say where their bytes are.
+
+The store, without --store, is disk:/var/lib/coldfs/store for root and
+disk:$XDG_DATA_HOME/coldfs/store for others; on the data's own filesystem it frees nothing.
+
+-o takes ro, allow_other, allow_root, nosuid, nodev, noexec, noatime, sync, dirsync,
+store=URL, tenant=NAME and config=FILE, and passes over what is for mount(8) and systemd
+(_netdev, nofail, noauto, user, x-*). In /etc/fstab, with a link /sbin/mount.coldfs to coldfs:
+  /srv/t1 /srv/t1 coldfs store=s3://bucket/t1,allow_other,_netdev,nofail 0 0
+
+--config FILE is TOML; every key, with its default:
+  store = \"disk:DIR\" or \"s3://bucket/prefix\"
+  tenant = \"the last component of DATA_DIR\"
+  [recall]
+  deadline = \"60s\"     a cold read fails with ETIMEDOUT after this long without a byte
+  in_open = \"1MiB\"     up to this size, a file is recalled inside open()
+  whole = \"16MiB\"      up to this size, a file is recalled by its first read
+  [cache]
+  chunks = \"64MiB\"     memory for files that are read without being recalled
+The command line wins over -o, and -o over the file.
+
+The command returns once the mount answers. Its daemon logs to NAME.log in the runtime
+directory (COLDFS_RUNTIME_DIR, /run/coldfs for root), at most 8 MiB and the 8 MiB before.";
+
+/// Serve a directory at a mountpoint, its cold files in a store
+#[derive(Debug, Clone, Args)]
+#[command(after_long_help = EXAMPLES)]
+pub struct MountArgs {
+    /// The directory to serve
+    data_dir: PathBuf,
+
+    /// Where to mount it: an empty directory, or DATA_DIR itself
+    mountpoint: PathBuf,
+
+    /// Where cold bytes go: disk:DIR or s3://bucket/prefix
+    #[arg(long, value_name = "URL")]
+    store: Option<String>,
+
+    /// The tenant's name in the store
+    #[arg(long, value_name = "NAME")]
+    tenant: Option<String>,
+
+    /// A configuration file (TOML)
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// Mount options, as mount(8) passes them
+    #[arg(short = 'o', value_name = "OPTS", action = clap::ArgAction::Append)]
+    options: Vec<String>,
+
+    /// Stay in the foreground and log to standard error
+    #[arg(short, long)]
+    foreground: bool,
+
+    /// Standard output is a pipe to the command that waits for the mount
+    #[arg(long, hide = true, requires = "foreground")]
+    ready_on_stdout: bool,
+
+    /// Check everything and mount nothing
+    #[arg(long)]
+    check: bool,
+
+    /// Pass over unknown -o words (mount -s)
+    #[arg(long, hide = true)]
+    sloppy: bool,
+}
+
+/// What `mount(8)` passes to a helper.
+#[derive(Debug, Parser)]
+#[command(name = "mount.coldfs", version)]
+struct HelperArgs {
+    /// The directory to serve
+    data_dir: PathBuf,
+    /// Where to mount it
+    mountpoint: PathBuf,
+    /// Mount options
+    #[arg(short = 'o', action = clap::ArgAction::Append)]
+    options: Vec<String>,
+    /// Pass over unknown options
+    #[arg(short = 's')]
+    sloppy: bool,
+    /// Check everything and mount nothing
+    #[arg(short = 'f')]
+    fake: bool,
+    /// No mtab; there is none
+    #[arg(short = 'n')]
+    _no_mtab: bool,
+    /// Talk more
+    #[arg(short = 'v', action = clap::ArgAction::Count)]
+    _verbose: u8,
+    /// The type that was asked for
+    #[arg(short = 't')]
+    _kind: Option<String>,
+}
+
+/// Whether the program was called as `mount(8)` calls its helpers.
+pub fn is_mount_helper(program: &Path) -> bool {
+    let names = ["mount.coldfs", "mount.fuse.coldfs"];
+    program.file_name().and_then(OsStr::to_str).is_some_and(|name| names.contains(&name))
+}
+
+/// Reads a helper's arguments; ends the program where they are wrong.
+pub fn helper_args(arguments: Vec<OsString>) -> MountArgs {
+    let helper = HelperArgs::parse_from(arguments);
+    MountArgs {
+        data_dir: helper.data_dir,
+        mountpoint: helper.mountpoint,
+        store: None,
+        tenant: None,
+        config: None,
+        options: helper.options,
+        foreground: false,
+        ready_on_stdout: false,
+        check: helper.fake,
+        sloppy: helper.sloppy,
+    }
+}
+
+#[derive(Serialize)]
+struct Mounted {
+    tenant: String,
+    data_dir: WirePath,
+    mountpoint: WirePath,
+    store: String,
+    notes: Vec<String>,
+}
+
+pub fn run(args: MountArgs, output: &mut Output) -> Result<Outcome, Problem> {
+    let result = if args.foreground { serve(&args) } else { mount(&args, output) };
+    if let (true, Err(problem)) = (args.ready_on_stdout, &result) {
+        tracing::error!("{problem}");
+        Ready::failed_of_child(problem);
+    }
+    result
+}
+
+fn mount(args: &MountArgs, output: &mut Output) -> Result<Outcome, Problem> {
+    let options = resolve(args)?;
+    let notes = if args.check {
+        options.notes.clone()
+    } else {
+        let log = RuntimeDir::from_env()?.log_path(options.tenant.as_str());
+        background::start(&child_arguments(args, &options)?, &log)?
+    };
+    let mounted = Mounted {
+        tenant: options.tenant.to_string(),
+        data_dir: options.data_dir.into(),
+        mountpoint: options.mountpoint.into(),
+        store: options.store.to_string(),
+        notes,
+    };
+    if output.is_json() {
+        output.answer(&mounted, |_| String::new()).map_err(unwritten)?;
+    } else {
+        for note in &mounted.notes {
+            output.note(note);
+        }
+    }
+    Ok(Outcome::Done)
+}
+
+fn serve(args: &MountArgs) -> Result<Outcome, Problem> {
+    let options = resolve(args)?;
+    if args.check {
+        return Ok(Outcome::Done);
+    }
+    let ready = if args.ready_on_stdout {
+        let log = RuntimeDir::from_env()?.log_path(options.tenant.as_str());
+        tracing_subscriber::fmt()
+            .with_env_filter(log_filter("info"))
+            .with_ansi(false)
+            .with_writer(BoundedLog::new(log))
+            .init();
+        Ready::parent()
+    } else {
+        log_to_stderr("info");
+        Ready::foreground()
+    };
+    // A daemon keeps no directory busy.
+    std::env::set_current_dir("/").map_err(|error| {
+        Problem::new(ProblemKind::Failed, format!("enter /: {error}"), "check its permissions")
+    })?;
+    daemon::run(options, ready)?;
+    Ok(Outcome::Done)
+}
+
+/// What is to be mounted: the command line over `-o` over the file over the defaults, checked.
+fn resolve(args: &MountArgs) -> Result<MountOptions, Problem> {
+    let list = OptionList::parse(&args.options.join(","), args.sloppy)?;
+    let file = match args.config.clone().or_else(|| list.config.clone().map(PathBuf::from)) {
+        Some(path) => ConfigFile::read(&path)?,
+        None => ConfigFile::default(),
+    };
+    let store = match args.store.as_ref().or(list.store.as_ref()) {
+        Some(text) => text.parse().map_err(|cause: String| wrong("--store", cause))?,
+        None => match file.store.clone() {
+            Some(store) => store,
+            None => StoreUrl::from_env()?,
+        },
+    };
+    let tuning = file.tuning();
+    let table = MountTable::read().map_err(|error| {
+        Problem::new(ProblemKind::Failed, format!("read the mount table: {error}"), "mount /proc")
+    })?;
+    let places = checks::check(&args.data_dir, &args.mountpoint, &store, &table)?;
+    let tenant = match args.tenant.as_ref().or(list.tenant.as_ref()) {
+        Some(name) => name.parse().map_err(|cause: String| wrong("--tenant", cause))?,
+        None => match file.tenant {
+            Some(name) => name,
+            None => TenantName::of(&places.data_dir)?,
+        },
+    };
+    Ok(MountOptions {
+        data_dir: places.data_dir,
+        mountpoint: places.mountpoint,
+        store: places.store,
+        tenant,
+        flags: list.flags,
+        tuning,
+        notes: places.notes,
+    })
+}
+
+fn wrong(option: &str, cause: String) -> Problem {
+    Problem::new(ProblemKind::Usage, format!("{option}: {cause}"), "see `coldfs mount --help`")
+}
+
+/// The daemon's own command line: what was resolved, so that it depends on no directory.
+fn child_arguments(args: &MountArgs, options: &MountOptions) -> Result<Vec<OsString>, Problem> {
+    let mut arguments: Vec<OsString> =
+        ["mount", "--foreground", "--ready-on-stdout"].map(OsString::from).to_vec();
+    let mut add = |flag: &str, value: OsString| {
+        let mut argument = OsString::from(flag);
+        argument.push("=");
+        argument.push(value);
+        arguments.push(argument);
+    };
+    let store = match &options.store {
+        StoreUrl::Disk(dir) => {
+            let mut store = OsString::from("disk:");
+            store.push(dir);
+            store
+        }
+        StoreUrl::S3 { .. } => options.store.to_string().into(),
+    };
+    add("--store", store);
+    add("--tenant", options.tenant.to_string().into());
+    let list = OptionList::parse(&args.options.join(","), args.sloppy)?;
+    if let Some(config) = args.config.clone().or_else(|| list.config.map(PathBuf::from)) {
+        let config = std::path::absolute(&config)
+            .map_err(|error| wrong("--config", format!("{}: {error}", config.display())))?;
+        // The child reads this file and none that -o names: one place decides.
+        add("--config", config.into());
+    }
+    if !args.options.is_empty() {
+        arguments.push("-o".into());
+        arguments.push(args.options.join(",").into());
+    }
+    if args.sloppy {
+        arguments.push("--sloppy".into());
+    }
+    arguments.push("--".into());
+    arguments.push(options.data_dir.clone().into());
+    arguments.push(options.mountpoint.clone().into());
+    Ok(arguments)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Access;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        mount: MountArgs,
+    }
+
+    fn home() -> (tempfile::TempDir, PathBuf) {
+        let home = tempfile::tempdir().unwrap();
+        let root = home.path().canonicalize().unwrap();
+        for dir in ["data", "mnt", "store"] {
+            std::fs::create_dir(root.join(dir)).unwrap();
+        }
+        (home, root)
+    }
+
+    fn parse(root: &Path, more: &[&str]) -> MountArgs {
+        let places = [root.join("data").into_os_string(), root.join("mnt").into_os_string()];
+        let line = ["coldfs"].iter().chain(more).map(OsString::from).chain(places);
+        Line::try_parse_from(line).unwrap_or_else(|error| panic!("{error}")).mount
+    }
+
+    #[test]
+    fn the_command_line_wins_over_options_and_options_over_the_file() {
+        let (_home, root) = home();
+        let config = root.join("coldfs.toml");
+        std::fs::write(&config, "store = 's3://file'\ntenant = 'file'\n[recall]\ndeadline = 9\n")
+            .unwrap();
+        let config = format!("config={}", config.display());
+        let options = resolve(&parse(&root, &["-o", &config])).unwrap();
+        assert_eq!(
+            (options.store.to_string().as_str(), options.tenant.as_str()),
+            ("s3://file", "file")
+        );
+        assert_eq!(options.tuning.recall_deadline.as_secs(), 9);
+        let list = format!("{config},store=s3://list,tenant=list");
+        let options = resolve(&parse(&root, &["-o", &list])).unwrap();
+        assert_eq!(
+            (options.store.to_string().as_str(), options.tenant.as_str()),
+            ("s3://list", "list")
+        );
+        let options =
+            resolve(&parse(&root, &["-o", &list, "--store", "s3://line", "--tenant", "line"]))
+                .unwrap();
+        assert_eq!(
+            (options.store.to_string().as_str(), options.tenant.as_str()),
+            ("s3://line", "line")
+        );
+    }
+
+    #[test]
+    fn the_daemon_is_started_with_what_was_resolved() {
+        let (_home, root) = home();
+        let store = format!("disk:{}", root.join("store").display());
+        let args = parse(&root, &["--store", &store, "-o", "allow_other,ro", "-o", "nosuid"]);
+        let options = resolve(&args).unwrap();
+        let mut line = vec![OsString::from("coldfs")];
+        line.extend(child_arguments(&args, &options).unwrap().into_iter().skip(1));
+        let child = Line::try_parse_from(line).unwrap_or_else(|error| panic!("{error}")).mount;
+        assert!(child.foreground && child.ready_on_stdout);
+        let again = resolve(&child).unwrap();
+        assert_eq!(again.tenant.as_str(), "data");
+        assert_eq!(again.store, options.store);
+        assert_eq!(again.flags, options.flags);
+        assert!(again.flags.read_only && again.flags.no_suid);
+        assert_eq!(again.flags.access, Access::All);
+    }
+
+    #[test]
+    fn mount_8_is_understood() {
+        let (_home, root) = home();
+        assert!(is_mount_helper(Path::new("/sbin/mount.coldfs")));
+        assert!(is_mount_helper(Path::new("mount.fuse.coldfs")));
+        assert!(!is_mount_helper(Path::new("/usr/bin/coldfs")));
+        let line = ["mount.coldfs".into(), root.join("data"), root.join("mnt")];
+        let mut line: Vec<OsString> = line.map(PathBuf::into_os_string).to_vec();
+        line.extend(
+            ["-o", "rw,_netdev,tenant=t1,store=s3://b", "-s", "-n", "-t", "coldfs"].map(Into::into),
+        );
+        let options = resolve(&helper_args(line)).unwrap();
+        assert_eq!(options.tenant.as_str(), "t1");
+    }
+}

@@ -1,0 +1,128 @@
+//! From paths as typed to the daemon that serves them.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use crate::config::checks::{FS_TYPE, MountTable};
+use crate::control::client::{Client, Daemon, daemons, serving};
+use crate::control::runtime::RuntimeDir;
+use crate::control::wire::{Problem, ProblemKind, WirePath};
+
+/// Paths that one daemon serves.
+#[derive(Debug)]
+pub struct Share {
+    /// The daemon.
+    pub client: Client,
+    /// Its paths, absolute, in the order in which they were typed.
+    pub paths: Vec<WirePath>,
+}
+
+/// Every daemon of this user.
+pub async fn all_daemons() -> Result<Vec<Daemon>, Problem> {
+    daemons(&RuntimeDir::from_env()?).await
+}
+
+/// Deals paths out to the daemons that serve them; one that nobody serves is a problem before
+/// anything is done to the others.
+pub async fn shares(typed: &[PathBuf]) -> Result<Vec<Share>, Problem> {
+    let runtime = RuntimeDir::from_env()?;
+    let daemons = daemons(&runtime).await?;
+    let mut shares: Vec<(usize, Share)> = Vec::new();
+    for path in typed {
+        let path = absolute(path)?;
+        let Some((daemon, _)) = serving(&daemons, &path) else {
+            return Err(unserved(&path, &daemons, &runtime));
+        };
+        let number = daemons.iter().position(|each| std::ptr::eq(each, daemon)).unwrap_or(0);
+        match shares.iter_mut().find(|(at, _)| *at == number) {
+            Some((_, share)) => share.paths.push(path.into()),
+            None => shares
+                .push((number, Share { client: daemon.client.clone(), paths: vec![path.into()] })),
+        }
+    }
+    Ok(shares.into_iter().map(|(_, share)| share).collect())
+}
+
+/// The daemon of one path, and the path made absolute.
+pub async fn served(typed: &Path) -> Result<(Client, WirePath), Problem> {
+    let mut shares = shares(&[typed.to_owned()]).await?;
+    match shares.pop().map(|mut share| (share.client, share.paths.pop())) {
+        Some((client, Some(path))) => Ok((client, path)),
+        _ => Err(Problem::new(ProblemKind::Usage, "no path", "name one")),
+    }
+}
+
+/// A path made absolute, symlinks on the way resolved, its last component left alone: a
+/// command on a symlink means the symlink, as `rm` does.
+pub fn absolute(path: &Path) -> Result<PathBuf, Problem> {
+    let bytes = path.as_os_str().as_bytes();
+    let is_whole = bytes.ends_with(b"/") || bytes.ends_with(b"/.");
+    let resolved = match (path.file_name(), path.parent()) {
+        (Some(name), Some(parent)) if !is_whole => {
+            let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+            parent.canonicalize().map(|parent| parent.join(name))
+        }
+        _ => path.canonicalize(),
+    };
+    resolved.map_err(|error| match error.raw_os_error() {
+        Some(libc::ENOTCONN) => Problem::new(
+            ProblemKind::NotMounted,
+            format!("{}: {error}", path.display()),
+            "its daemon died: detach with fusermount3 -u MOUNTPOINT, then mount again",
+        ),
+        _ => Problem::new(
+            ProblemKind::Usage,
+            format!("{}: {error}", path.display()),
+            "check the path",
+        ),
+    })
+}
+
+/// Says why nobody serves a path, as exactly as can be told from here.
+fn unserved(path: &Path, daemons: &[Daemon], runtime: &RuntimeDir) -> Problem {
+    let raw = daemons
+        .iter()
+        .flat_map(|daemon| &daemon.mounts)
+        .find(|mount| path.starts_with(mount.data_dir.as_path()));
+    let table = MountTable::read().unwrap_or_default();
+    let (cause, next_step) = match (raw, table.holding(path)) {
+        (Some(mount), _) => (
+            format!("in the data directory of {}, behind its mount", mount.tenant),
+            format!("name it below {}", mount.mountpoint),
+        ),
+        (None, Some((at, FS_TYPE))) => (
+            format!("no daemon in {} serves {}", runtime.path().display(), at.display()),
+            "run this as the user who mounted it, with the same COLDFS_RUNTIME_DIR; if the \
+             daemon died: fusermount3 -u MOUNTPOINT"
+                .into(),
+        ),
+        (None, _) => (
+            "not on a coldfs mount".into(),
+            "see `coldfs status` for what is mounted, or mount it: coldfs mount DATA_DIR MOUNTPOINT"
+                .into(),
+        ),
+    };
+    Problem::new(ProblemKind::NotMounted, format!("{}: {cause}", path.display()), next_step)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_symlink_is_kept_and_others_are_resolved() {
+        let home = tempfile::tempdir().unwrap();
+        let root = home.path().canonicalize().unwrap();
+        std::fs::create_dir(root.join("dir")).unwrap();
+        std::os::unix::fs::symlink("dir", root.join("link")).unwrap();
+        let at = |path: &str| absolute(&root.join(path)).unwrap();
+        assert_eq!(at("link"), root.join("link"));
+        assert_eq!(at("link/"), root.join("dir"));
+        assert_eq!(at("link/file"), root.join("dir/file"));
+        assert_eq!(at("link/."), root.join("dir"));
+        assert_eq!(at("link/.."), root);
+        assert_eq!(absolute(Path::new("/")).unwrap(), Path::new("/"));
+        assert!(absolute(&root.join("gone/file")).is_err());
+        assert_eq!(at("gone"), root.join("gone"));
+    }
+}

@@ -1,0 +1,92 @@
+//! `coldfs status`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::output::{Output, count, size, unwritten};
+use super::{Outcome, converse, paths};
+use crate::control::client::serving;
+use crate::control::wire::{Status, TenantStatus};
+
+const EXAMPLES: &str = "\
+Examples:
+  coldfs status                                  everything that is mounted
+  coldfs status /srv/t1                          one mount
+  coldfs status --json | jq .tenants[].bytes     for scripts
+
+`note` lines say what is missing on this machine, and what would enable it.";
+
+/// Show what is mounted and how it fares
+#[derive(Debug, Args)]
+#[command(after_long_help = EXAMPLES)]
+pub struct StatusArgs {
+    /// A mountpoint, or any path on it; all mounts without it
+    mountpoint: Option<PathBuf>,
+}
+
+pub fn run(
+    args: StatusArgs,
+    output: &mut Output,
+) -> Result<Outcome, crate::control::wire::Problem> {
+    let status = converse(collect(args))?;
+    output.answer(&status, people).map_err(unwritten)?;
+    Ok(Outcome::Done)
+}
+
+async fn collect(args: StatusArgs) -> Result<Status, crate::control::wire::Problem> {
+    if let Some(path) = args.mountpoint {
+        let (client, path) = paths::served(&path).await?;
+        let mut status: Status = client.get("/v1/status").await?;
+        let daemons = paths::all_daemons().await?;
+        if let Some((_, mount)) = serving(&daemons, path.as_path()) {
+            status.tenants.retain(|tenant| tenant.mountpoint == mount.mountpoint);
+        }
+        return Ok(status);
+    }
+    // One object whatever the number of daemons: totals add up.
+    let mut all = Status { version: env!("CARGO_PKG_VERSION").into(), ..Status::default() };
+    for daemon in paths::all_daemons().await? {
+        let status: Status = daemon.client.get("/v1/status").await?;
+        all.tenants.extend(status.tenants);
+        all.counters.add(&status.counters);
+    }
+    Ok(all)
+}
+
+fn people(status: &Status) -> String {
+    if status.tenants.is_empty() {
+        return format!("coldfs {}: nothing is mounted", status.version);
+    }
+    status.tenants.iter().map(tenant).collect::<Vec<_>>().join("\n\n")
+}
+
+fn tenant(tenant: &TenantStatus) -> String {
+    let files = tenant.files;
+    let resident = files.resident.map_or_else(|| "not counted yet".into(), count);
+    let mounted = if tenant.mounted { "" } else { " (does not answer)" };
+    let mut lines = vec![
+        tenant.name.clone(),
+        format!("  mountpoint   {}{mounted}", tenant.mountpoint),
+        format!("  data         {}", tenant.data_dir),
+        format!("  store        {}", tenant.store),
+        format!("  probe        {}", tenant.probe),
+        format!("  policy       {}", tenant.policy),
+        format!("  passthrough  {}", if tenant.passthrough { "yes" } else { "no" }),
+        format!(
+            "  files        {resident} resident, {} archived, {} released, {} recalling, {} lost",
+            count(files.archived),
+            count(files.released),
+            count(files.recalling),
+            count(files.lost),
+        ),
+        format!(
+            "  bytes        {} in all, {} local, {} in the store",
+            size(tenant.bytes.logical),
+            size(tenant.bytes.local),
+            size(tenant.bytes.remote),
+        ),
+    ];
+    lines.extend(tenant.notes.iter().map(|note| format!("  note         {note}")));
+    lines.join("\n")
+}

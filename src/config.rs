@@ -1,0 +1,71 @@
+//! Configuration: what a person asked for, checked and made whole before anything is mounted.
+//!
+//! Only this module builds the daemon's options. A command line and a configuration file
+//! ([`file`]) say what is wanted, `-o` lists ([`mount_flags`]) say it as `mount(8)` does, and
+//! [`checks`] refuses places that cannot work, naming what to do instead.
+
+pub mod checks;
+pub mod file;
+pub mod mount_flags;
+pub mod store_url;
+pub mod tenant;
+pub mod units;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use mount_flags::{Access, MountFlags};
+pub use store_url::StoreUrl;
+pub use tenant::TenantName;
+
+use crate::control::wire::{Problem, ProblemKind};
+
+/// Everything a daemon needs to serve one directory.
+#[derive(Clone, Debug)]
+pub struct MountOptions {
+    /// The fronted directory: absolute, without symlinks, exists.
+    pub data_dir: PathBuf,
+    /// Where it is to be mounted: absolute, without symlinks, exists; may be `data_dir`.
+    pub mountpoint: PathBuf,
+    /// Where cold bytes go.
+    pub store: StoreUrl,
+    /// The tenant's name.
+    pub tenant: TenantName,
+    /// Flags of the mount.
+    pub flags: MountFlags,
+    /// What may be turned.
+    pub tuning: Tuning,
+    /// What the checks found worth telling: for `status`, a sentence each.
+    pub notes: Vec<String>,
+}
+
+/// What may be turned, each with its default (DESIGN.md section 9).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tuning {
+    /// A cold read fails with ETIMEDOUT after this long without a byte. Turned by whoever
+    /// runs applications that would rather wait, or rather fail, than 60 s.
+    pub recall_deadline: Duration,
+    /// A stub of up to this size is recalled inside a read-only open, so that it opens
+    /// passthrough. Turned down where open() must be quick on a slow store.
+    pub recall_in_open_bytes: u64,
+    /// A stub of up to this size is recalled whole by its first read. Turned up on fast links.
+    pub recall_whole_bytes: u64,
+    /// Memory for chunks of files that are read without being recalled.
+    pub chunk_cache_bytes: u64,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            recall_deadline: Duration::from_secs(60),
+            recall_in_open_bytes: 1 << 20,
+            recall_whole_bytes: 16 << 20,
+            chunk_cache_bytes: 64 << 20,
+        }
+    }
+}
+
+/// A person's mistake: exit code 2.
+pub(crate) fn usage(what: impl Into<String>, next_step: impl Into<String>) -> Problem {
+    Problem::new(ProblemKind::Usage, what, next_step)
+}

@@ -1,0 +1,385 @@
+//! Places that cannot work, refused before anything is mounted: each with file, cause and
+//! next step. What only the daemon can see (a lock, another owner in the store) it refuses
+//! itself.
+
+use std::ffi::OsString;
+use std::fs::Metadata;
+use std::io;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::{StoreUrl, usage};
+use crate::control::wire::Problem;
+use crate::sys;
+
+/// A mount's type in the kernel's table.
+pub const FS_TYPE: &str = "fuse.coldfs";
+
+/// The daemon's private directory in a data directory.
+pub const PRIVATE_DIR: &str = ".coldfs";
+
+/// Places that passed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Places {
+    /// The data directory without symlinks.
+    pub data_dir: PathBuf,
+    /// The mountpoint without symlinks.
+    pub mountpoint: PathBuf,
+    /// The store, its directory without symlinks.
+    pub store: StoreUrl,
+    /// What works and is still worth telling.
+    pub notes: Vec<String>,
+}
+
+/// What is mounted where, as `/proc/self/mountinfo` says.
+#[derive(Clone, Debug, Default)]
+pub struct MountTable(Vec<(PathBuf, String)>);
+
+impl MountTable {
+    /// The table of this process.
+    pub fn read() -> io::Result<Self> {
+        std::fs::read("/proc/self/mountinfo").map(|text| Self::parse(&text))
+    }
+
+    fn parse(text: &[u8]) -> Self {
+        let entry = |line: &[u8]| {
+            let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
+            let dash = fields.iter().position(|field| *field == b"-")?;
+            let kind = String::from_utf8_lossy(fields.get(dash + 1)?).into_owned();
+            Some((unescape(fields.get(4)?), kind))
+        };
+        Self(text.split(|byte| *byte == b'\n').filter_map(entry).collect())
+    }
+
+    /// The type of what is mounted exactly there, the topmost.
+    pub fn type_at(&self, path: &Path) -> Option<&str> {
+        self.0.iter().rev().find(|(at, _)| at == path).map(|(_, kind)| kind.as_str())
+    }
+
+    /// The mountpoint of the filesystem that a path is on, and its type.
+    pub fn holding<'a>(&'a self, path: &'a Path) -> Option<(&'a Path, &'a str)> {
+        path.ancestors().find_map(|at| Some((at, self.type_at(at)?)))
+    }
+}
+
+/// `\040` and the like are how the table writes blanks.
+fn unescape(field: &[u8]) -> PathBuf {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((first, tail)) = rest.split_first() {
+        let octal = tail.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
+        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) if *first == b'\\' => {
+                bytes.push(byte);
+                rest = &tail[3..];
+            }
+            _ => {
+                bytes.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    OsString::from_vec(bytes).into()
+}
+
+/// Whether these three places can work together.
+pub fn check(
+    data_dir: &Path,
+    mountpoint: &Path,
+    store: &StoreUrl,
+    table: &MountTable,
+) -> Result<Places, Problem> {
+    let (data_dir, data) = directory("data directory", data_dir)?;
+    let (mountpoint, mount) = directory("mountpoint", mountpoint)?;
+    refuse_coldfs_below(&data_dir, table)?;
+    if table.type_at(&mountpoint) == Some(FS_TYPE) {
+        return Err(usage(
+            format!("mountpoint {}: coldfs is mounted there already", mountpoint.display()),
+            format!("see `coldfs status`, or detach it: fusermount3 -u {}", mountpoint.display()),
+        ));
+    }
+    let over_itself = (data.dev(), data.ino()) == (mount.dev(), mount.ino());
+    if !over_itself {
+        refuse_nested(&data_dir, &mountpoint)?;
+        refuse_full(&mountpoint, &data_dir)?;
+    }
+    check_filesystem(&data_dir)?;
+    let mut notes = Vec::new();
+    let store = match store {
+        StoreUrl::Disk(dir) => {
+            let dir = check_store_dir(dir, &data_dir, &mountpoint)?;
+            if existing_ancestor(&dir)?.1.dev() == data.dev() {
+                notes.push(format!(
+                    "the store {} is on the data directory's own filesystem: releasing frees \
+                     nothing; name a store elsewhere with --store",
+                    dir.display()
+                ));
+            }
+            StoreUrl::Disk(dir)
+        }
+        StoreUrl::S3 { .. } => store.clone(),
+    };
+    Ok(Places { data_dir, mountpoint, store, notes })
+}
+
+fn directory(role: &str, path: &Path) -> Result<(PathBuf, Metadata), Problem> {
+    let refuse = |error: &io::Error| {
+        let next_step = match error.kind() {
+            io::ErrorKind::NotFound => format!("create it: mkdir -p {}", path.display()),
+            _ if error.raw_os_error() == Some(libc::ENOTCONN) => format!(
+                "a daemon that died left its mount there: fusermount3 -u {}",
+                path.display()
+            ),
+            _ => "check the path and its permissions".into(),
+        };
+        usage(format!("{role} {}: {error}", path.display()), next_step)
+    };
+    let resolved = path.canonicalize().map_err(|error| refuse(&error))?;
+    let meta = resolved.metadata().map_err(|error| refuse(&error))?;
+    if !meta.is_dir() {
+        return Err(usage(
+            format!("{role} {}: not a directory", path.display()),
+            "coldfs fronts a whole directory; name one",
+        ));
+    }
+    Ok((resolved, meta))
+}
+
+fn refuse_coldfs_below(data_dir: &Path, table: &MountTable) -> Result<(), Problem> {
+    match table.holding(data_dir) {
+        Some((at, FS_TYPE)) => Err(usage(
+            format!(
+                "data directory {}: already served, coldfs is mounted at {}",
+                data_dir.display(),
+                at.display()
+            ),
+            format!("see `coldfs status`, or detach it: fusermount3 -u {}", at.display()),
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn refuse_nested(data_dir: &Path, mountpoint: &Path) -> Result<(), Problem> {
+    let next_step = format!(
+        "mount it over itself (coldfs mount {0} {0}) or on a directory apart from it",
+        data_dir.display()
+    );
+    if data_dir.starts_with(mountpoint) {
+        return Err(usage(
+            format!(
+                "data directory {}: inside its mountpoint {}, which would hide it",
+                data_dir.display(),
+                mountpoint.display()
+            ),
+            next_step,
+        ));
+    }
+    if mountpoint.starts_with(data_dir) {
+        return Err(usage(
+            format!(
+                "mountpoint {}: inside the data directory {}, which would show itself",
+                mountpoint.display(),
+                data_dir.display()
+            ),
+            next_step,
+        ));
+    }
+    Ok(())
+}
+
+fn refuse_full(mountpoint: &Path, data_dir: &Path) -> Result<(), Problem> {
+    let cause = match std::fs::read_dir(mountpoint).map(|mut entries| entries.next().is_some()) {
+        Ok(false) => return Ok(()),
+        Ok(true) => "not empty, and not the data directory itself".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    Err(usage(
+        format!("mountpoint {}: {cause}", mountpoint.display()),
+        format!(
+            "use an empty directory, or mount the data directory over itself: coldfs mount {0} {0}",
+            data_dir.display()
+        ),
+    ))
+}
+
+/// Whether a directory's filesystem has what records and recovery rest on.
+pub fn check_filesystem(dir: &Path) -> Result<(), Problem> {
+    let refuse = |cause: String| {
+        usage(
+            format!("data directory {}: its filesystem {cause}", dir.display()),
+            "use a directory on ext4, xfs or btrfs (overlayfs needs index=on,nfs_export=on)",
+        )
+    };
+    let file = std::fs::File::open(dir)
+        .map_err(|error| usage(format!("{}: {error}", dir.display()), "check its permissions"))?;
+    sys::handle::of(&file, c".")
+        .map_err(|error| refuse(format!("has no file handles ({error})")))?;
+    let name =
+        if sys::has_capability(sys::CAP_SYS_ADMIN) { c"trusted.coldfs" } else { c"user.coldfs" };
+    match sys::xattr::get(&file, name, &mut []) {
+        Ok(_) => Ok(()),
+        Err(error) if error.raw_os_error() == Some(libc::ENODATA) => Ok(()),
+        Err(error) => Err(refuse(format!("keeps no extended attributes ({error})"))),
+    }
+}
+
+fn check_store_dir(dir: &Path, data_dir: &Path, mountpoint: &Path) -> Result<PathBuf, Problem> {
+    let refuse = |cause: &str, next_step: &str| {
+        usage(format!("store disk:{}: {cause}", dir.display()), next_step)
+    };
+    let elsewhere = "name a directory elsewhere: --store disk:DIR";
+    let (ancestor, meta) = existing_ancestor(dir)?;
+    let rest = dir.strip_prefix(&ancestor).unwrap_or(Path::new(""));
+    let resolved =
+        ancestor.canonicalize().map_err(|error| refuse(&error.to_string(), elsewhere))?.join(rest);
+    if !meta.is_dir() {
+        return Err(refuse(&format!("{} is not a directory", ancestor.display()), elsewhere));
+    }
+    if resolved.starts_with(data_dir) {
+        return Err(refuse("inside the data directory, which would tier its own store", elsewhere));
+    }
+    if resolved.starts_with(mountpoint) {
+        return Err(refuse("inside the mountpoint, which would wait for itself", elsewhere));
+    }
+    if data_dir.starts_with(&resolved) || mountpoint.starts_with(&resolved) {
+        return Err(refuse("contains the data directory or the mountpoint", elsewhere));
+    }
+    nix::unistd::access(&ancestor, nix::unistd::AccessFlags::W_OK).map_err(|error| {
+        refuse(
+            &format!("not writable ({})", error.desc()),
+            "mount its filesystem read-write, change its owner, or name another: --store disk:DIR",
+        )
+    })?;
+    Ok(resolved)
+}
+
+/// The longest part of a path that exists.
+fn existing_ancestor(path: &Path) -> Result<(PathBuf, Metadata), Problem> {
+    for ancestor in path.ancestors() {
+        match ancestor.metadata() {
+            Ok(meta) => return Ok((ancestor.to_owned(), meta)),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) => {}
+            Err(error) => {
+                return Err(usage(
+                    format!("{}: {error}", ancestor.display()),
+                    "check the path and its permissions",
+                ));
+            }
+        }
+    }
+    Err(usage(format!("{}: no part of it exists", path.display()), "name an absolute path"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    struct Case {
+        name: &'static str,
+        data: &'static str,
+        mount: &'static str,
+        store: &'static str,
+        /// Words of the refusal; none where it must pass.
+        refused: Option<[&'static str; 2]>,
+    }
+
+    const fn case(
+        name: &'static str,
+        [data, mount, store]: [&'static str; 3],
+        refused: Option<[&'static str; 2]>,
+    ) -> Case {
+        Case { name, data, mount, store, refused }
+    }
+
+    const CASES: [Case; 17] = [
+        case("apart", ["data", "mnt", "store"], None),
+        case("over itself", ["data", "data", "store"], None),
+        case("over itself by another name", ["data", "link", "store"], None),
+        case("the store does not exist yet", ["data", "mnt", "new/store"], None),
+        case("data missing", ["gone", "mnt", "store"], Some(["gone: No such file", "mkdir -p"])),
+        case("data a file", ["file", "mnt", "store"], Some(["file: not a directory", "name one"])),
+        case("mountpoint missing", ["data", "gone", "store"], Some(["gone: No such", "mkdir -p"])),
+        case("mountpoint a file", ["data", "file", "store"], Some(["file: not a directory", ""])),
+        case("mountpoint full", ["data", "full", "store"], Some(["full: not empty", "itself"])),
+        case(
+            "mountpoint inside",
+            ["data", "data/sub", "store"],
+            Some(["inside the data", "apart"]),
+        ),
+        case(
+            "data inside",
+            ["full/sub", "full", "store"],
+            Some(["inside its mountpoint", "apart"]),
+        ),
+        case("mounted already", ["data", "cold", "store"], Some(["mounted there", "fusermount3"])),
+        case("served already", ["cold/sub", "mnt", "store"], Some(["already served", "status"])),
+        case("store in data", ["data", "mnt", "data/s"], Some(["inside the data", "--store"])),
+        case(
+            "store in mountpoint",
+            ["data", "mnt", "mnt/s"],
+            Some(["inside the mount", "--store"]),
+        ),
+        case("store around all", ["data", "mnt", "."], Some(["contains the data", "--store"])),
+        case("store a file", ["data", "mnt", "file/s"], Some(["file", "--store"])),
+    ];
+
+    #[test]
+    fn places_that_cannot_work_are_refused_with_a_next_step() {
+        let home = tempfile::tempdir().unwrap();
+        let root = home.path().canonicalize().unwrap();
+        for dir in ["data/sub", "mnt", "store", "full/sub", "cold/sub"] {
+            fs::create_dir_all(root.join(dir)).unwrap();
+        }
+        fs::write(root.join("file"), "").unwrap();
+        std::os::unix::fs::symlink("data", root.join("link")).unwrap();
+        let line = format!("9 1 0:9 / {} rw - fuse.coldfs x rw\n", root.join("cold").display());
+        let table = MountTable::parse(line.as_bytes());
+        for case in CASES {
+            let store = StoreUrl::Disk(std::path::absolute(root.join(case.store)).unwrap());
+            let result = check(&root.join(case.data), &root.join(case.mount), &store, &table);
+            match (case.refused, result) {
+                (None, Ok(places)) => assert!(places.data_dir.ends_with("data"), "{}", case.name),
+                (Some(words), Err(problem)) => {
+                    let text = problem.to_string();
+                    assert!(words.iter().all(|w| text.contains(w)), "{}: {text}", case.name);
+                }
+                (_, result) => panic!("{}: {result:?}", case.name),
+            }
+        }
+    }
+
+    #[test]
+    fn a_store_on_the_same_filesystem_is_told_of() {
+        let home = tempfile::tempdir().unwrap();
+        for dir in ["data", "mnt"] {
+            fs::create_dir(home.path().join(dir)).unwrap();
+        }
+        let at = |name: &str| home.path().join(name);
+        let store = StoreUrl::Disk(at("store"));
+        let places = check(&at("data"), &at("mnt"), &store, &MountTable::default()).unwrap();
+        assert!(places.notes[0].contains("frees nothing"), "{:?}", places.notes);
+    }
+
+    #[test]
+    fn a_filesystem_without_handles_is_refused() {
+        // procfs has neither handles nor attributes.
+        let problem = check_filesystem(Path::new("/proc")).unwrap_err();
+        assert!(problem.to_string().contains("ext4, xfs or btrfs"), "{problem}");
+    }
+
+    #[test]
+    fn mountpoints_with_blanks_are_found() {
+        let table = MountTable::parse(
+            b"1 0 8:1 / / rw - ext4 /dev/x rw\n2 1 0:9 / /a\\040b rw shared:1 - fuse.coldfs y rw\n",
+        );
+        assert_eq!(table.type_at(Path::new("/a b")), Some(FS_TYPE));
+        assert_eq!(table.holding(Path::new("/a b/c")), Some((Path::new("/a b"), FS_TYPE)));
+        assert_eq!(table.holding(Path::new("/c")), Some((Path::new("/"), "ext4")));
+    }
+}

@@ -1,0 +1,169 @@
+//! The configuration file: TOML, every key optional, unknown keys refused with their line.
+//!
+//! ```toml
+//! store = "s3://bucket/prefix"
+//! tenant = "t1"
+//!
+//! [recall]
+//! deadline = "60s"          # ETIMEDOUT after this long without a byte
+//! in_open = "1MiB"          # up to this size, recalled inside open()
+//! whole = "16MiB"           # up to this size, recalled by the first read
+//!
+//! [cache]
+//! chunks = "64MiB"          # memory for files that are read without being recalled
+//! ```
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, de};
+
+use super::{StoreUrl, TenantName, Tuning, units, usage};
+use crate::control::wire::Problem;
+
+/// What a configuration file says.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ConfigFile {
+    /// Where cold bytes go.
+    #[serde(deserialize_with = "parsed")]
+    pub store: Option<StoreUrl>,
+    /// The tenant's name.
+    #[serde(deserialize_with = "parsed")]
+    pub tenant: Option<TenantName>,
+    recall: Recall,
+    cache: Cache,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Recall {
+    #[serde(deserialize_with = "seconds")]
+    deadline: Option<u64>,
+    #[serde(deserialize_with = "size")]
+    in_open: Option<u64>,
+    #[serde(deserialize_with = "size")]
+    whole: Option<u64>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Cache {
+    #[serde(deserialize_with = "size")]
+    chunks: Option<u64>,
+}
+
+impl ConfigFile {
+    /// Reads a file.
+    pub fn read(path: &Path) -> Result<Self, Problem> {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            usage(format!("{}: {error}", path.display()), "name another with --config FILE")
+        })?;
+        Self::parse(&text).map_err(|cause| {
+            usage(format!("{}: {cause}", path.display()), "`coldfs mount --help` lists every key")
+        })
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let file: ConfigFile =
+            toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
+        let tuning = file.tuning();
+        if tuning.recall_deadline.is_zero() {
+            return Err("recall.deadline is 0: every cold read would fail".into());
+        }
+        if tuning.recall_in_open_bytes > tuning.recall_whole_bytes {
+            return Err("recall.in_open is larger than recall.whole".into());
+        }
+        Ok(file)
+    }
+
+    /// The defaults, with what this file says laid over them.
+    pub fn tuning(&self) -> Tuning {
+        let default = Tuning::default();
+        Tuning {
+            recall_deadline: self
+                .recall
+                .deadline
+                .map_or(default.recall_deadline, Duration::from_secs),
+            recall_in_open_bytes: self.recall.in_open.unwrap_or(default.recall_in_open_bytes),
+            recall_whole_bytes: self.recall.whole.unwrap_or(default.recall_whole_bytes),
+            chunk_cache_bytes: self.cache.chunks.unwrap_or(default.chunk_cache_bytes),
+        }
+    }
+}
+
+fn parsed<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: std::str::FromStr<Err = String>,
+{
+    String::deserialize(deserializer)?.parse().map(Some).map_err(de::Error::custom)
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "a number or a string such as \"64MiB\" or \"60s\"")]
+enum Quantity {
+    Number(u64),
+    Text(String),
+}
+
+fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    quantity(deserializer, units::parse_size)
+}
+
+fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    quantity(deserializer, units::parse_seconds)
+}
+
+fn quantity<'de, D: Deserializer<'de>>(
+    deserializer: D,
+    parse: fn(&str) -> Result<u64, String>,
+) -> Result<Option<u64>, D::Error> {
+    match Quantity::deserialize(deserializer)? {
+        Quantity::Number(number) => Ok(Some(number)),
+        Quantity::Text(text) => parse(&text).map(Some).map_err(de::Error::custom),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_is_read() {
+        let file = ConfigFile::parse(
+            "store = 's3://b/p'\ntenant = 't'\n[recall]\ndeadline = '2m'\nin_open = 4096\n\
+             whole = '1 GiB'\n[cache]\nchunks = '8M'\n",
+        )
+        .unwrap();
+        assert_eq!(file.store.as_ref().unwrap().to_string(), "s3://b/p");
+        assert_eq!(file.tenant.as_ref().unwrap().as_str(), "t");
+        let tuning = file.tuning();
+        assert_eq!(tuning.recall_deadline, Duration::from_secs(120));
+        assert_eq!(tuning.recall_in_open_bytes, 4096);
+        assert_eq!(tuning.recall_whole_bytes, 1 << 30);
+        assert_eq!(tuning.chunk_cache_bytes, 8 << 20);
+        assert_eq!(ConfigFile::parse("").unwrap().tuning(), Tuning::default());
+    }
+
+    #[test]
+    fn mistakes_are_named_with_line_and_column() {
+        for (text, line, word) in [
+            ("stoer = 'disk:/x'", "line 1, column 1", "stoer"),
+            ("\n[recall]\ndeadlin = 1", "line 3, column 1", "deadlin"),
+            ("[recall]\nwhole = '1X'", "line 2, column 9", "not a size"),
+            ("[recall]\nwhole = -1", "line 2, column 9", "a number or a string"),
+            ("store = 'x'", "line 1, column 9", "no store"),
+            ("store = ", "line 1", "value"),
+        ] {
+            let error = ConfigFile::parse(text).unwrap_err();
+            assert!(error.contains(line) && error.contains(word), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn settings_that_contradict_each_other_are_refused() {
+        assert!(ConfigFile::parse("[recall]\ndeadline = 0").is_err());
+        assert!(ConfigFile::parse("[recall]\nin_open = '32M'").is_err());
+    }
+}

@@ -1,0 +1,73 @@
+//! What a daemon must be able to do for the commands: the server calls this, the daemon
+//! implements it, tests fake it.
+
+use async_trait::async_trait;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::wire::{
+    CancelReport, CancelRequest, DuReport, DuRequest, FileReport, FindRequest, FindSummary,
+    Finding, FsckReport, FsckRequest, Mount, MoveRequest, MoveSummary, PinReport, PinRequest,
+    Problem, Progress, Status,
+};
+
+/// How many items of a stream wait for a slow reader before the engine waits too.
+pub const STREAM_ITEMS: usize = 256;
+
+/// The daemon, as commands see it.
+///
+/// Long calls get a token that is cancelled when the client goes away: they stop at the next
+/// file, leave every file whole, and return what was done. Items go into the channel with
+/// `send`, which waits for a slow reader and fails once the reader is gone; [`Progress`] is
+/// for display, so `try_send` and forget it where the channel is full.
+#[async_trait]
+pub trait Engine: Send + Sync + 'static {
+    /// The places it serves. Cheap: every command asks every daemon.
+    fn mounts(&self) -> Vec<Mount>;
+
+    /// What it serves and how it fares.
+    async fn status(&self) -> Result<Status, Problem>;
+
+    /// What is known of one file, without a request to the store.
+    async fn state(&self, path: &std::path::Path) -> Result<FileReport, Problem>;
+
+    /// Archives, releases, recalls or migrates.
+    async fn run_move(
+        &self,
+        request: MoveRequest,
+        progress: mpsc::Sender<Progress>,
+        cancel: CancellationToken,
+    ) -> Result<MoveSummary, Problem>;
+
+    /// Sends the files that a [`super::filter::Filter`] accepts.
+    async fn find(
+        &self,
+        request: FindRequest,
+        found: mpsc::Sender<FileReport>,
+        cancel: CancellationToken,
+    ) -> Result<FindSummary, Problem>;
+
+    /// How much a directory takes, where.
+    async fn du(&self, request: DuRequest, cancel: CancellationToken) -> Result<DuReport, Problem>;
+
+    /// Stops running moves.
+    async fn cancel(&self, request: CancelRequest) -> Result<CancelReport, Problem>;
+
+    /// Pins or unpins.
+    async fn pin(
+        &self,
+        request: PinRequest,
+        cancel: CancellationToken,
+    ) -> Result<PinReport, Problem>;
+
+    /// Checks, and repairs as far as the request allows.
+    async fn fsck(
+        &self,
+        request: FsckRequest,
+        findings: mpsc::Sender<Finding>,
+        cancel: CancellationToken,
+    ) -> Result<FsckReport, Problem>;
+
+    /// Begins a clean detach; returns once it has begun.
+    async fn detach(&self) -> Result<(), Problem>;
+}

@@ -1,0 +1,70 @@
+//! What a command and a daemon say to each other: JSON, also what `--json` prints.
+//!
+//! Field names are promises to scripts: add, never rename. Every list a daemon sends is a
+//! stream of [`Event`]s, one a line, that ends with `end` or `problem`; a stream that ends
+//! with neither was cut off.
+
+mod files;
+mod moves;
+mod path;
+mod repair;
+mod status;
+
+pub use files::{
+    DuReport, DuRequest, FileReport, FileState, FindRequest, FindSummary, HsmFlags, Remote,
+    StateRequest,
+};
+pub use moves::{
+    CancelReport, CancelRequest, FAILURES_NAMED, Failure, MoveRequest, MoveSummary, PinReport,
+    PinRequest, Progress, Skip, Verb,
+};
+pub use path::WirePath;
+pub use repair::{Finding, FsckMode, FsckReport, FsckRequest, Verdict};
+pub use status::{Bytes, Counters, Files, Mount, Status, TenantStatus};
+
+use serde::{Deserialize, Serialize};
+
+/// One line of a stream: an item, or how the stream ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Event<Item, End> {
+    /// One more of what was asked for.
+    Item(Item),
+    /// Done; nothing follows.
+    End(End),
+    /// It could not be done; nothing follows.
+    Problem(Problem),
+}
+
+/// Whose move it is when a request cannot be answered; each has its exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProblemKind {
+    /// The file or the machine: exit code 1.
+    Failed,
+    /// The person's: exit code 2.
+    Usage,
+    /// Nothing is mounted or running there: exit code 3.
+    NotMounted,
+    /// The store's: exit code 4.
+    Store,
+}
+
+/// Why a request as a whole was not done: what happened, and what to do next.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{what}; {next_step}")]
+pub struct Problem {
+    /// Whose move it is.
+    pub kind: ProblemKind,
+    /// What happened, naming the file and the cause.
+    pub what: String,
+    /// What the person can do.
+    pub next_step: String,
+}
+
+impl Problem {
+    /// A problem of this kind.
+    pub fn new(kind: ProblemKind, what: impl Into<String>, next_step: impl Into<String>) -> Self {
+        Self { kind, what: what.into(), next_step: next_step.into() }
+    }
+}

@@ -1,0 +1,120 @@
+//! `status`: what a daemon serves and how it fares.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::WirePath;
+
+/// One place a daemon serves; the cheap question a command asks to find its daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// The tenant's name.
+    pub tenant: String,
+    /// The fronted directory, absolute.
+    pub data_dir: WirePath,
+    /// Where it is mounted, absolute, without symlinks.
+    pub mountpoint: WirePath,
+}
+
+/// What a daemon serves and how it fares.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The daemon's version.
+    pub version: String,
+    /// Each tenant it serves.
+    pub tenants: Vec<TenantStatus>,
+    /// Totals since the daemon started.
+    pub counters: Counters,
+}
+
+/// One tenant of a daemon.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TenantStatus {
+    /// The tenant's name.
+    pub name: String,
+    /// Whether its mountpoint answers.
+    pub mounted: bool,
+    /// The fronted directory.
+    pub data_dir: WirePath,
+    /// Where it is mounted.
+    pub mountpoint: WirePath,
+    /// The store's URL.
+    pub store: String,
+    /// Where heat comes from; `none` where nothing counts accesses.
+    pub probe: String,
+    /// The policy that judges; `none` where only commands move files.
+    pub policy: String,
+    /// Whether resident files are read at native speed.
+    pub passthrough: bool,
+    /// Number of files by state.
+    pub files: Files,
+    /// Bytes of its files.
+    pub bytes: Bytes,
+    /// What is missing here and what would enable it, a sentence each.
+    pub notes: Vec<String>,
+}
+
+/// Number of files by state; those in between count as where they come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Files {
+    /// Bytes local, no remote copy; absent while the first walk has not counted them.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub resident: Option<u64>,
+    /// Bytes local and remote.
+    pub archived: u64,
+    /// Bytes remote only.
+    pub released: u64,
+    /// Being filled.
+    pub recalling: u64,
+    /// Bytes proven missing.
+    pub lost: u64,
+}
+
+/// Bytes of a tenant's files or of a directory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bytes {
+    /// What applications see.
+    pub logical: u64,
+    /// What the local filesystem holds.
+    pub local: u64,
+    /// What the store holds.
+    pub remote: u64,
+}
+
+/// Totals since a daemon started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    /// Bytes brought back from the store.
+    pub recall_bytes_total: u64,
+    /// Requests to the store by operation, then by code (`200`, `503`, `timeout`).
+    pub s3_requests_total: BTreeMap<String, BTreeMap<String, u64>>,
+    /// Answers of the store that asked for less.
+    pub s3_throttled_total: u64,
+    /// Accesses that heat was told of.
+    pub heat_events_total: u64,
+    /// Accesses that were lost on the way.
+    pub heat_dropped_total: u64,
+    /// Policy passes that trapped.
+    pub policy_traps_total: u64,
+    /// Files archived, released or recalled.
+    pub migrate_files_total: u64,
+}
+
+impl Counters {
+    /// Adds another daemon's totals to these.
+    pub fn add(&mut self, other: &Counters) {
+        self.recall_bytes_total += other.recall_bytes_total;
+        self.s3_throttled_total += other.s3_throttled_total;
+        self.heat_events_total += other.heat_events_total;
+        self.heat_dropped_total += other.heat_dropped_total;
+        self.policy_traps_total += other.policy_traps_total;
+        self.migrate_files_total += other.migrate_files_total;
+        for (operation, codes) in &other.s3_requests_total {
+            let mine = self.s3_requests_total.entry(operation.clone()).or_default();
+            for (code, count) in codes {
+                *mine.entry(code.clone()).or_default() += count;
+            }
+        }
+    }
+}

@@ -1,0 +1,367 @@
+//! What this machine has and lacks for coldfs: facts looked at one by one, each with what it
+//! means and what to do. Nothing is changed.
+
+use std::ffi::CStr;
+use std::path::Path;
+
+use bytes::Bytes;
+use serde::Serialize;
+
+use crate::config::checks::{FS_TYPE, check_filesystem};
+use crate::store::{ObjectKey, ObjectStore, StoreError};
+use crate::sys;
+
+/// How a check came out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Grade {
+    /// As it should be.
+    Ok,
+    /// It works, less well.
+    Warn,
+    /// It does not work.
+    Fail,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// What was looked at, stable for scripts.
+    pub name: &'static str,
+    /// How it came out.
+    pub grade: Grade,
+    /// What was seen and what it means.
+    pub what: String,
+    /// What to do; empty where there is nothing to do.
+    pub next_step: String,
+}
+
+impl Check {
+    fn ok(name: &'static str, what: impl Into<String>) -> Self {
+        Self { name, grade: Grade::Ok, what: what.into(), next_step: String::new() }
+    }
+
+    fn new(
+        name: &'static str,
+        grade: Grade,
+        what: impl Into<String>,
+        next: impl Into<String>,
+    ) -> Self {
+        Self { name, grade, what: what.into(), next_step: next.into() }
+    }
+}
+
+/// Looks at the machine itself.
+pub fn machine() -> Vec<Check> {
+    vec![
+        fuse_device(),
+        fusermount(&std::env::var_os("PATH").unwrap_or_default()),
+        passthrough(&read("/proc/sys/kernel/osrelease"), sys::has_capability(sys::CAP_SYS_ADMIN)),
+        handles_capability(sys::has_capability(sys::CAP_DAC_READ_SEARCH)),
+        allow_other(&read("/etc/fuse.conf"), nix::unistd::geteuid().is_root()),
+        open_files(nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)),
+        updatedb(std::fs::read_to_string("/etc/updatedb.conf").ok().as_deref()),
+    ]
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(path).unwrap_or_default()
+}
+
+fn fuse_device() -> Check {
+    const NAME: &str = "fuse_device";
+    match std::fs::File::options().read(true).write(true).open("/dev/fuse") {
+        Ok(_) => Check::ok(NAME, "/dev/fuse opens"),
+        Err(error) => Check::new(
+            NAME,
+            Grade::Fail,
+            format!("/dev/fuse: {error}: nothing can be mounted"),
+            "modprobe fuse; in a container, pass it in (--device /dev/fuse)",
+        ),
+    }
+}
+
+fn fusermount(path: &std::ffi::OsStr) -> Check {
+    const NAME: &str = "fusermount3";
+    let found = std::env::split_paths(path).map(|dir| dir.join(NAME)).find(|file| file.is_file());
+    match found {
+        Some(file) => Check::ok(NAME, format!("{}", file.display())),
+        None => Check::new(
+            NAME,
+            Grade::Fail,
+            "fusermount3 is not in PATH: users cannot mount, and nobody can detach by it",
+            "install it: apt-get install fuse3",
+        ),
+    }
+}
+
+/// Linux got FUSE passthrough in 6.9.
+fn passthrough(release: &str, is_admin: bool) -> Check {
+    const NAME: &str = "passthrough";
+    let mut numbers = release.trim().split(['.', '-']).map(|part| part.parse::<u32>());
+    let version = match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor),
+        _ => (0, 0),
+    };
+    let release = release.trim();
+    if version < (6, 9) {
+        Check::new(
+            NAME,
+            Grade::Warn,
+            format!("Linux {release} has no FUSE passthrough: the daemon serves every read"),
+            "use Linux 6.9 or later",
+        )
+    } else if !is_admin {
+        Check::new(
+            NAME,
+            Grade::Warn,
+            format!(
+                "Linux {release} has FUSE passthrough, but only for CAP_SYS_ADMIN: the daemon serves every read"
+            ),
+            "mount as root for native speed",
+        )
+    } else {
+        Check::ok(NAME, format!("Linux {release}: resident files run at native speed"))
+    }
+}
+
+fn handles_capability(has: bool) -> Check {
+    const NAME: &str = "open_by_handle";
+    if has {
+        Check::ok(NAME, "files can be opened by handle")
+    } else {
+        Check::new(
+            NAME,
+            Grade::Warn,
+            "no CAP_DAC_READ_SEARCH: files are found by path, recovery is slower",
+            "mount as root",
+        )
+    }
+}
+
+fn allow_other(fuse_conf: &str, is_root: bool) -> Check {
+    const NAME: &str = "user_allow_other";
+    if fuse_conf.lines().any(|line| line.trim() == "user_allow_other") {
+        Check::ok(NAME, "/etc/fuse.conf lets users mount with -o allow_other")
+    } else if is_root {
+        Check::ok(NAME, "not in /etc/fuse.conf; root needs it not")
+    } else {
+        Check::new(
+            NAME,
+            Grade::Warn,
+            "not in /etc/fuse.conf: only you will see what you mount",
+            "add a line user_allow_other to /etc/fuse.conf, or mount as root",
+        )
+    }
+}
+
+/// Open files that one busy mount wants, with room for its connections.
+const WANTED_FILES: u64 = 16_384;
+
+fn open_files(limits: nix::Result<(u64, u64)>) -> Check {
+    const NAME: &str = "open_files";
+    match limits {
+        Ok((_, hard)) if hard >= WANTED_FILES => {
+            Check::ok(NAME, format!("up to {hard} open files"))
+        }
+        Ok((_, hard)) => Check::new(
+            NAME,
+            Grade::Warn,
+            format!("at most {hard} open files: fewer files can be in use at once"),
+            format!("raise the hard limit to {WANTED_FILES} (LimitNOFILE, limits.conf)"),
+        ),
+        Err(error) => {
+            Check::new(NAME, Grade::Warn, format!("limit unknown: {error}"), "see ulimit -n")
+        }
+    }
+}
+
+fn updatedb(conf: Option<&str>) -> Check {
+    const NAME: &str = "updatedb";
+    let Some(conf) = conf else {
+        return Check::ok(NAME, "no /etc/updatedb.conf: nothing crawls the mounts for locate");
+    };
+    let prunes = conf
+        .lines()
+        .filter(|line| line.trim_start().starts_with("PRUNEFS"))
+        .any(|line| line.split(['"', ' ', '\t', '=']).any(|word| word == FS_TYPE));
+    if prunes {
+        Check::ok(NAME, format!("PRUNEFS in /etc/updatedb.conf has {FS_TYPE}"))
+    } else {
+        Check::new(
+            NAME,
+            Grade::Warn,
+            format!(
+                "PRUNEFS in /etc/updatedb.conf lacks {FS_TYPE}: locate crawls every mount daily"
+            ),
+            format!("add {FS_TYPE} to PRUNEFS in /etc/updatedb.conf"),
+        )
+    }
+}
+
+/// Looks at a directory that is to be served: handles, attributes, and room in an inode.
+pub fn data_dir(dir: &Path) -> Check {
+    const NAME: &str = "data_dir";
+    match check_filesystem(dir).and_then(|()| writes_attributes(dir)) {
+        Ok(()) => Check::ok(NAME, format!("{}: file handles and attributes work", dir.display())),
+        Err(problem) => Check::new(NAME, Grade::Fail, problem.what, problem.next_step),
+    }
+}
+
+/// Sets and removes an attribute on a file without a name, so that nothing stays.
+fn writes_attributes(dir: &Path) -> Result<(), crate::control::wire::Problem> {
+    let name: &CStr =
+        if sys::has_capability(sys::CAP_SYS_ADMIN) { c"trusted.coldfs" } else { c"user.coldfs" };
+    let written = tempfile::tempfile_in(dir).and_then(|file| {
+        sys::xattr::set(&file, name, &[0; 64], 0)?;
+        sys::xattr::remove(&file, name)
+    });
+    written.map_err(|error| {
+        crate::control::wire::Problem::new(
+            crate::control::wire::ProblemKind::Usage,
+            format!("{}: cannot set {}: {error}", dir.display(), name.to_string_lossy()),
+            "check that you may write there, on ext4, xfs or btrfs mounted read-write",
+        )
+    })
+}
+
+/// Looks at a store: puts, reads back and deletes an object of its own.
+pub async fn store(store: &dyn ObjectStore) -> Check {
+    const NAME: &str = "store";
+    match round_trip(store).await {
+        Ok(()) => Check::ok(NAME, format!("{}: put, get and delete work", store.url())),
+        Err(error) => {
+            let next_step = match &error {
+                StoreError::Denied { .. } => "check the credentials and their permissions",
+                StoreError::Full { .. } => "make room in the store",
+                StoreError::Unavailable { .. } => "check the endpoint, the region and the network",
+                StoreError::Corrupt { .. } => "do not use this engine, or report it",
+                StoreError::NotFound { .. } => {
+                    "check that the bucket exists and reads its own writes"
+                }
+                StoreError::AlreadyExists { .. } | StoreError::Offline { .. } => {
+                    "check the bucket's lifecycle rules"
+                }
+            };
+            Check::new(NAME, Grade::Fail, error.to_string(), next_step)
+        }
+    }
+}
+
+async fn round_trip(store: &dyn ObjectStore) -> Result<(), StoreError> {
+    let key = ObjectKey::new(format!(".coldfs-doctor/{}", crate::file_id::SegmentId::generate()));
+    let body = Bytes::from_static(b"coldfs doctor");
+    store.put_new(&key, body.clone()).await?;
+    let length = u64::try_from(body.len()).unwrap_or(u64::MAX);
+    let read = store.get(&key, 0..length).await;
+    // Deleted whatever was read: nothing of ours stays.
+    store.delete(&key).await?;
+    if read? == body {
+        Ok(())
+    } else {
+        Err(StoreError::Corrupt {
+            action: "get",
+            key,
+            store: store.url().to_owned(),
+            reason: "other bytes than were put".into(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_check_that_is_not_ok_says_what_to_do() {
+        for check in machine() {
+            assert_eq!(check.grade == Grade::Ok, check.next_step.is_empty(), "{check:?}");
+        }
+    }
+
+    #[test]
+    fn passthrough_needs_a_kernel_and_a_capability() {
+        for (release, is_admin, grade) in [
+            ("6.18.44-fc\n", true, Grade::Ok),
+            ("6.9.0", true, Grade::Ok),
+            ("6.18.0", false, Grade::Warn),
+            ("6.1.0-13-amd64", true, Grade::Warn),
+            ("", true, Grade::Warn),
+        ] {
+            assert_eq!(passthrough(release, is_admin).grade, grade, "{release}");
+        }
+    }
+
+    #[test]
+    fn files_of_etc_are_understood() {
+        assert_eq!(allow_other("#user_allow_other\n", false).grade, Grade::Warn);
+        assert_eq!(allow_other("user_allow_other\n", false).grade, Grade::Ok);
+        assert_eq!(updatedb(None).grade, Grade::Ok);
+        assert_eq!(updatedb(Some("PRUNEFS=\"NFS fuse.sshfs\"\n")).grade, Grade::Warn);
+        assert_eq!(updatedb(Some("PRUNEFS = \"NFS fuse.coldfs\"\n")).grade, Grade::Ok);
+        assert_eq!(open_files(Ok((1024, 4096))).grade, Grade::Warn);
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_served_fails() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(data_dir(dir.path()).grade, Grade::Ok, "{:?}", data_dir(dir.path()));
+        assert_eq!(data_dir(Path::new("/proc")).grade, Grade::Fail);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    /// Keeps one object; a broken one answers other bytes.
+    struct OneObject {
+        body: std::sync::Mutex<Option<Bytes>>,
+        broken: bool,
+    }
+
+    #[async_trait::async_trait]
+    impl ObjectStore for OneObject {
+        fn url(&self) -> &str {
+            "test:"
+        }
+        async fn put_new(&self, _: &ObjectKey, body: Bytes) -> Result<(), StoreError> {
+            *self.body.lock().unwrap() = Some(body);
+            Ok(())
+        }
+        async fn put(&self, key: &ObjectKey, body: Bytes) -> Result<(), StoreError> {
+            self.put_new(key, body).await
+        }
+        async fn upload(&self, _: &ObjectKey) -> Result<Box<dyn crate::store::Upload>, StoreError> {
+            unreachable!("doctor uploads nothing")
+        }
+        async fn get(&self, key: &ObjectKey, _: std::ops::Range<u64>) -> Result<Bytes, StoreError> {
+            let body =
+                self.body.lock().unwrap().clone().ok_or_else(|| StoreError::NotFound {
+                    key: key.clone(),
+                    store: "test:".into(),
+                })?;
+            Ok(if self.broken { Bytes::from_static(b"x") } else { body })
+        }
+        async fn size_bytes(&self, _: &ObjectKey) -> Result<u64, StoreError> {
+            Ok(0)
+        }
+        async fn list(
+            &self,
+            _: &str,
+            _: Option<&ObjectKey>,
+        ) -> Result<Vec<crate::store::ObjectInfo>, StoreError> {
+            Ok(vec![])
+        }
+        async fn delete(&self, _: &ObjectKey) -> Result<(), StoreError> {
+            *self.body.lock().unwrap() = None;
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_store_is_tried_and_left_as_it_was() {
+        for (broken, grade) in [(false, Grade::Ok), (true, Grade::Fail)] {
+            let tried = OneObject { body: std::sync::Mutex::default(), broken };
+            let check = store(&tried).await;
+            assert_eq!(check.grade, grade, "{check:?}");
+            assert!(tried.body.lock().unwrap().is_none(), "the probe object is deleted");
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! Hostile bytes for the decoders' tests: random, and good ones mangled.
+//!
+//! A run lasts COLDFS_FUZZ_SECONDS (2 without), and prints its seed when it fails; the same
+//! seed in COLDFS_FUZZ_SEED repeats it.
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+/// The source of mischief.
+pub(crate) struct Dice(StdRng);
+
+impl Dice {
+    /// Random bytes, or `good` with some bytes changed, cut or grown.
+    pub(crate) fn mangled(&mut self, good: &[u8]) -> Vec<u8> {
+        if self.0.random_ratio(1, 8) {
+            let mut bytes = vec![0; self.0.random_range(0..2 * good.len().max(64))];
+            self.0.fill(&mut bytes[..]);
+            return bytes;
+        }
+        let mut bytes = good.to_vec();
+        for _ in 0..self.0.random_range(1..8) {
+            self.mangle(&mut bytes);
+        }
+        bytes
+    }
+
+    fn mangle(&mut self, bytes: &mut Vec<u8>) {
+        if bytes.is_empty() {
+            bytes.push(self.0.random());
+            return;
+        }
+        let at = self.0.random_range(0..bytes.len());
+        match self.0.random_range(0..6) {
+            0 => bytes.truncate(at),
+            1 => bytes.insert(at, self.0.random()),
+            2 => drop(bytes.remove(at)),
+            3 => bytes[at] = [0, 1, 0x7f, 0x80, 0xff][self.0.random_range(0..5)],
+            4 => bytes[at..].iter_mut().take(4).for_each(|byte| *byte = 0xff),
+            _ => bytes[at] ^= 1 << self.0.random_range(0..8),
+        }
+    }
+}
+
+/// Runs `attempt` with fresh seeds until the time is over.
+pub(crate) fn run(mut attempt: impl FnMut(&mut Dice)) {
+    let seed_given = std::env::var("COLDFS_FUZZ_SEED").ok().and_then(|text| text.parse().ok());
+    let seconds = std::env::var("COLDFS_FUZZ_SECONDS").ok().and_then(|text| text.parse().ok());
+    let end = Instant::now() + Duration::from_secs_f64(seconds.unwrap_or(2.0));
+    loop {
+        let seed: u64 = seed_given.unwrap_or_else(rand::random);
+        let mut dice = Dice(StdRng::seed_from_u64(seed));
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| attempt(&mut dice))) {
+            eprintln!("COLDFS_FUZZ_SEED={seed} repeats this");
+            resume_unwind(panic);
+        }
+        if seed_given.is_some() || Instant::now() >= end {
+            return;
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! What is true of a file's body while the tier lock is held.
+
+use std::any::Any;
+use std::fs::File;
+use std::sync::Arc;
+
+use super::Cold;
+use crate::file_id::TimeNs;
+use crate::record::Record;
+use crate::sys::lease::Lease;
+
+/// A holder of a file's tier lock.
+pub type TierGuard = tokio::sync::OwnedMutexGuard<Body>;
+
+/// What the kernel's registration of a backing file is to the FUSE door; opaque here.
+pub type Backing = Arc<dyn Any + Send + Sync>;
+
+/// A file's body, under its tier lock (I3).
+#[derive(Debug, Default)]
+pub struct Body {
+    /// Open file descriptions of this file in the mount.
+    pub opens: u32,
+    /// Those of them that may write.
+    pub writers: u32,
+    /// The record is `suspect`, and this is what it looked like then.
+    pub suspect: Option<Suspect>,
+    /// An archive is reading the file, or waits for its segment, under this lease. Whoever
+    /// opens the file takes it away: readers and writers win (P3).
+    pub archiving: Option<Arc<Lease>>,
+}
+
+/// An archived file that is open for writing.
+#[derive(Clone, Debug)]
+pub struct Suspect {
+    /// The record as it was when it was archived.
+    pub archived: Record,
+    /// The inode's ctime right after the record became `suspect`; it moves with any change.
+    pub ctime: TimeNs,
+}
+
+/// How opens of a file are served. The first open decides; the kernel allows no other way
+/// until the last close, but for [`Serving::Cold`] turning into [`Serving::Local`], of which
+/// it sees nothing.
+#[derive(Clone, Debug, Default)]
+pub enum Serving {
+    /// Not open.
+    #[default]
+    Closed,
+    /// By the kernel, from the file below.
+    Passthrough {
+        /// The file below, open for reading and writing where permitted.
+        file: Arc<File>,
+        /// Its registration, shared by all opens.
+        backing: Backing,
+    },
+    /// By the daemon, from the file below.
+    Local {
+        /// The file below.
+        file: Arc<File>,
+    },
+    /// By the daemon, from the store, or from what of it has arrived.
+    Cold(Arc<Cold>),
+}
+
+impl Serving {
+    /// The open file, in any way of serving.
+    pub fn file(&self) -> Option<Arc<File>> {
+        match self {
+            Serving::Closed => None,
+            Serving::Passthrough { file, .. } | Serving::Local { file } => Some(Arc::clone(file)),
+            Serving::Cold(cold) => Some(Arc::clone(&cold.file)),
+        }
+    }
+}

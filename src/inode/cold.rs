@@ -1,0 +1,134 @@
+//! A file that is open, or being filled, while its bytes are remote.
+
+use std::fs::File;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::watch;
+
+use crate::file_id::Extent;
+use crate::record::Record;
+use crate::segment::{EntryPlace, Packing, Piece};
+use crate::store::ObjectKey;
+use crate::stub::Stub;
+
+/// Where a cold file's bytes are, with all that a first read needs.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The segment's key.
+    pub key: ObjectKey,
+    /// The entry in it.
+    pub entry: EntryPlace,
+    /// How the file's extents are laid in the entry.
+    pub packing: Packing,
+    /// The file's size.
+    pub size_bytes: u64,
+}
+
+impl Place {
+    /// `lseek(2)` with SEEK_DATA or SEEK_HOLE; none where that is ENXIO.
+    pub fn seek(&self, offset: u64, data: bool) -> Option<u64> {
+        if offset >= self.size_bytes {
+            return None;
+        }
+        for piece in self.packing.pieces(offset..self.size_bytes) {
+            match piece {
+                Piece::Data { at, .. } if data => return Some(at.offset),
+                Piece::Hole(at) if !data => return Some(at.offset),
+                Piece::Data { .. } | Piece::Hole(_) => {}
+            }
+        }
+        // The end of the file counts as a hole.
+        (!data).then_some(self.size_bytes)
+    }
+}
+
+/// How far the recall of a whole file is.
+#[derive(Clone, Debug)]
+pub enum Fill {
+    /// Nobody asked for it.
+    Idle,
+    /// Under way.
+    Running,
+    /// It failed; the body is the stub again.
+    Failed(FillError),
+    /// The body is whole, and its record says so.
+    Done,
+}
+
+/// Why a fill failed, shared by all who waited for it.
+pub type FillError = Arc<dyn std::error::Error + Send + Sync>;
+
+/// What of the packed stream has arrived, and who read how much.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// A flag a chunk: it is in the local file (chunks of block 0: but for that block).
+    pub arrived: Vec<bool>,
+    /// Bytes given to readers since the file was opened cold.
+    pub bytes_read: u64,
+    /// Where a sequential reader would go on.
+    pub next_offset: u64,
+    /// Reads in a row that began there.
+    pub sequential_reads: u32,
+}
+
+/// A cold file in use.
+#[derive(Debug)]
+pub struct Cold {
+    /// The stub that stands for it.
+    pub stub: Stub,
+    /// Its record, `released`.
+    pub record: Record,
+    /// Where its bytes are.
+    pub place: Place,
+    /// The stub file: open for reading and writing, our only descriptor of it (a lease counts
+    /// every other).
+    pub file: Arc<File>,
+    fill: watch::Sender<Fill>,
+    progress: Mutex<Progress>,
+}
+
+impl Cold {
+    /// A cold file of which nothing is here yet.
+    pub fn new(stub: Stub, record: Record, place: Place, file: Arc<File>) -> Self {
+        let chunks = usize::try_from(place.entry.chunk_count()).unwrap_or(0);
+        let progress = Progress { arrived: vec![false; chunks], ..Progress::default() };
+        let fill = watch::Sender::new(Fill::Idle);
+        Self { stub, record, place, file, fill, progress: Mutex::new(progress) }
+    }
+
+    /// How far the recall is, and word of when that changes.
+    pub fn watch_fill(&self) -> watch::Receiver<Fill> {
+        self.fill.subscribe()
+    }
+
+    /// Begins a fill. False: one is under way or done.
+    pub fn begin_fill(&self) -> bool {
+        self.fill.send_if_modified(|fill| match fill {
+            Fill::Idle | Fill::Failed(_) => {
+                *fill = Fill::Running;
+                true
+            }
+            Fill::Running | Fill::Done => false,
+        })
+    }
+
+    /// Ends a fill.
+    pub fn end_fill(&self, result: Fill) {
+        self.fill.send_replace(result);
+    }
+
+    /// Whether no fill is under way.
+    pub fn is_idle(&self) -> bool {
+        !matches!(*self.fill.borrow(), Fill::Running)
+    }
+
+    /// What has arrived and was read, under its lock.
+    pub fn progress<T>(&self, look: impl FnOnce(&mut Progress) -> T) -> T {
+        look(&mut self.progress.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The whole file, as an extent.
+    pub fn whole(&self) -> Extent {
+        Extent { offset: 0, length: self.place.size_bytes }
+    }
+}

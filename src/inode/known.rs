@@ -1,0 +1,47 @@
+//! The ctimes that the daemon itself gave files when it archived them.
+//!
+//! Setting a record moves the ctime, and nothing sets it back; so an archived file is known
+//! to be unchanged only where its ctime is still the one seen then (I2). A file that is not
+//! remembered here is hashed before it is released: correct, and slower.
+
+use std::num::NonZeroUsize;
+use std::sync::{Mutex, PoisonError};
+
+use lru::LruCache;
+
+use crate::file_id::{FileHandle, Ino, TimeNs};
+
+/// Files remembered at once; the least recently archived are forgotten beyond it. About 60
+/// bytes each.
+pub const REMEMBERED_FILES: NonZeroUsize = NonZeroUsize::new(262_144).expect("not zero");
+
+/// The ctime of files as archived in this run of the daemon.
+#[derive(Debug)]
+pub struct KnownCtimes {
+    files: Mutex<LruCache<Ino, (u32, TimeNs)>>,
+}
+
+impl Default for KnownCtimes {
+    fn default() -> Self {
+        Self { files: Mutex::new(LruCache::new(REMEMBERED_FILES)) }
+    }
+}
+
+impl KnownCtimes {
+    /// Remembers what the ctime was right after the daemon's own change.
+    pub fn remember(&self, ino: Ino, handle: &FileHandle, ctime: TimeNs) {
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        files.put(ino, (handle.generation(), ctime));
+    }
+
+    /// Forgets a file.
+    pub fn forget(&self, ino: Ino) {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner).pop(&ino);
+    }
+
+    /// Whether the file is known to be as it was archived.
+    pub fn is(&self, ino: Ino, handle: &FileHandle, ctime: TimeNs) -> bool {
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        files.get(&ino) == Some(&(handle.generation(), ctime))
+    }
+}

@@ -1,0 +1,223 @@
+//! How a file becomes cold: [`archive`] stores a verified remote copy, [`release`] replaces the
+//! local body by a stub. Migrating is the one, then the other.
+//!
+//! Files go in batches, because a segment is filled by many and one barrier makes many records
+//! durable. Whatever happens to a file on the way (it is opened, changed, renamed, unlinked)
+//! takes that file out of the batch, and only that file: readers and writers win (P3).
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use nix::sys::stat::FileStat;
+use tokio_util::sync::CancellationToken;
+
+use crate::file_id::{Ino, SegmentId};
+use crate::inode::{Inode, Inodes, Serving};
+use crate::segment::{Index, IndexEntry};
+use crate::tenant::Tenant;
+
+mod archive;
+mod indexes;
+mod release;
+mod stored;
+
+/// A file of up to this size is never migrated: its stub would be as large.
+pub const NEVER_MIGRATED_BYTES: u64 = 4096;
+
+/// Files in one segment at most, so that a batch's leases and records stay a bounded number.
+pub const BATCH_FILES: usize = 4096;
+
+/// Size at which a segment of small files is closed, bytes.
+pub const SEGMENT_BYTES: u64 = 64 << 20;
+
+/// A file that is to be moved.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    /// Below the tenant's root, as it was found; for people and for the segment's index.
+    pub path: Vec<u8>,
+    /// The file.
+    pub inode: Arc<Inode>,
+}
+
+/// Why a file was left as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Skip {
+    /// It is in that state already.
+    Already,
+    /// Not a regular file.
+    NotRegular,
+    /// 4,096 bytes or less, or one block: a stub would save nothing.
+    TooSmall,
+    /// Somebody has it open or mapped.
+    Open,
+    /// It changed meanwhile.
+    Changed,
+    /// It changed less than two seconds ago.
+    Fresh,
+    /// A person pinned it.
+    Pinned,
+    /// Immutable or append-only.
+    Immutable,
+    /// More extents than a stub can carry.
+    Fragmented,
+    /// Pages of it are held by a pipe or socket.
+    PagesHeld,
+    /// Times or sizes that a record cannot hold.
+    OutOfRange,
+    /// A record that is not ours to judge.
+    Foreign,
+    /// It has not been archived.
+    NotArchived,
+    /// It went away.
+    Gone,
+    /// The move was cancelled.
+    Cancelled,
+}
+
+impl Skip {
+    /// The word counted under, for people and scripts.
+    pub fn word(self) -> &'static str {
+        match self {
+            Skip::Already => "already",
+            Skip::NotRegular => "not-regular",
+            Skip::TooSmall => "too-small",
+            Skip::Open => "open",
+            Skip::Changed => "changed",
+            Skip::Fresh => "fresh",
+            Skip::Pinned => "pinned",
+            Skip::Immutable => "immutable",
+            Skip::Fragmented => "fragmented",
+            Skip::PagesHeld => "pages-held",
+            Skip::OutOfRange => "out-of-range",
+            Skip::Foreign => "foreign",
+            Skip::NotArchived => "not-archived",
+            Skip::Gone => "gone",
+            Skip::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// What became of one file.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It is in the state asked for; so many bytes moved.
+    Done(u64),
+    /// Left as it is.
+    Skipped(Skip),
+    /// It should have worked.
+    Failed(MigrateError),
+}
+
+/// Why a file or batch could not be moved.
+#[derive(Debug, thiserror::Error)]
+pub enum MigrateError {
+    /// A local system call failed.
+    #[error("{action}: {source}")]
+    Local {
+        /// What was being done.
+        action: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The segment could not be stored or verified.
+    #[error("{0}")]
+    Segment(Arc<dyn std::error::Error + Send + Sync>),
+}
+
+impl From<std::io::Error> for MigrateError {
+    fn from(source: std::io::Error) -> Self {
+        MigrateError::Local { action: "migrate", source }
+    }
+}
+
+/// A file whose verified copy is stored, with what its stub needs.
+#[derive(Clone, Debug)]
+pub struct Archived {
+    /// The file.
+    pub candidate: Candidate,
+    /// Where its bytes are.
+    pub entry: IndexEntry,
+}
+
+/// Moves a tenant's files between hot and cold.
+pub struct Migrator {
+    tenant: Arc<Tenant>,
+    inodes: Arc<Inodes>,
+    /// Files that an archive has a lease on: looked at whenever somebody asks for one.
+    leased: Mutex<HashMap<Ino, Arc<Inode>>>,
+    indexes: Mutex<lru::LruCache<SegmentId, Arc<Index>>>,
+}
+
+impl Migrator {
+    /// A migrator for a tenant.
+    pub fn new(tenant: Arc<Tenant>, inodes: Arc<Inodes>) -> Self {
+        let indexes = Mutex::new(lru::LruCache::new(indexes::REMEMBERED));
+        Self { tenant, inodes, leased: Mutex::default(), indexes }
+    }
+
+    /// The candidate that an O_PATH descriptor names.
+    pub fn candidate(
+        &self,
+        path: Vec<u8>,
+        fd: OwnedFd,
+        stat: &FileStat,
+    ) -> std::io::Result<Candidate> {
+        let handle = crate::sys::handle::of(&fd, c"")?;
+        Ok(Candidate { path, inode: self.inodes.enter(fd, handle, stat) })
+    }
+
+    /// Forgets a candidate that is dealt with.
+    pub fn done_with(&self, candidate: Candidate) {
+        let ino = candidate.inode.ino;
+        drop(candidate);
+        self.inodes.tidy(ino);
+    }
+
+    /// Archives a batch. The outcomes come in the batch's order.
+    pub async fn archive(
+        self: &Arc<Self>,
+        batch: Vec<Candidate>,
+        cancel: &CancellationToken,
+    ) -> Vec<(Candidate, Outcome)> {
+        archive::batch(self, batch, cancel).await
+    }
+
+    /// Releases a batch of archived files.
+    pub async fn release(
+        self: &Arc<Self>,
+        batch: Vec<Candidate>,
+        cancel: &CancellationToken,
+    ) -> Vec<(Candidate, Outcome)> {
+        release::batch(self, batch, cancel).await
+    }
+
+    /// Gives back the leases that somebody waits for. Called on SIGIO, which does not say whose.
+    pub fn yield_leases(&self) {
+        let leased: Vec<_> = self.leased().values().cloned().collect();
+        for inode in leased {
+            if let Some(mut held) = inode.try_tier()
+                && let Some(lease) = &held.archiving
+                && !lease.is_unbroken()
+            {
+                lease.give_up();
+                held.archiving = None;
+            }
+        }
+    }
+
+    fn leased(&self) -> std::sync::MutexGuard<'_, HashMap<Ino, Arc<Inode>>> {
+        self.leased.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether nobody in the mount has the file open.
+fn is_closed(inode: &Inode) -> bool {
+    matches!(inode.serving(), Serving::Closed)
+}
+
+impl std::fmt::Debug for Migrator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Migrator").field("tenant", &self.tenant).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,44 @@
+//! Which errno an application gets, in one place.
+
+use std::io;
+
+use crate::recall::RecallError;
+
+/// An errno as applications see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Errno(pub i32);
+
+impl From<io::Error> for Errno {
+    fn from(error: io::Error) -> Self {
+        Self(error.raw_os_error().unwrap_or(libc::EIO))
+    }
+}
+
+impl From<nix::errno::Errno> for Errno {
+    fn from(error: nix::errno::Errno) -> Self {
+        Self(error as i32)
+    }
+}
+
+impl From<&RecallError> for Errno {
+    fn from(error: &RecallError) -> Self {
+        Self(match error {
+            RecallError::Deadline { .. } => libc::ETIMEDOUT,
+            RecallError::Lost { .. } | RecallError::Damaged { .. } | RecallError::Offline { .. } => {
+                libc::EIO
+            }
+            RecallError::Refused { .. } => libc::EIO,
+            RecallError::Orphan { .. } | RecallError::Conflict { .. } => libc::EIO,
+            RecallError::NoSpace { errno } => *errno,
+            RecallError::Busy => libc::EBUSY,
+            RecallError::Detaching => libc::ENODEV,
+            RecallError::Local(error) => error.raw_os_error().unwrap_or(libc::EIO),
+        })
+    }
+}
+
+impl From<RecallError> for Errno {
+    fn from(error: RecallError) -> Self {
+        Self::from(&error)
+    }
+}

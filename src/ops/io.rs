@@ -1,0 +1,301 @@
+//! Reading and writing through the daemon. Passthrough files only come here for what the
+//! kernel does not pass through: fsync, lseek, fallocate, copy_file_range.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::open::blocking;
+use super::{Answer, Caller, Errno, Fh, Ops};
+use crate::file_id::Ino;
+use crate::inode::{Inode, Serving};
+use crate::recover::{Finding, find, put_in_order};
+use crate::sys;
+use crate::sys::cred::WithoutFsetid;
+
+impl Ops {
+    /// Reads up to `size` bytes at `offset`; fewer only at the end of the file.
+    pub fn read(&self, fh: Fh, offset: u64, size: u32) -> Answer<Bytes> {
+        let open = match self.open_file(fh) {
+            Ok(open) => open,
+            Err(error) => return Answer::Now(Err(error)),
+        };
+        match open.inode.serving() {
+            Serving::Passthrough { file, .. } | Serving::Local { file } => {
+                Answer::Now(read_local(&file, offset, size).map_err(Errno::from))
+            }
+            Serving::Cold(cold) => {
+                let recall = Arc::clone(&self.recall);
+                Answer::later(async move {
+                    Ok(recall.read(&open.inode, &cold, offset, size).await?)
+                })
+            }
+            Serving::Closed => Answer::Now(Err(Errno(libc::EBADF))),
+        }
+    }
+
+    /// Writes at `offset`; all of it.
+    pub fn write(
+        self: &Arc<Self>,
+        caller: Caller,
+        fh: Fh,
+        offset: u64,
+        data: &[u8],
+    ) -> Answer<u32> {
+        let written = u32::try_from(data.len()).unwrap_or(u32::MAX);
+        let open = match self.open_file(fh) {
+            Ok(open) if open.writable => open,
+            Ok(_) => return Answer::Now(Err(Errno(libc::EBADF))),
+            Err(error) => return Answer::Now(Err(error)),
+        };
+        match open.inode.serving() {
+            Serving::Passthrough { file, .. } | Serving::Local { file } => {
+                Answer::Now(write_local(caller, &file, offset, data).map(|()| written))
+            }
+            Serving::Cold(_) => {
+                let data = Bytes::copy_from_slice(data);
+                let ops = Arc::clone(self);
+                Answer::later(async move {
+                    let file = ops.bring_home(&open.inode).await?;
+                    blocking(move || write_local(caller, &file, offset, &data)).await?;
+                    Ok(written)
+                })
+            }
+            Serving::Closed => Answer::Now(Err(Errno(libc::EBADF))),
+        }
+    }
+
+    /// Makes a file's data (and, unless `data_only`, its attributes) durable.
+    pub fn fsync(self: &Arc<Self>, fh: Fh, data_only: bool) -> Answer<()> {
+        let file = match self.open_file(fh).map(|open| open.inode.serving()) {
+            // Nothing of it was written here, and its fill is durable before it counts.
+            Ok(Serving::Cold(_)) => return Answer::Now(Ok(())),
+            Ok(serving) => serving.file().ok_or(Errno(libc::EBADF)),
+            Err(error) => Err(error),
+        };
+        match file {
+            Ok(file) => Answer::later(blocking(move || {
+                Ok(if data_only { file.sync_data() } else { file.sync_all() }?)
+            })),
+            Err(error) => Answer::Now(Err(error)),
+        }
+    }
+
+    /// `lseek(2)` with SEEK_DATA or SEEK_HOLE.
+    pub fn lseek(&self, fh: Fh, offset: i64, whence: i32) -> Result<i64, Errno> {
+        let open = self.open_file(fh)?;
+        match open.inode.serving() {
+            Serving::Passthrough { file, .. } | Serving::Local { file } => {
+                // The position of the shared descriptor is nobody's: all I/O is by offset.
+                Ok(sys::extent::lseek(&*file, offset, whence)?)
+            }
+            Serving::Cold(cold) => {
+                let at = u64::try_from(offset).map_err(|_negative| Errno(libc::ENXIO))?;
+                let found = cold.place.seek(at, whence == libc::SEEK_DATA);
+                let found = found.ok_or(Errno(libc::ENXIO))?;
+                i64::try_from(found).map_err(|_far| Errno(libc::EOVERFLOW))
+            }
+            Serving::Closed => Err(Errno(libc::EBADF)),
+        }
+    }
+
+    /// `fallocate(2)`.
+    pub fn fallocate(
+        self: &Arc<Self>,
+        caller: Caller,
+        fh: Fh,
+        mode: i32,
+        offset: u64,
+        length: u64,
+    ) -> Answer<()> {
+        let open = match self.open_file(fh) {
+            Ok(open) => open,
+            Err(error) => return Answer::Now(Err(error)),
+        };
+        match open.inode.serving() {
+            Serving::Passthrough { file, .. } | Serving::Local { file } => {
+                Answer::Now(fallocate_local(caller, &file, mode, offset, length))
+            }
+            Serving::Cold(_) => {
+                let ops = Arc::clone(self);
+                Answer::later(async move {
+                    let file = ops.bring_home(&open.inode).await?;
+                    blocking(move || fallocate_local(caller, &file, mode, offset, length)).await
+                })
+            }
+            Serving::Closed => Answer::Now(Err(Errno(libc::EBADF))),
+        }
+    }
+
+    /// `copy_file_range(2)` between local files; the kernel copies what is cold by itself.
+    pub fn copy_file_range(
+        &self,
+        from: (Fh, u64),
+        to: (Fh, u64),
+        length: u64,
+    ) -> Answer<u32> {
+        let local = |fh| match self.open_file(fh)?.inode.serving() {
+            Serving::Passthrough { file, .. } | Serving::Local { file } => Ok(file),
+            Serving::Cold(_) => Err(Errno(libc::EOPNOTSUPP)),
+            Serving::Closed => Err(Errno(libc::EBADF)),
+        };
+        match (local(from.0), local(to.0)) {
+            (Ok(source), Ok(target)) => Answer::later(blocking(move || {
+                // FUSE carries the count in 32 bits, and the caller asks again for the rest.
+                let length = usize::try_from(length.min(1 << 30)).unwrap_or(1 << 30);
+                let copied = sys::copy_file_range((&*source, from.1), (&*target, to.1), length)?;
+                u32::try_from(copied).map_err(|_large| Errno(libc::EIO))
+            })),
+            (Err(error), _) | (_, Err(error)) => Answer::Now(Err(error)),
+        }
+    }
+
+    /// Changes a file's size.
+    pub(super) fn truncate(
+        self: &Arc<Self>,
+        caller: Caller,
+        inode: &Arc<Inode>,
+        size: u64,
+    ) -> Answer<()> {
+        if !inode.is_regular {
+            return Answer::Now(Err(Errno(libc::EISDIR)));
+        }
+        let open = match inode.serving() {
+            Serving::Passthrough { file, .. } | Serving::Local { file } => Some(file),
+            Serving::Closed | Serving::Cold(_) => None,
+        };
+        if let (Some(file), Some(mut held)) = (open, inode.try_tier()) {
+            if let Some(lease) = held.archiving.take() {
+                lease.give_up();
+            }
+            match self.tenant.has_record(&file) {
+                Ok(false) => return Answer::Now(set_size(caller, &file, size)),
+                // A suspect record is settled at the last close.
+                Ok(true) if held.suspect.is_some() => {
+                    return Answer::Now(set_size(caller, &file, size));
+                }
+                Ok(true) => {}
+                Err(error) => return Answer::Now(Err(error.into())),
+            }
+        }
+        let (ops, inode) = (Arc::clone(self), Arc::clone(inode));
+        Answer::later(async move { ops.truncate_later(caller, inode, size).await })
+    }
+
+    async fn truncate_later(
+        self: Arc<Self>,
+        caller: Caller,
+        inode: Arc<Inode>,
+        size: u64,
+    ) -> Result<(), Errno> {
+        loop {
+            let mut held = inode.tier().await;
+            if let Some(lease) = held.archiving.take() {
+                lease.give_up();
+            }
+            let file = match inode.serving() {
+                Serving::Passthrough { file, .. } | Serving::Local { file } => file,
+                Serving::Cold(cold) if cold.is_idle() && size == 0 => {
+                    let file = Arc::clone(&cold.file);
+                    inode.serve(&mut held, Serving::Local { file: Arc::clone(&file) });
+                    file
+                }
+                Serving::Cold(cold) => {
+                    drop(held);
+                    self.recall.whole(&inode, &cold).await?;
+                    continue;
+                }
+                Serving::Closed => {
+                    let file = Arc::new(self.inodes.open(&inode, libc::O_RDWR)?);
+                    match find(&self.tenant, &inode, &file)? {
+                        Finding::Local => file,
+                        Finding::InFlight if size == 0 => file,
+                        Finding::InFlight => {
+                            if !put_in_order(&self.tenant, &inode, &file).await? {
+                                return Err(Errno(libc::EIO));
+                            }
+                            continue;
+                        }
+                        Finding::Remote { .. } if size == 0 => file,
+                        Finding::Remote { record, stub } => {
+                            let cold = self.recall.cold(record, stub, file)?;
+                            inode.serve(&mut held, Serving::Cold(cold));
+                            continue;
+                        }
+                        Finding::Refused(error) => return Err(error.into()),
+                    }
+                }
+            };
+            let ops = Arc::clone(&self);
+            return blocking(move || {
+                let _held = held;
+                set_size(caller, &file, size)?;
+                if ops.tenant.has_record(&file)? {
+                    ops.tenant.drop_record(&file, &inode)?;
+                    file.sync_all()?;
+                }
+                Ok(())
+            })
+            .await;
+        }
+    }
+
+    /// Recalls an open cold file whole and lets writers at it.
+    async fn bring_home(&self, inode: &Arc<Inode>) -> Result<Arc<File>, Errno> {
+        loop {
+            match inode.serving() {
+                Serving::Cold(cold) => self.recall.whole(inode, &cold).await?,
+                Serving::Passthrough { file, .. } | Serving::Local { file } => return Ok(file),
+                Serving::Closed => return Err(Errno(libc::EBADF)),
+            }
+        }
+    }
+
+    /// The size of the file `ino` as `lseek` and truncation see it; for tests of this layer.
+    pub fn size_bytes(&self, ino: Ino) -> Result<u64, Errno> {
+        Ok(u64::try_from(self.getattr(ino)?.stat.st_size).unwrap_or(0))
+    }
+}
+
+/// Reads until the buffer is full or the file ends.
+pub(super) fn read_local(file: &File, offset: u64, size: u32) -> io::Result<Bytes> {
+    let mut buffer = vec![0; usize::try_from(size).unwrap_or(0)];
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match file.read_at(&mut buffer[filled..], offset + filled as u64) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    buffer.truncate(filled);
+    Ok(buffer.into())
+}
+
+fn write_local(caller: Caller, file: &File, offset: u64, data: &[u8]) -> Result<(), Errno> {
+    let _as_caller = (caller.uid != 0).then(WithoutFsetid::enter).transpose()?;
+    Ok(file.write_all_at(data, offset)?)
+}
+
+fn fallocate_local(
+    caller: Caller,
+    file: &File,
+    mode: i32,
+    offset: u64,
+    length: u64,
+) -> Result<(), Errno> {
+    let _as_caller = (caller.uid != 0).then(WithoutFsetid::enter).transpose()?;
+    let offset = i64::try_from(offset).map_err(|_far| Errno(libc::EFBIG))?;
+    let length = i64::try_from(length).map_err(|_far| Errno(libc::EFBIG))?;
+    let mode = nix::fcntl::FallocateFlags::from_bits(mode).ok_or(Errno(libc::EOPNOTSUPP))?;
+    Ok(nix::fcntl::fallocate(file, mode, offset, length)?)
+}
+
+fn set_size(caller: Caller, file: &File, size: u64) -> Result<(), Errno> {
+    let _as_caller = (caller.uid != 0).then(WithoutFsetid::enter).transpose()?;
+    Ok(file.set_len(size)?)
+}

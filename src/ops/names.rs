@@ -1,0 +1,162 @@
+//! Names: making, removing, linking and renaming them.
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat, readlinkat, renameat2};
+use nix::sys::stat::{Mode, SFlag, fstat, fstatat, mkdirat, mknodat};
+use nix::unistd::{LinkatFlags, UnlinkatFlags, linkat, symlinkat, unlinkat};
+
+use super::lookup::Entry;
+use super::{Caller, Errno, Name, Ops};
+use crate::file_id::Ino;
+use crate::sys;
+use crate::sys::cred::ActingAs;
+
+impl Ops {
+    /// Makes a directory.
+    pub fn mkdir(
+        &self,
+        caller: Caller,
+        parent: Ino,
+        name: &Name,
+        mode: u32,
+    ) -> Result<Entry, Errno> {
+        let dir = self.dir_for_change(parent, name)?;
+        {
+            let _caller = caller.enter()?;
+            mkdirat(dir.as_fd(), name.as_cstr(), Mode::from_bits_truncate(mode))?;
+        }
+        self.entry(&dir, name)
+    }
+
+    /// Makes a file, FIFO, socket or device node.
+    pub fn mknod(
+        &self,
+        caller: Caller,
+        parent: Ino,
+        name: &Name,
+        mode: u32,
+        device: u32,
+    ) -> Result<Entry, Errno> {
+        let dir = self.dir_for_change(parent, name)?;
+        {
+            let _caller = caller.enter()?;
+            let kind = SFlag::from_bits_truncate(mode & libc::S_IFMT);
+            let mode = Mode::from_bits_truncate(mode);
+            mknodat(dir.as_fd(), name.as_cstr(), kind, mode, u64::from(device))?;
+        }
+        self.entry(&dir, name)
+    }
+
+    /// Makes a symbolic link.
+    pub fn symlink(
+        &self,
+        caller: Caller,
+        parent: Ino,
+        name: &Name,
+        target: &CStr,
+    ) -> Result<Entry, Errno> {
+        let dir = self.dir_for_change(parent, name)?;
+        {
+            let _caller = caller.enter()?;
+            symlinkat(target, dir.as_fd(), name.as_cstr())?;
+        }
+        self.entry(&dir, name)
+    }
+
+    /// Where a symbolic link points.
+    pub fn readlink(&self, ino: Ino) -> Result<Vec<u8>, Errno> {
+        use std::os::unix::ffi::OsStringExt;
+        let inode = self.inode(ino)?;
+        let fd = self.inodes.path_fd(&inode)?;
+        Ok(readlinkat(fd.as_fd(), c"")?.into_vec())
+    }
+
+    /// Makes another name for a file.
+    pub fn link(
+        self: &Arc<Self>, ino: Ino, new_parent: Ino, new_name: &Name) -> Result<Entry, Errno> {
+        let inode = self.inode(ino)?;
+        let dir = self.dir_for_change(new_parent, new_name)?;
+        let fd = self.inodes.path_fd(&inode)?;
+        // By /proc, because AT_EMPTY_PATH asks for a capability that a rootless mount lacks.
+        let path = sys::fd_path(fd.as_fd());
+        let follow = LinkatFlags::AT_SYMLINK_FOLLOW;
+        linkat(nix::fcntl::AT_FDCWD, &*path, dir.as_fd(), new_name.as_cstr(), follow)?;
+        drop(fd);
+        self.note_change(inode);
+        self.entry(&dir, new_name)
+    }
+
+    /// Removes a name.
+    pub fn unlink(self: &Arc<Self>, parent: Ino, name: &Name) -> Result<(), Errno> {
+        let dir = self.dir_for_change(parent, name)?;
+        let other_names = self.if_linked_elsewhere(dir.as_fd(), name);
+        unlinkat(dir.as_fd(), name.as_cstr(), UnlinkatFlags::NoRemoveDir)?;
+        self.note_change_of(other_names);
+        Ok(())
+    }
+
+    /// Removes an empty directory.
+    pub fn rmdir(&self, parent: Ino, name: &Name) -> Result<(), Errno> {
+        let dir = self.dir_for_change(parent, name)?;
+        unlinkat(dir.as_fd(), name.as_cstr(), UnlinkatFlags::RemoveDir)?;
+        Ok(())
+    }
+
+    /// Gives a file another name or another directory. `flags` as in `renameat2(2)`.
+    pub fn rename(
+        self: &Arc<Self>,
+        parent: Ino,
+        name: &Name,
+        new_parent: Ino,
+        new_name: &Name,
+        flags: u32,
+    ) -> Result<(), Errno> {
+        let from = self.dir_for_change(parent, name)?;
+        let to = self.dir_for_change(new_parent, new_name)?;
+        let flags = RenameFlags::from_bits(flags).ok_or(Errno(libc::EINVAL))?;
+        if flags.contains(RenameFlags::RENAME_WHITEOUT) {
+            return Err(Errno(libc::EINVAL));
+        }
+        let replaced = self.if_linked_elsewhere(to.as_fd(), new_name);
+        renameat2(from.as_fd(), name.as_cstr(), to.as_fd(), new_name.as_cstr(), flags)?;
+        self.note_change_of(replaced);
+        self.note_change_of(path_fd_at(to.as_fd(), new_name).ok());
+        if flags.contains(RenameFlags::RENAME_EXCHANGE) {
+            self.note_change_of(path_fd_at(from.as_fd(), name).ok());
+        }
+        Ok(())
+    }
+
+    /// The file behind a name that is about to go, if it stays under another name and so
+    /// shows a new ctime.
+    fn if_linked_elsewhere(&self, dir: BorrowedFd<'_>, name: &Name) -> Option<OwnedFd> {
+        let stat = fstatat(dir, name.as_cstr(), AtFlags::AT_SYMLINK_NOFOLLOW).ok()?;
+        let regular = stat.st_mode & libc::S_IFMT == libc::S_IFREG;
+        (regular && stat.st_nlink > 1).then(|| path_fd_at(dir, name).ok())?
+    }
+
+    fn note_change_of(self: &Arc<Self>, fd: Option<OwnedFd>) {
+        let Some(fd) = fd else { return };
+        if let (Ok(handle), Ok(stat)) = (sys::handle::of(&fd, c""), fstat(&fd)) {
+            self.note_change(self.inodes.enter(fd, handle, &stat));
+        }
+    }
+}
+
+/// An O_PATH descriptor of a name; symbolic links are not followed.
+pub(super) fn path_fd_at(dir: impl AsFd, name: &Name) -> io::Result<OwnedFd> {
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    Ok(openat(dir, name.as_cstr(), flags, Mode::empty())?)
+}
+
+impl Caller {
+    /// Makes this thread act as the caller, with the caller's umask.
+    pub(super) fn enter(self) -> io::Result<ActingAs> {
+        sys::set_umask(self.umask);
+        ActingAs::caller(self.uid, self.gid)
+    }
+}

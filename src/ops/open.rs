@@ -1,0 +1,528 @@
+//! Opening and closing: where a reader or writer meets a migration.
+//!
+//! The first open of a file fixes how it is served until its last close (a rule of the
+//! kernel's). What is local is served by passthrough where the kernel allows it; what is
+//! remote by the daemon, from the store. A small stub is recalled inside `open`, so that it
+//! opens as a local file; so is a program that is about to run, because a mapping cannot
+//! return an errno.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::stat::{FileStat, fstat};
+
+use super::lookup::Entry;
+use super::{Answer, Attr, Caller, Errno, Fh, Name, Ops};
+use crate::failpoint::{CrashPoint, reach};
+use crate::file_id::{Ino, TimeNs};
+use crate::record::Record;
+use crate::inode::{Backing, Body, Cold, Inode, Serving, Suspect, TierGuard};
+use crate::recall::RecallError;
+use crate::recover::{Finding, find, put_in_order};
+use crate::sys;
+use crate::sys::cred::WithoutFsetid;
+use crate::tier::State;
+
+/// Set by the kernel in the flags of an open for `execve` (`__FMODE_EXEC`).
+const FMODE_EXEC: i32 = 0x20;
+
+/// How long an open waits for somebody else's lease on the file below, before EBUSY: Linux's
+/// own lease-break-time, 45 s, and some.
+const LEASE_PATIENCE: Duration = Duration::from_secs(50);
+const LEASE_POLL: Duration = Duration::from_millis(20);
+
+/// Registers a file for kernel passthrough; each door to the kernel has its own way.
+pub trait RegisterBacking: Send + Sync {
+    /// The registration, kept as long as the file is open; an error where the kernel refuses.
+    fn register(&self, file: &File) -> io::Result<Backing>;
+}
+
+/// How the kernel is told to serve an open.
+#[derive(Clone)]
+pub enum How {
+    /// From the registered file below.
+    Passthrough(Backing),
+    /// By asking the daemon, with the kernel's page cache in between.
+    Daemon,
+}
+
+/// An opened file.
+pub struct Opened {
+    /// Its number.
+    pub fh: Fh,
+    /// How it is served.
+    pub how: How,
+}
+
+#[derive(Clone)]
+struct OpenRequest {
+    writable: bool,
+    truncate: bool,
+    exec: bool,
+    unprivileged: bool,
+    /// Whether a recall inside this open was tried and cannot be had.
+    whole_refused: bool,
+    door: Arc<dyn RegisterBacking>,
+}
+
+enum Step {
+    Done(Opened),
+    Wait(Wait),
+}
+
+enum Wait {
+    /// Something takes the disk's time: not on a FUSE thread.
+    Disk,
+    /// Somebody else has a lease on the file below.
+    Lease,
+    /// It was in flight at a crash and is put in order first.
+    Order(Arc<File>),
+    /// The file comes home first.
+    Fill(Arc<Cold>),
+}
+
+impl Ops {
+    /// Opens a file. `flags` as in `open(2)`.
+    pub fn open(
+        self: &Arc<Self>,
+        caller: Caller,
+        ino: Ino,
+        flags: i32,
+        door: Arc<dyn RegisterBacking>,
+    ) -> Answer<Opened> {
+        let inode = match self.inode(ino) {
+            Ok(inode) => inode,
+            Err(error) => return Answer::Now(Err(error)),
+        };
+        self.open_inode(caller, inode, flags, door)
+    }
+
+    fn open_inode(
+        self: &Arc<Self>,
+        caller: Caller,
+        inode: Arc<Inode>,
+        flags: i32,
+        door: Arc<dyn RegisterBacking>,
+    ) -> Answer<Opened> {
+        let request = OpenRequest {
+            writable: flags & libc::O_ACCMODE != libc::O_RDONLY,
+            truncate: flags & libc::O_TRUNC != 0,
+            exec: flags & FMODE_EXEC != 0,
+            unprivileged: caller.uid != 0,
+            whole_refused: false,
+            door,
+        };
+        if let Some(mut held) = inode.try_tier() {
+            match self.open_step(&inode, &mut held, &request, false) {
+                Ok(Step::Done(opened)) => return Answer::Now(Ok(opened)),
+                Err(error) => return Answer::Now(Err(error)),
+                Ok(Step::Wait(_)) => {}
+            }
+        }
+        let ops = Arc::clone(self);
+        Answer::later(async move { ops.open_later(inode, request).await })
+    }
+
+    async fn open_later(
+        self: Arc<Self>,
+        inode: Arc<Inode>,
+        mut request: OpenRequest,
+    ) -> Result<Opened, Errno> {
+        let mut patience = LEASE_PATIENCE;
+        loop {
+            let held = inode.tier().await;
+            let step = {
+                let (ops, inode, request) = (Arc::clone(&self), Arc::clone(&inode), request.clone());
+                let mut held = held;
+                blocking(move || ops.open_step(&inode, &mut held, &request, true)).await?
+            };
+            match step {
+                Step::Done(opened) => return Ok(opened),
+                Step::Wait(Wait::Disk) => return Err(Errno(libc::EIO)),
+                Step::Wait(Wait::Order(file)) => {
+                    let _held = inode.tier().await;
+                    if !put_in_order(&self.tenant, &inode, &file).await? {
+                        return Err(Errno(libc::EIO));
+                    }
+                }
+                Step::Wait(Wait::Lease) => {
+                    if patience.is_zero() {
+                        return Err(Errno(libc::EBUSY));
+                    }
+                    patience = patience.saturating_sub(LEASE_POLL);
+                    tokio::time::sleep(LEASE_POLL).await;
+                }
+                Step::Wait(Wait::Fill(cold)) => match self.recall.whole(&inode, &cold).await {
+                    Ok(()) => {}
+                    Err(RecallError::NoSpace { .. } | RecallError::Busy)
+                        if !request.exec && !request.truncate =>
+                    {
+                        request.whole_refused = true;
+                    }
+                    Err(error) => {
+                        self.close_if_unused(&inode).await;
+                        return Err(error.into());
+                    }
+                },
+            }
+        }
+    }
+
+    fn open_step(
+        &self,
+        inode: &Arc<Inode>,
+        held: &mut TierGuard,
+        request: &OpenRequest,
+        may_block: bool,
+    ) -> Result<Step, Errno> {
+        // P3: whoever opens takes the file from an archive that is reading it.
+        if let Some(lease) = held.archiving.take() {
+            lease.give_up();
+        }
+        match inode.serving() {
+            Serving::Closed => self.first_open(inode, held, request, may_block),
+            Serving::Passthrough { file, backing } => {
+                if !self.prepare_local(inode, held, &file, request, may_block)? {
+                    return Ok(Step::Wait(Wait::Disk));
+                }
+                Ok(self.opened(inode, held, request, How::Passthrough(backing)))
+            }
+            Serving::Local { file } => {
+                if !self.prepare_local(inode, held, &file, request, may_block)? {
+                    return Ok(Step::Wait(Wait::Disk));
+                }
+                Ok(self.opened(inode, held, request, How::Daemon))
+            }
+            Serving::Cold(cold) => self.open_cold(inode, held, request, cold),
+        }
+    }
+
+    fn first_open(
+        &self,
+        inode: &Arc<Inode>,
+        held: &mut TierGuard,
+        request: &OpenRequest,
+        may_block: bool,
+    ) -> Result<Step, Errno> {
+        let file = match self.open_below(inode) {
+            Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => {
+                return Ok(Step::Wait(Wait::Lease));
+            }
+            other => Arc::new(other?),
+        };
+        if !inode.is_regular {
+            return Err(Errno(libc::EINVAL));
+        }
+        match find(&self.tenant, inode, &file)? {
+            Finding::Local { .. } => {
+                if !self.prepare_local(inode, held, &file, request, may_block)? {
+                    return Ok(Step::Wait(Wait::Disk));
+                }
+                let how = match self.register(&file, request) {
+                    Some(backing) => How::Passthrough(backing),
+                    None => How::Daemon,
+                };
+                let serving = match &how {
+                    How::Passthrough(backing) => {
+                        Serving::Passthrough { file, backing: Arc::clone(backing) }
+                    }
+                    How::Daemon => Serving::Local { file },
+                };
+                inode.serve(held, serving);
+                Ok(self.opened(inode, held, request, how))
+            }
+            Finding::Remote { record, stub } => {
+                let cold = self.recall.cold(record, stub, file)?;
+                inode.serve(held, Serving::Cold(Arc::clone(&cold)));
+                self.open_cold(inode, held, request, cold)
+            }
+            Finding::InFlight => Ok(Step::Wait(Wait::Order(file))),
+            Finding::Refused(error) => {
+                tracing::error!(ino = %inode.ino, %error, "refused to open a file");
+                Err(error.into())
+            }
+        }
+    }
+
+    fn open_cold(
+        &self,
+        inode: &Arc<Inode>,
+        held: &mut TierGuard,
+        request: &OpenRequest,
+        cold: Arc<Cold>,
+    ) -> Result<Step, Errno> {
+        if request.truncate && cold.is_idle() {
+            // No fetch: what was there is not wanted any more.
+            self.cut_to_nothing(inode, &cold.file)?;
+            let file = Arc::clone(&cold.file);
+            inode.serve(held, Serving::Local { file });
+            return Ok(self.opened(inode, held, request, How::Daemon));
+        }
+        let small = cold.record.size_bytes <= self.recall.options().whole_in_open_bytes;
+        let wanted = request.truncate || request.exec || (small && held.opens == 0);
+        if wanted && !request.whole_refused {
+            return Ok(Step::Wait(Wait::Fill(cold)));
+        }
+        Ok(self.opened(inode, held, request, How::Daemon))
+    }
+
+    /// What an open of a local file needs before it may be answered. False: it would take the
+    /// disk's time, and this thread has none.
+    fn prepare_local(
+        &self,
+        inode: &Inode,
+        held: &mut Body,
+        file: &File,
+        request: &OpenRequest,
+        may_block: bool,
+    ) -> Result<bool, Errno> {
+        let needs_record_change = (request.writable || request.truncate)
+            && held.suspect.is_none()
+            && self.tenant.has_record(file)?;
+        if needs_record_change && !may_block {
+            return Ok(false);
+        }
+        if request.truncate {
+            let _as_caller = request.unprivileged.then(WithoutFsetid::enter).transpose()?;
+            if needs_record_change {
+                self.cut_to_nothing(inode, file)?;
+            } else {
+                file.set_len(0)?;
+            }
+        } else if needs_record_change {
+            self.mark_suspect(inode, held, file)?;
+        }
+        Ok(true)
+    }
+
+    /// Truncates to nothing a file that has a record; the record goes, durably, before anybody
+    /// can write (a later overwrite's own fdatasync would not carry its removal).
+    pub(super) fn cut_to_nothing(&self, inode: &Inode, file: &File) -> Result<(), Errno> {
+        file.set_len(0)?;
+        self.tenant.drop_record(file, inode)?;
+        reach(CrashPoint::ForgetAfterRecord);
+        Ok(file.sync_all()?)
+    }
+
+    /// archived -> suspect, durable before the writer is let in.
+    pub(super) fn mark_suspect(
+        &self,
+        inode: &Inode,
+        held: &mut Body,
+        file: &File,
+    ) -> Result<(), Errno> {
+        let stat = fstat(file)?;
+        let archived = match self.tenant.record(file, inode)? {
+            Some(record) if is_version_of(&record, &stat) => record,
+            // Whatever stands there is not about these bytes: they are the file's.
+            _ => {
+                self.tenant.drop_record(file, inode)?;
+                return Ok(file.sync_all()?);
+            }
+        };
+        let record = Record { state: State::Suspect, ..archived };
+        self.tenant.set_record(file, inode, &record)?;
+        file.sync_all()?;
+        reach(CrashPoint::SuspectBeforeReply);
+        let ctime = ctime_of(file)?.ok_or(Errno(libc::EOVERFLOW))?;
+        held.suspect = Some(Suspect { archived, ctime });
+        Ok(())
+    }
+
+    /// The file below, for reading and writing where possible: all opens share it.
+    fn open_below(&self, inode: &Inode) -> io::Result<File> {
+        let common = libc::O_NONBLOCK | libc::O_NOATIME;
+        match self.inodes.open(inode, libc::O_RDWR | common) {
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::EACCES | libc::EROFS | libc::ETXTBSY | libc::EPERM)
+                ) =>
+            {
+                match self.inodes.open(inode, libc::O_RDONLY | common) {
+                    Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
+                        self.inodes.open(inode, libc::O_RDONLY | libc::O_NONBLOCK)
+                    }
+                    other => other,
+                }
+            }
+            other => other,
+        }
+    }
+
+    fn register(&self, file: &File, request: &OpenRequest) -> Option<Backing> {
+        // The kernel writes with the credentials of this moment: without this, a write by
+        // another user would leave a set-user-ID bit in place.
+        let _unprivileged = WithoutFsetid::enter().ok()?;
+        request.door.register(file).ok()
+    }
+
+    fn opened(
+        &self,
+        inode: &Arc<Inode>,
+        held: &mut Body,
+        request: &OpenRequest,
+        how: How,
+    ) -> Step {
+        held.opens += 1;
+        held.writers += u32::from(request.writable);
+        Step::Done(Opened { fh: self.add_open_file(inode, request.writable), how })
+    }
+
+    /// Creates a file and opens it; opens it if it is there and `flags` allow.
+    pub fn create(
+        self: &Arc<Self>,
+        caller: Caller,
+        parent: Ino,
+        name: &Name,
+        mode: u32,
+        flags: i32,
+        door: Arc<dyn RegisterBacking>,
+    ) -> Answer<(Entry, Opened)> {
+        match self.create_now(caller, parent, name, mode, door.clone()) {
+            Err(Errno(libc::EEXIST)) if flags & libc::O_EXCL == 0 => {}
+            other => return Answer::Now(other),
+        }
+        let found = self.lookup(parent, name).and_then(|entry| entry.ok_or(Errno(libc::ENOENT)));
+        let entry = match found {
+            Ok(entry) => entry,
+            Err(error) => return Answer::Now(Err(error)),
+        };
+        match self.open(caller, Ino(entry.attr.stat.st_ino), flags, door) {
+            Answer::Now(opened) => Answer::Now(opened.map(|opened| (entry, opened))),
+            Answer::Later(opened) => Answer::later(async move { Ok((entry, opened.await?)) }),
+        }
+    }
+
+    fn create_now(
+        &self,
+        caller: Caller,
+        parent: Ino,
+        name: &Name,
+        mode: u32,
+        door: Arc<dyn RegisterBacking>,
+    ) -> Result<(Entry, Opened), Errno> {
+        use nix::fcntl::{OFlag, openat};
+        let dir = self.dir_for_change(parent, name)?;
+        let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_RDWR | OFlag::O_NOFOLLOW;
+        let file = {
+            let _caller = caller.enter()?;
+            let mode = nix::sys::stat::Mode::from_bits_truncate(mode);
+            openat(dir.as_fd(), name.as_cstr(), flags | OFlag::O_CLOEXEC, mode)?
+        };
+        let stat = fstat(&file)?;
+        let handle = sys::handle::of(&file, c"")?;
+        let anchor = file.try_clone()?;
+        let inode = self.inodes.enter_looked_up(anchor, handle, &stat);
+        let file = Arc::new(File::from(file));
+        let request = OpenRequest {
+            writable: true,
+            truncate: false,
+            exec: false,
+            unprivileged: caller.uid != 0,
+            whole_refused: true,
+            door,
+        };
+        // Nobody else knows the file yet: its lock is free.
+        let mut held = inode.try_tier().ok_or(Errno(libc::EAGAIN))?;
+        let how = match self.register(&file, &request) {
+            Some(backing) => How::Passthrough(backing),
+            None => How::Daemon,
+        };
+        let serving = match &how {
+            How::Passthrough(backing) => {
+                Serving::Passthrough { file, backing: Arc::clone(backing) }
+            }
+            How::Daemon => Serving::Local { file },
+        };
+        inode.serve(&mut held, serving);
+        let generation = inode.handle.generation();
+        let entry = Entry { attr: Attr { stat, unsettled: true }, generation };
+        match self.opened(&inode, &mut held, &request, how) {
+            Step::Done(opened) => Ok((entry, opened)),
+            Step::Wait(_) => Err(Errno(libc::EIO)),
+        }
+    }
+
+    /// Closes an open file description. True: it could write.
+    pub fn release(self: &Arc<Self>, fh: Fh) -> bool {
+        let Some((_, open)) = self.open_files.remove(&fh) else { return false };
+        let writable = open.writable;
+        let inode = Arc::clone(&open.inode);
+        drop(open);
+        match inode.try_tier() {
+            Some(mut held) => self.close(&inode, &mut held, writable),
+            None => {
+                let ops = Arc::clone(self);
+                self.recall.spawn(async move {
+                    let mut held = inode.tier().await;
+                    ops.close(&inode, &mut held, writable);
+                });
+            }
+        }
+        writable
+    }
+
+    fn close(&self, inode: &Arc<Inode>, held: &mut TierGuard, writable: bool) {
+        held.opens -= 1;
+        held.writers -= u32::from(writable);
+        if held.writers == 0
+            && let Some(suspect) = held.suspect.take()
+            && let Some(file) = inode.serving().file()
+            && let Err(error) = self.settle(inode, &file, &suspect)
+        {
+            // The record stays `suspect`: resident bytes until they are hashed.
+            tracing::warn!(ino = %inode.ino, %error, "cannot settle a record after the last close");
+        }
+        if held.opens == 0 && !matches!(inode.serving(), Serving::Cold(cold) if !cold.is_idle()) {
+            inode.serve(held, Serving::Closed);
+        }
+    }
+
+    async fn close_if_unused(&self, inode: &Arc<Inode>) {
+        let mut held = inode.tier().await;
+        if held.opens == 0 && !matches!(inode.serving(), Serving::Cold(cold) if !cold.is_idle()) {
+            inode.serve(&mut held, Serving::Closed);
+        }
+    }
+
+    /// suspect -> archived where nothing changed, else -> resident.
+    fn settle(&self, inode: &Inode, file: &File, suspect: &Suspect) -> io::Result<()> {
+        let stat = fstat(file)?;
+        let unchanged = u64::try_from(stat.st_size) == Ok(suspect.archived.size_bytes)
+            && TimeNs::from_parts(stat.st_mtime, stat.st_mtime_nsec)
+                == Some(suspect.archived.mtime)
+            && TimeNs::from_parts(stat.st_ctime, stat.st_ctime_nsec) == Some(suspect.ctime);
+        if !unchanged {
+            self.tenant.drop_record(file, inode)?;
+            reach(CrashPoint::ForgetAfterRecord);
+            return Ok(());
+        }
+        self.tenant.set_record(file, inode, &suspect.archived)?;
+        if let Some(ctime) = ctime_of(file)? {
+            self.tenant.known.remember(inode.ino, &inode.handle, ctime);
+        }
+        Ok(())
+    }
+}
+
+/// Whether an archived file's record is of these very bytes.
+fn is_version_of(record: &Record, stat: &FileStat) -> bool {
+    record.state == State::Archived
+        && u64::try_from(stat.st_size) == Ok(record.size_bytes)
+        && TimeNs::from_parts(stat.st_mtime, stat.st_mtime_nsec) == Some(record.mtime)
+}
+
+fn ctime_of(file: &File) -> io::Result<Option<TimeNs>> {
+    let stat = fstat(file)?;
+    Ok(TimeNs::from_parts(stat.st_ctime, stat.st_ctime_nsec))
+}
+
+/// Runs what takes the disk's time on a thread that has it.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Errno> + Send + 'static,
+) -> Result<T, Errno> {
+    tokio::task::spawn_blocking(work).await.map_err(|_panic| Errno(libc::EIO))?
+}

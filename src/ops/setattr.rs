@@ -1,0 +1,178 @@
+//! Changing attributes: mode, owner and times of any file, and the size of a regular one.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use nix::sys::stat::{
+    FchmodatFlags, FileStat, Mode, UtimensatFlags, fchmodat, fstat, utimensat,
+};
+use nix::sys::time::TimeSpec;
+
+use super::{Answer, Attr, Caller, Errno, Ops};
+use crate::file_id::{Ino, TimeNs};
+use crate::inode::{Body, Inode, PathFd};
+use crate::sys;
+use crate::tier::State;
+
+/// A time to set.
+#[derive(Clone, Copy, Debug)]
+pub enum SetTime {
+    /// The time of the call.
+    Now,
+    /// Seconds and nanoseconds since the Unix epoch.
+    At(i64, i64),
+}
+
+/// What to change; none of it: nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SetAttr {
+    /// Permission bits.
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Size in bytes.
+    pub size: Option<u64>,
+    /// Access time.
+    pub atime: Option<SetTime>,
+    /// Modification time.
+    pub mtime: Option<SetTime>,
+}
+
+impl Ops {
+    /// Changes attributes and returns them all.
+    pub fn setattr(self: &Arc<Self>, caller: Caller, ino: Ino, change: SetAttr) -> Answer<Attr> {
+        let inode = match self.inode(ino) {
+            Ok(inode) => inode,
+            Err(error) => return Answer::Now(Err(error)),
+        };
+        let Some(size) = change.size else { return self.change(inode, change) };
+        let ops = Arc::clone(self);
+        match self.truncate(caller, &inode, size) {
+            Answer::Now(Ok(())) => self.change(inode, change),
+            Answer::Now(Err(error)) => Answer::Now(Err(error)),
+            Answer::Later(truncated) => Answer::later(async move {
+                truncated.await?;
+                match ops.change(inode, change) {
+                    Answer::Now(changed) => changed,
+                    Answer::Later(changed) => changed.await,
+                }
+            }),
+        }
+    }
+
+    /// Everything but the size. What a record says of a file follows, under its tier lock.
+    fn change(self: &Arc<Self>, inode: Arc<Inode>, change: SetAttr) -> Answer<Attr> {
+        let recorded = self
+            .inodes
+            .path_fd(&inode)
+            .and_then(|fd| Ok(inode.is_regular && self.tenant.has_record(fd)?));
+        match recorded {
+            Err(error) => Answer::Now(Err(error.into())),
+            Ok(false) => Answer::Now(self.change_now(&inode, change)),
+            Ok(true) => match inode.try_tier() {
+                Some(held) => Answer::Now(self.change_recorded(&inode, &held, change)),
+                None => {
+                    let ops = Arc::clone(self);
+                    Answer::later(async move {
+                        let held = inode.tier().await;
+                        ops.change_recorded(&inode, &held, change)
+                    })
+                }
+            },
+        }
+    }
+
+    fn change_now(&self, inode: &Inode, change: SetAttr) -> Result<Attr, Errno> {
+        apply(&self.inodes.path_fd(inode)?, change)?;
+        self.attr_of(inode)
+    }
+
+    fn change_recorded(
+        &self,
+        inode: &Inode,
+        _held: &Body,
+        change: SetAttr,
+    ) -> Result<Attr, Errno> {
+        let fd = self.inodes.path_fd(inode)?;
+        let before = fstat(&fd)?;
+        let Some(mut record) = self.tenant.record(&fd, inode)? else {
+            return self.change_now(inode, change);
+        };
+        let current = match record.state {
+            State::Released | State::Lost | State::Recalling => true,
+            State::Suspect => true,
+            State::Archived | State::Releasing => {
+                mtime(&before) == Some(record.mtime)
+                    && before.st_size.cast_unsigned() == record.size_bytes
+            }
+        };
+        apply(&fd, change)?;
+        let after = fstat(&fd)?;
+        match (mtime(&after), TimeNs::from_parts(after.st_ctime, after.st_ctime_nsec)) {
+            (Some(mtime), Some(ctime)) if current => {
+                if change.mtime.is_some() {
+                    record.mtime = mtime;
+                }
+                record.ctime_shown = ctime;
+                self.tenant.set_record(&fd, inode, &record)?;
+            }
+            // Local bytes that are not the recorded ones must not come to look like them; a
+            // time that a record cannot hold makes the file a resident one, if it is here.
+            _ if matches!(record.state, State::Archived | State::Releasing) => {
+                self.tenant.drop_record(&fd, inode)?;
+            }
+            _ => return Err(Errno(libc::EINVAL)),
+        }
+        self.attr_of(inode)
+    }
+}
+
+fn mtime(stat: &FileStat) -> Option<TimeNs> {
+    TimeNs::from_parts(stat.st_mtime, stat.st_mtime_nsec)
+}
+
+fn apply(fd: &PathFd<'_>, change: SetAttr) -> Result<(), Errno> {
+    if change.uid.is_some() || change.gid.is_some() {
+        chown(fd, change.uid, change.gid)?;
+    }
+    if let Some(mode) = change.mode {
+        let path = sys::fd_path(fd);
+        let mode = Mode::from_bits_truncate(mode);
+        fchmodat(nix::fcntl::AT_FDCWD, &*path, mode, FchmodatFlags::FollowSymlink)?;
+    }
+    if change.atime.is_some() || change.mtime.is_some() {
+        let atime = change.atime.map_or(TimeSpec::UTIME_OMIT, SetTime::spec);
+        let mtime = change.mtime.map_or(TimeSpec::UTIME_OMIT, SetTime::spec);
+        set_times(fd, &atime, &mtime)?;
+    }
+    Ok(())
+}
+
+impl SetTime {
+    fn spec(self) -> TimeSpec {
+        match self {
+            SetTime::Now => TimeSpec::UTIME_NOW,
+            SetTime::At(seconds, nanoseconds) => TimeSpec::new(seconds, nanoseconds),
+        }
+    }
+}
+
+fn chown(fd: &PathFd<'_>, uid: Option<u32>, gid: Option<u32>) -> Result<(), Errno> {
+    use nix::unistd::{Gid, Uid, fchownat};
+    let flags = nix::fcntl::AtFlags::AT_EMPTY_PATH;
+    fchownat(fd, c"", uid.map(Uid::from_raw), gid.map(Gid::from_raw), flags)?;
+    Ok(())
+}
+
+/// Sets times of what a descriptor names, itself: symbolic links have times too.
+pub(super) fn set_times(fd: impl AsFd, atime: &TimeSpec, mtime: &TimeSpec) -> Result<(), Errno> {
+    match sys::utimens_empty_path(fd.as_fd(), atime, mtime) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+        other => return Ok(other?),
+    }
+    let path = sys::fd_path(fd.as_fd());
+    utimensat(nix::fcntl::AT_FDCWD, &*path, atime, mtime, UtimensatFlags::FollowSymlink)?;
+    Ok(())
+}

@@ -1,0 +1,88 @@
+//! Extended attributes and POSIX ACLs: the file's own, less what is coldfs's, plus what
+//! coldfs answers without storing it.
+
+use std::ffi::CStr;
+use std::sync::Arc;
+
+use super::{Errno, Ops};
+use crate::file_id::Ino;
+use crate::sys;
+
+/// Attributes that are coldfs's own: never shown, never set by an application.
+const PRIVATE: [&[u8]; 2] = [b"trusted.coldfs", b"user.coldfs"];
+
+fn is_private(name: &[u8]) -> bool {
+    PRIVATE.iter().any(|own| match name.strip_prefix(*own) {
+        Some(rest) => rest.is_empty() || rest.starts_with(b"."),
+        None => false,
+    })
+}
+
+impl Ops {
+    /// The value of an attribute.
+    pub fn getxattr(&self, ino: Ino, name: &CStr) -> Result<Vec<u8>, Errno> {
+        let inode = self.inode(ino)?;
+        if is_private(name.to_bytes()) {
+            return self.virtual_xattr(&inode, name.to_bytes()).ok_or(Errno(libc::ENODATA));
+        }
+        let fd = self.inodes.path_fd(&inode)?;
+        sys::xattr::value(&fd, name)?.ok_or(Errno(libc::ENODATA))
+    }
+
+    /// The names of all attributes, each ended by a NUL.
+    pub fn listxattr(&self, ino: Ino) -> Result<Vec<u8>, Errno> {
+        let inode = self.inode(ino)?;
+        let fd = self.inodes.path_fd(&inode)?;
+        let all = sys::xattr::list(&fd)?;
+        let shown = all
+            .split_inclusive(|byte| *byte == 0)
+            .filter(|name| !is_private(name.strip_suffix(b"\0").unwrap_or(name)));
+        Ok(shown.flatten().copied().collect())
+    }
+
+    /// Sets an attribute. `flags`: 0, `XATTR_CREATE` or `XATTR_REPLACE`.
+    pub fn setxattr(
+        self: &Arc<Self>,
+        ino: Ino,
+        name: &CStr,
+        value: &[u8],
+        flags: i32,
+    ) -> Result<(), Errno> {
+        let inode = self.inode(ino)?;
+        if is_private(name.to_bytes()) {
+            return Err(Errno(libc::EPERM));
+        }
+        let fd = self.inodes.path_fd(&inode)?;
+        sys::xattr::set(&fd, name, value, flags)?;
+        drop(fd);
+        self.note_change(inode);
+        Ok(())
+    }
+
+    /// Removes an attribute.
+    pub fn removexattr(self: &Arc<Self>, ino: Ino, name: &CStr) -> Result<(), Errno> {
+        let inode = self.inode(ino)?;
+        if is_private(name.to_bytes()) {
+            return Err(Errno(libc::EPERM));
+        }
+        let fd = self.inodes.path_fd(&inode)?;
+        sys::xattr::remove(&fd, name)?;
+        drop(fd);
+        self.note_change(inode);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_private;
+
+    #[test]
+    fn only_our_own_attributes_are_private() {
+        assert!(is_private(b"trusted.coldfs"));
+        assert!(is_private(b"trusted.coldfs.pin"));
+        assert!(is_private(b"user.coldfs.state"));
+        assert!(!is_private(b"user.coldfsx"));
+        assert!(!is_private(b"user.cold"));
+    }
+}

@@ -1,0 +1,69 @@
+//! Recalling files because a person asked, not because somebody reads them.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use crate::inode::{Inode, Inodes, Serving};
+use crate::recall::{Recall, RecallError};
+use crate::recover::{Finding, find, put_in_order};
+use crate::tenant::Tenant;
+
+/// What became of a file that was to be recalled.
+#[derive(Debug)]
+pub enum Recalled {
+    /// It came home; so many bytes.
+    Done(u64),
+    /// Its bytes were here already.
+    Already,
+}
+
+/// Recalls a whole file, whoever else has it open.
+pub async fn recall_file(
+    tenant: &Arc<Tenant>,
+    inodes: &Inodes,
+    recall: &Arc<Recall>,
+    inode: &Arc<Inode>,
+) -> Result<Recalled, RecallError> {
+    if !inode.is_regular {
+        return Ok(Recalled::Already);
+    }
+    let mut held = inode.tier().await;
+    let cold = match inode.serving() {
+        Serving::Cold(cold) => cold,
+        Serving::Passthrough { .. } | Serving::Local { .. } => return Ok(Recalled::Already),
+        Serving::Closed => {
+            // Most files of a tree are at home: those are not even opened.
+            if !tenant.has_record(inodes.path_fd(inode)?)? {
+                return Ok(Recalled::Already);
+            }
+            let flags = libc::O_RDWR | libc::O_NONBLOCK | libc::O_NOATIME;
+            let file = match inodes.open(inode, flags) {
+                Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => {
+                    return Err(RecallError::Busy);
+                }
+                other => Arc::new(File::from(other?)),
+            };
+            match ordered(tenant, inode, &file).await? {
+                Finding::Local => return Ok(Recalled::Already),
+                Finding::Refused(error) => return Err(error),
+                Finding::InFlight => return Err(RecallError::Busy),
+                Finding::Remote { record, stub } => {
+                    let cold = recall.cold(record, stub, file)?;
+                    inode.serve(&mut held, Serving::Cold(Arc::clone(&cold)));
+                    cold
+                }
+            }
+        }
+    };
+    drop(held);
+    recall.whole(inode, &cold).await?;
+    Ok(Recalled::Done(cold.place.size_bytes))
+}
+
+async fn ordered(tenant: &Arc<Tenant>, inode: &Inode, file: &Arc<File>) -> io::Result<Finding> {
+    match find(tenant, inode, file)? {
+        Finding::InFlight if put_in_order(tenant, inode, file).await? => find(tenant, inode, file),
+        other => Ok(other),
+    }
+}

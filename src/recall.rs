@@ -1,0 +1,266 @@
+//! What happens when a cold file is read.
+//!
+//! A read of a stub is served by chunks from the store ([`chunks`]): one GET each, shared by
+//! all who want it, kept in a bounded cache. A file that is read through, small, or asked for
+//! by a person is filled in place ([`fill`]): under a lease, block 0 last, so that a kill at
+//! any moment leaves a stub; readers are served meanwhile from what the fill fetches.
+//!
+//! Nothing here runs on a FUSE thread. Every wait for the store ends at a deadline.
+
+use std::fs::File;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::inode::{Cold, Fill, Inode, Inodes, Place};
+use crate::record::Record;
+use crate::segment::{EntryPlace, Packing, Piece, segment_key};
+use crate::stub::Stub;
+use crate::tenant::Tenant;
+use crate::tier::State;
+
+mod chunks;
+mod error;
+mod fill;
+
+pub use chunks::Chunks;
+pub use error::RecallError;
+pub(crate) use fill::{cut_to_stub, restore_mtime};
+
+/// What of a recall can be turned (DESIGN.md, admission).
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// A cold read fails after this long without a byte.
+    pub deadline: Duration,
+    /// A stub of up to this size is recalled inside `open`.
+    pub whole_in_open_bytes: u64,
+    /// A stub of up to this size is recalled whole by its first read.
+    pub whole_streaming_bytes: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            deadline: Duration::from_secs(60),
+            whole_in_open_bytes: 1 << 20,
+            whole_streaming_bytes: 16 << 20,
+        }
+    }
+}
+
+/// A larger file is recalled whole once this share of it has been read: one in four.
+const WHOLE_AT_SHARE: u64 = 4;
+/// Reads in a row after which a reader counts as sequential.
+const SEQUENTIAL_READS: u32 = 2;
+/// Chunks fetched ahead of a sequential reader.
+const READ_AHEAD_CHUNKS: u32 = 4;
+/// Chunks that one fill fetches at once.
+const FILL_CHUNKS_AT_ONCE: usize = 4;
+
+/// The recalls of a tenant.
+pub struct Recall {
+    tenant: Arc<Tenant>,
+    inodes: Arc<Inodes>,
+    chunks: Arc<Chunks>,
+    options: Options,
+    runtime: tokio::runtime::Handle,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Recall {
+    /// Recalls for a tenant. `chunks` may be shared with other tenants of the same store.
+    pub fn new(
+        tenant: Arc<Tenant>,
+        inodes: Arc<Inodes>,
+        chunks: Arc<Chunks>,
+        options: Options,
+        runtime: tokio::runtime::Handle,
+    ) -> Self {
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        Self { tenant, inodes, chunks, options, runtime, tasks, stop }
+    }
+
+    /// What was turned.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// Runs something for this tenant in the background.
+    pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn_on(work, &self.runtime);
+    }
+
+    /// Ends: fills under way are cut back, and nothing of them is running any more.
+    pub async fn stop(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// The cold file that a record and its stub describe.
+    pub fn cold(
+        &self,
+        record: Record,
+        stub: Stub,
+        file: Arc<File>,
+    ) -> Result<Arc<Cold>, RecallError> {
+        let damaged = |what: String| RecallError::Damaged { at: record.at, what };
+        let packing = Packing::new(stub.size_bytes, &stub.extents)
+            .map_err(|bad| damaged(bad.to_string()))?;
+        let packed = packing.packed_bytes();
+        let entry = EntryPlace::new(record.at, stub.data_offset, packed, stub.chunk_bytes)
+            .map_err(|bad| damaged(bad.to_string()))?;
+        let key = segment_key(&self.tenant.name, record.at.segment);
+        let place = Place { key, entry, packing, size_bytes: stub.size_bytes };
+        Ok(Arc::new(Cold::new(stub, record, place, file)))
+    }
+
+    /// Up to `size` bytes at `offset`; fewer only at the end of the file.
+    pub async fn read(
+        self: &Arc<Self>,
+        inode: &Arc<Inode>,
+        cold: &Arc<Cold>,
+        offset: u64,
+        size: u32,
+    ) -> Result<Bytes, RecallError> {
+        let end = offset.saturating_add(size.into()).min(cold.place.size_bytes);
+        if offset >= end {
+            return Ok(Bytes::new());
+        }
+        self.plan(inode, cold, offset, end);
+        let read = self.fetch(cold, offset, end).await;
+        match &read {
+            Err(RecallError::Lost { .. } | RecallError::Damaged { .. }) => {
+                self.note_state(inode, cold, State::Lost).await;
+            }
+            Ok(_) if cold.record.state == State::Lost => {
+                self.note_state(inode, cold, State::Released).await;
+            }
+            Ok(_) | Err(_) => {}
+        }
+        read
+    }
+
+    async fn fetch(&self, cold: &Cold, offset: u64, end: u64) -> Result<Bytes, RecallError> {
+        let place = &cold.place;
+        let length = usize::try_from(end - offset).unwrap_or(0);
+        let mut data = BytesMut::with_capacity(length);
+        for piece in place.packing.pieces(offset..end) {
+            match piece {
+                Piece::Hole(hole) => {
+                    let zeros = usize::try_from(hole.length).unwrap_or(0);
+                    data.resize(data.len() + zeros, 0);
+                }
+                Piece::Data { at, packed_offset } => {
+                    let packed = packed_offset..packed_offset + at.length;
+                    for number in place.entry.chunks_of(packed.clone()) {
+                        let chunk = self.chunks.get(place, number, self.options.deadline).await?;
+                        let from = place.entry.packed_range(number..number + 1).start;
+                        let index = |offset: u64| {
+                            let within = offset.saturating_sub(from);
+                            usize::try_from(within).unwrap_or(usize::MAX).min(chunk.len())
+                        };
+                        data.extend_from_slice(&chunk[index(packed.start)..index(packed.end)]);
+                    }
+                }
+            }
+        }
+        Ok(data.freeze())
+    }
+
+    /// Decides what this read begins: a fill, a read-ahead, or nothing.
+    fn plan(self: &Arc<Self>, inode: &Arc<Inode>, cold: &Arc<Cold>, offset: u64, end: u64) {
+        let (sequential, read) = cold.progress(|progress| {
+            let in_order = offset == progress.next_offset;
+            progress.sequential_reads = if in_order { progress.sequential_reads + 1 } else { 0 };
+            progress.next_offset = end;
+            progress.bytes_read += end - offset;
+            (progress.sequential_reads >= SEQUENTIAL_READS, progress.bytes_read)
+        });
+        let size = cold.place.size_bytes;
+        let whole = size <= self.options.whole_streaming_bytes || read >= size / WHOLE_AT_SHARE;
+        let never_tried = matches!(*cold.watch_fill().borrow(), Fill::Idle);
+        if whole && never_tried {
+            self.start_fill(inode, cold);
+        } else if sequential {
+            let Some(packed) = cold.place.packing.packed_range(end..size) else { return };
+            let next = cold.place.entry.chunks_of(packed);
+            let ahead = next.start..next.end.min(next.start + READ_AHEAD_CHUNKS);
+            for number in ahead {
+                self.chunks.prefetch(&cold.place, number, self.options.deadline);
+            }
+        }
+    }
+
+    /// Recalls a whole file and waits until it is here.
+    pub async fn whole(
+        self: &Arc<Self>,
+        inode: &Arc<Inode>,
+        cold: &Arc<Cold>,
+    ) -> Result<(), RecallError> {
+        let mut fill = cold.watch_fill();
+        self.start_fill(inode, cold);
+        let ended = fill
+            .wait_for(|fill| matches!(fill, Fill::Done | Fill::Failed(_)))
+            .await
+            .map_err(|_gone| RecallError::Detaching)?;
+        match &*ended {
+            Fill::Failed(error) => Err(error
+                .downcast_ref::<RecallError>()
+                .cloned()
+                .unwrap_or(RecallError::Detaching)),
+            Fill::Idle | Fill::Running | Fill::Done => Ok(()),
+        }
+    }
+
+    fn start_fill(self: &Arc<Self>, inode: &Arc<Inode>, cold: &Arc<Cold>) {
+        if !cold.begin_fill() {
+            return;
+        }
+        let (recall, inode, cold) = (Arc::clone(self), Arc::clone(inode), Arc::clone(cold));
+        self.spawn(async move {
+            let ended = match fill::run(&recall, &inode, &cold).await {
+                Ok(()) => Fill::Done,
+                Err(error) => {
+                    tracing::warn!(ino = %inode.ino, at = %cold.record.at, %error, "recall failed");
+                    if matches!(error, RecallError::Lost { .. } | RecallError::Damaged { .. }) {
+                        recall.note_state(&inode, &cold, State::Lost).await;
+                    }
+                    Fill::Failed(Arc::new(error))
+                }
+            };
+            cold.end_fill(ended);
+            fill::close_if_unused(&inode).await;
+            let ino = inode.ino;
+            drop(inode);
+            recall.inodes.tidy(ino);
+        });
+    }
+
+    /// Writes down that a released file's bytes are missing, or there again.
+    async fn note_state(&self, inode: &Inode, cold: &Cold, state: State) {
+        let _held = inode.tier().await;
+        let noted = match self.tenant.record(&*cold.file, inode) {
+            Ok(Some(mut record)) if matches!(record.state, State::Released | State::Lost) => {
+                record.state = state;
+                self.tenant.set_record(&*cold.file, inode, &record)
+            }
+            Ok(_) => Ok(()),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = noted {
+            tracing::error!(ino = %inode.ino, %error, "cannot record the state {}", state.word());
+        }
+    }
+}
+
+impl std::fmt::Debug for Recall {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Recall").field("options", &self.options).finish_non_exhaustive()
+    }
+}

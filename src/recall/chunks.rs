@@ -1,0 +1,191 @@
+//! Chunks of segments: one GET for any number of readers, and a bounded memory of the last.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared};
+use lru::LruCache;
+use tokio::sync::Semaphore;
+
+use super::RecallError;
+use super::error::Next;
+use crate::file_id::SegmentId;
+use crate::inode::Place;
+use crate::segment::{EntryPlace, ReadError, fetch_chunks};
+use crate::store::{ObjectKey, ObjectStore};
+
+/// GETs of chunks under way at once; more wait their turn.
+pub const FETCHES_AT_ONCE: usize = 32;
+/// First pause before a failed GET is tried again; it doubles up to [`LAST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LAST_PAUSE: Duration = Duration::from_secs(2);
+/// How often bytes that fail their check are fetched again before they count as damaged: once
+/// the line may have erred, not three times in the same place.
+const DAMAGE_RETRIES: u32 = 2;
+
+type Key = (SegmentId, u32, u32);
+type Flight = Shared<BoxFuture<'static, Result<Bytes, RecallError>>>;
+
+/// The chunks of a store that are in memory or on their way.
+pub struct Chunks {
+    store: Arc<dyn ObjectStore>,
+    state: Mutex<State>,
+    permits: Arc<Semaphore>,
+    runtime: tokio::runtime::Handle,
+    capacity_bytes: usize,
+}
+
+struct State {
+    flights: HashMap<Key, Flight>,
+    cache: LruCache<Key, Bytes>,
+    cached_bytes: usize,
+    fetched_bytes: u64,
+}
+
+impl Chunks {
+    /// Chunks of `store`, of which up to `capacity_bytes` are remembered.
+    pub fn new(
+        store: Arc<dyn ObjectStore>,
+        capacity_bytes: usize,
+        runtime: tokio::runtime::Handle,
+    ) -> Self {
+        let cache = LruCache::unbounded(); // bounded by bytes, below
+        let state = State { flights: HashMap::new(), cache, cached_bytes: 0, fetched_bytes: 0 };
+        let permits = Arc::new(Semaphore::new(FETCHES_AT_ONCE));
+        Self { store, state: Mutex::new(state), permits, runtime, capacity_bytes }
+    }
+
+    /// Bytes that came from the store since the start.
+    pub fn fetched_bytes(&self) -> u64 {
+        self.lock().fetched_bytes
+    }
+
+    /// The packed bytes of a chunk.
+    pub async fn get(
+        self: &Arc<Self>,
+        place: &Place,
+        number: u32,
+        deadline: Duration,
+    ) -> Result<Bytes, RecallError> {
+        match self.flight(place, number, deadline) {
+            Ok(chunk) => Ok(chunk),
+            Err(flight) => flight.await,
+        }
+    }
+
+    /// Sets a chunk on its way, if it is neither here nor on its way.
+    pub fn prefetch(self: &Arc<Self>, place: &Place, number: u32, deadline: Duration) {
+        // A chunk at hand or a flight begun: either is all that was wanted.
+        drop(self.flight(place, number, deadline));
+    }
+
+    fn flight(
+        self: &Arc<Self>,
+        place: &Place,
+        number: u32,
+        deadline: Duration,
+    ) -> Result<Bytes, Flight> {
+        let at = place.entry.at();
+        let key = (at.segment, at.entry, number);
+        let mut state = self.lock();
+        if let Some(chunk) = state.cache.get(&key) {
+            return Ok(chunk.clone());
+        }
+        if let Some(flight) = state.flights.get(&key) {
+            return Err(flight.clone());
+        }
+        let (chunks, place) = (Arc::clone(self), place.clone());
+        // A task of its own: a reader that goes away does not take the others' bytes along.
+        let task = self.runtime.spawn(async move {
+            let fetched = chunks.fetch(&place, number, deadline).await;
+            chunks.land(key, &fetched);
+            fetched
+        });
+        let flight = async move {
+            match task.await {
+                Ok(fetched) => fetched,
+                Err(_ended) => Err(RecallError::Detaching),
+            }
+        };
+        let flight = flight.boxed().shared();
+        state.flights.insert(key, flight.clone());
+        Err(flight)
+    }
+
+    fn land(&self, key: Key, fetched: &Result<Bytes, RecallError>) {
+        let mut state = self.lock();
+        state.flights.remove(&key);
+        let Ok(chunk) = fetched else { return };
+        state.fetched_bytes += chunk.len() as u64;
+        state.cached_bytes += chunk.len();
+        if let Some(replaced) = state.cache.put(key, chunk.clone()) {
+            state.cached_bytes -= replaced.len();
+        }
+        while state.cached_bytes > self.capacity_bytes
+            && let Some((_, oldest)) = state.cache.pop_lru()
+        {
+            state.cached_bytes -= oldest.len();
+        }
+    }
+
+    async fn fetch(
+        &self,
+        place: &Place,
+        number: u32,
+        deadline: Duration,
+    ) -> Result<Bytes, RecallError> {
+        let at = place.entry.at();
+        let ends = tokio::time::Instant::now() + deadline;
+        let mut last = "no free place among the requests under way".to_owned();
+        let mut pause = FIRST_PAUSE;
+        let mut damage = DAMAGE_RETRIES;
+        loop {
+            let attempt = async {
+                let permit = self.permits.acquire().await;
+                let fetched = fetch_chunk(&*self.store, &place.key, &place.entry, number).await;
+                drop(permit);
+                fetched
+            };
+            match tokio::time::timeout_at(ends, attempt).await {
+                Ok(Ok(chunk)) => return Ok(chunk),
+                Ok(Err(error)) => match Next::after(at, error) {
+                    Next::Retry(what) => last = what,
+                    Next::Fail(RecallError::Damaged { what, .. }) if damage > 0 => {
+                        damage -= 1;
+                        last = what;
+                    }
+                    Next::Fail(error) => return Err(error),
+                },
+                Err(_elapsed) => return Err(RecallError::Deadline { at, deadline, last }),
+            }
+            if tokio::time::Instant::now() + pause >= ends {
+                return Err(RecallError::Deadline { at, deadline, last });
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LAST_PAUSE);
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn fetch_chunk(
+    store: &dyn ObjectStore,
+    key: &ObjectKey,
+    entry: &EntryPlace,
+    number: u32,
+) -> Result<Bytes, ReadError> {
+    let chunks = fetch_chunks(store, key, entry, number..number + 1).await?;
+    Ok(chunks.into_iter().next().unwrap_or_default())
+}
+
+impl std::fmt::Debug for Chunks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Chunks").field("store", &self.store.url()).finish_non_exhaustive()
+    }
+}

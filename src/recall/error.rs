@@ -1,0 +1,117 @@
+//! Why a recall failed, named for what a reader is told.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::file_id::EntryRef;
+use crate::segment::ReadError;
+use crate::store::StoreError;
+
+/// Why a recall failed. Cloned to everybody who waited for it.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum RecallError {
+    /// No byte came for the deadline.
+    #[error("{at}: no byte from the store in {} s: {last}", deadline.as_secs())]
+    Deadline {
+        /// What was asked for.
+        at: EntryRef,
+        /// The deadline.
+        deadline: Duration,
+        /// What the last attempt met.
+        last: String,
+    },
+    /// Verified reads prove the bytes missing.
+    #[error("{at}: its segment is not in the store any more: the file is lost there: {source}")]
+    Lost {
+        /// What was asked for.
+        at: EntryRef,
+        /// The store's answer.
+        source: Arc<StoreError>,
+    },
+    /// The bytes are there and not what was stored.
+    #[error("{at}: the store holds other bytes than were put there: {what}")]
+    Damaged {
+        /// What was asked for.
+        at: EntryRef,
+        /// Which check failed.
+        what: String,
+    },
+    /// The object is in an offline storage class.
+    #[error("{at}: its segment is in an offline storage class; restore it in the store first")]
+    Offline {
+        /// What was asked for.
+        at: EntryRef,
+    },
+    /// The store refuses; waiting does not help.
+    #[error("{at}: the store refuses: {source}")]
+    Refused {
+        /// What was asked for.
+        at: EntryRef,
+        /// The store's answer.
+        source: Arc<StoreError>,
+    },
+    /// The body is a stub that no record of this tenant names.
+    #[error("a stub without its record; run `coldfs fsck --adopt`")]
+    Orphan,
+    /// The body is neither what the record says nor anything that could be explained.
+    #[error("changed behind our back: {what}; see .coldfs/conflicts")]
+    Conflict {
+        /// What was found.
+        what: String,
+    },
+    /// No room to recall into.
+    #[error("no room on the data filesystem to recall into (errno {errno})")]
+    NoSpace {
+        /// ENOSPC or EDQUOT.
+        errno: i32,
+    },
+    /// Somebody else has the stub open behind the mount.
+    #[error("somebody has the stub open behind the mount")]
+    Busy,
+    /// The tenant is being detached, or the recall was cancelled.
+    #[error("cancelled")]
+    Detaching,
+    /// A local system call failed.
+    #[error("{0}")]
+    Local(Arc<io::Error>),
+}
+
+impl From<io::Error> for RecallError {
+    fn from(error: io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(errno @ (libc::ENOSPC | libc::EDQUOT)) => RecallError::NoSpace { errno },
+            _ => RecallError::Local(Arc::new(error)),
+        }
+    }
+}
+
+/// What to do about a failed fetch.
+pub(super) enum Next {
+    /// Try again until the deadline; this is what happened.
+    Retry(String),
+    /// Give up.
+    Fail(RecallError),
+}
+
+impl Next {
+    pub(super) fn after(at: EntryRef, error: ReadError) -> Self {
+        match error {
+            ReadError::Store(error) => match error {
+                StoreError::Unavailable { .. } | StoreError::Corrupt { .. } => {
+                    Next::Retry(error.to_string())
+                }
+                StoreError::NotFound { .. } => {
+                    Next::Fail(RecallError::Lost { at, source: Arc::new(error) })
+                }
+                StoreError::Offline { .. } => Next::Fail(RecallError::Offline { at }),
+                StoreError::Denied { .. }
+                | StoreError::Full { .. }
+                | StoreError::AlreadyExists { .. } => {
+                    Next::Fail(RecallError::Refused { at, source: Arc::new(error) })
+                }
+            },
+            other => Next::Fail(RecallError::Damaged { at, what: other.to_string() }),
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! What a file is, from its record and its body alone, and how it is put in order.
+//!
+//! [`find`] is what an open asks. [`recover`] runs at every start over what was in flight when
+//! the last daemon ended: the table in `tier::verdict` says what is done, this module does it.
+//! Bytes that nobody can account for are kept and reported (I10).
+
+use std::fs::File;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use nix::sys::stat::{Mode, fstat};
+
+use crate::failpoint::{CrashPoint, reach};
+use crate::file_id::TimeNs;
+use crate::inode::{Inode, Inodes};
+use crate::recall::{RecallError, cut_to_stub, restore_mtime};
+use crate::record::Record;
+use crate::intents::{Intent, Subject};
+use crate::segment::{IndexEntry, read_index, segment_key};
+use crate::stub::{STUB_BYTES, Stub, StubHead, holds_stub_sector};
+use crate::sys;
+use crate::tenant::{Recorded, Tenant};
+use crate::tier::State;
+use crate::tier::verdict::{
+    BodyFact, ContentFact, HeadFact, RecordFact, SizeFact, Verdict, verdict,
+};
+
+mod content;
+
+pub use content::hash_local;
+
+/// What an open does with a file.
+#[derive(Debug)]
+pub enum Finding {
+    /// Its bytes are here.
+    Local,
+    /// Its bytes are remote, and this is where.
+    Remote {
+        /// Its record.
+        record: Record,
+        /// Its stub.
+        stub: Stub,
+    },
+    /// It was in flight at a crash; [`put_in_order`] comes first, and asks the store.
+    InFlight,
+    /// Neither can be said: the bytes are kept, and not served.
+    Refused(RecallError),
+}
+
+/// The facts about one file, and what follows from them.
+#[derive(Clone, Debug)]
+pub struct Judged {
+    /// What the file is.
+    pub verdict: Verdict,
+    /// Its record, if it is ours.
+    pub record: Option<Record>,
+    /// The stub at its head, if it is ours.
+    pub stub: Option<Stub>,
+}
+
+/// Finds out what a file is, and changes nothing.
+pub fn look(tenant: &Tenant, inode: &Inode, file: &File) -> io::Result<Judged> {
+    examine(tenant, inode, file, ContentFact::Unknown)
+}
+
+/// Finds out what a file is, and puts it in order where that needs no store. The caller holds
+/// the file's tier lock.
+pub fn find(tenant: &Tenant, inode: &Inode, file: &File) -> io::Result<Finding> {
+    let judged = examine(tenant, inode, file, ContentFact::Unknown)?;
+    settle(tenant, inode, file, judged)
+}
+
+/// Carries a verdict out; one arm a verdict.
+fn settle(tenant: &Tenant, inode: &Inode, file: &File, judged: Judged) -> io::Result<Finding> {
+    let refused = |what: &str| {
+        Ok(Finding::Refused(RecallError::Conflict { what: what.to_owned() }))
+    };
+    let Judged { verdict, record, stub } = judged;
+    match verdict {
+        Verdict::Resident => Ok(Finding::Local),
+        Verdict::ResidentEmpty | Verdict::ResidentDropRecord => {
+            tenant.drop_record(file, inode)?;
+            Ok(Finding::Local)
+        }
+        Verdict::Archived | Verdict::NeedsHash { serve_meanwhile: true } => Ok(Finding::Local),
+        Verdict::NeedsHash { serve_meanwhile: false } | Verdict::RewriteStub => {
+            Ok(Finding::InFlight)
+        }
+        Verdict::ArchivedProven => {
+            let Some(record) = record else { return refused("a verdict without a record") };
+            restore_mtime(file, record.mtime)?;
+            file.sync_all()?;
+            let archived = Record { state: State::Archived, ..record };
+            tenant.set_record(file, inode, &archived)?;
+            Ok(Finding::Local)
+        }
+        Verdict::FinishRelease | Verdict::CutBack => {
+            let (Some(mut record), Some(stub)) = (record, stub) else {
+                return refused("a verdict without a record");
+            };
+            cut_to_stub(tenant, inode, file, &mut record)?;
+            Ok(Finding::Remote { record, stub })
+        }
+        Verdict::Released | Verdict::Lost => match (record, stub) {
+            (Some(record), Some(stub)) => Ok(Finding::Remote { record, stub }),
+            _ => refused("a verdict without a record"),
+        },
+        Verdict::OrphanStub => Ok(Finding::Refused(RecallError::Orphan)),
+        Verdict::OrphanOverRecord => {
+            tenant.note_conflict(inode, "another file's stub stands in its place");
+            Ok(Finding::Refused(RecallError::Orphan))
+        }
+        Verdict::ForeignKept { stub_head: true } => {
+            refused("a stub of another tenant or of a newer coldfs")
+        }
+        Verdict::ForeignKept { stub_head: false } => Ok(Finding::Local),
+        Verdict::Conflict { stub_head: true } => {
+            tenant.note_conflict(inode, "a stub that was changed: kept, not served");
+            refused("a changed stub")
+        }
+        Verdict::Conflict { stub_head: false } => {
+            tenant.note_conflict(inode, "bytes in the place of a stub: kept, served as they are");
+            Ok(Finding::Local)
+        }
+    }
+}
+
+fn examine(
+    tenant: &Tenant,
+    inode: &Inode,
+    file: &File,
+    content: ContentFact,
+) -> io::Result<Judged> {
+    let stat = fstat(file)?;
+    let size = u64::try_from(stat.st_size).unwrap_or(0);
+    let recorded = tenant.recorded(file, &inode.handle)?;
+    let mut judged = Judged { verdict: Verdict::Resident, record: None, stub: None };
+    let fact = match &recorded {
+        // A stub without a record is looked for where it could be one.
+        Recorded::Nothing if size != STUB_BYTES as u64 => return Ok(judged),
+        Recorded::Nothing => RecordFact::None,
+        Recorded::Misfit => RecordFact::Misfit,
+        Recorded::Foreign(_) => RecordFact::Foreign,
+        Recorded::Trusted(record) => {
+            judged.record = Some(*record);
+            RecordFact::Is(record.state)
+        }
+    };
+    let wanted = judged.record;
+    let mut bytes = [0; STUB_BYTES];
+    let filled = read_head(file, &mut bytes)?;
+    let head = match Stub::parse(&bytes[..filled], &tenant.seal) {
+        StubHead::Sealed(stub) => {
+            let named = wanted.is_some_and(|record| record.at == stub.at);
+            judged.stub = Some(stub);
+            if named { HeadFact::Stub } else { HeadFact::OtherStub }
+        }
+        StubHead::Unsealed(_) | StubHead::Newer(_) => HeadFact::OtherStub,
+        StubHead::Damaged(_) | StubHead::NotAStub if holds_stub_sector(&bytes[..filled]) => {
+            HeadFact::Torn
+        }
+        StubHead::Damaged(_) => HeadFact::OtherStub,
+        StubHead::NotAStub => HeadFact::Plain,
+    };
+    let mtime = TimeNs::from_parts(stat.st_mtime, stat.st_mtime_nsec);
+    let body = BodyFact {
+        size: SizeFact::of(size, wanted.map(|record| record.size_bytes)),
+        head,
+        times_match: wanted.is_some_and(|record| mtime == Some(record.mtime)),
+    };
+    judged.verdict = verdict(fact, body, content);
+    Ok(judged)
+}
+
+fn read_head(file: &File, head: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < head.len() {
+        match file.read_at(&mut head[filled..], filled as u64)? {
+            0 => break,
+            count => filled += count,
+        }
+    }
+    Ok(filled)
+}
+
+/// What a recovery did.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Recovered {
+    /// Files that were on the work list.
+    pub looked_at: u64,
+    /// Files that have to wait for the store.
+    pub waiting: u64,
+}
+
+/// Puts in order what was in flight when the last daemon ended.
+pub async fn recover(tenant: &Arc<Tenant>, inodes: &Inodes) -> io::Result<Recovered> {
+    let mut done = Recovered::default();
+    let mut last = None;
+    for line in tenant.work.left_behind() {
+        let (Intent::Release(subject) | Intent::Recall(subject)) = &line.intent else { continue };
+        let file = match open_in_flight(tenant, subject) {
+            Ok(fd) => Arc::new(File::from(fd)),
+            Err(error) if error.raw_os_error() == Some(libc::ESTALE) => continue,
+            Err(error) => {
+                tracing::warn!(%error, "cannot open a file that was in flight");
+                done.waiting += 1;
+                continue;
+            }
+        };
+        let stat = fstat(&*file)?;
+        let anchor = file.try_clone()?.into();
+        let inode = inodes.enter(anchor, subject.handle.clone(), &stat);
+        done.looked_at += 1;
+        if !put_in_order(tenant, &inode, &file).await? {
+            done.waiting += 1;
+        }
+        reach(CrashPoint::RecoverAfterFile);
+        let ino = inode.ino;
+        drop(inode);
+        inodes.tidy(ino);
+        last = Some(file);
+    }
+    if let Some(last) = last {
+        tenant.barrier(&*last)?;
+    }
+    reach(CrashPoint::RecoverBeforeClear);
+    if done.waiting == 0 {
+        tenant.work.empty()?;
+    }
+    Ok(done)
+}
+
+/// Opens a file of the work list; by its path where it may not be opened by handle, if that is
+/// still the same file.
+fn open_in_flight(tenant: &Tenant, subject: &Subject) -> io::Result<File> {
+    let flags = libc::O_RDWR | libc::O_NONBLOCK;
+    match sys::handle::open(tenant.root(), &subject.handle, flags) {
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) && !subject.path.is_empty() => {
+            let path = std::ffi::OsStr::from_bytes(&subject.path);
+            let flags = nix::fcntl::OFlag::from_bits_retain(flags | libc::O_NOFOLLOW);
+            let file = nix::fcntl::openat(tenant.root(), path, flags, Mode::empty())?;
+            if sys::handle::of(&file, c"")? == subject.handle {
+                Ok(File::from(file))
+            } else {
+                Err(io::Error::from_raw_os_error(libc::ESTALE))
+            }
+        }
+        other => Ok(File::from(other?)),
+    }
+}
+
+/// Puts one file in order. False: it has to wait for the store. The caller holds the file's
+/// tier lock, or nothing is served yet.
+pub async fn put_in_order(
+    tenant: &Tenant,
+    inode: &Inode,
+    file: &Arc<File>,
+) -> io::Result<bool> {
+    let judged = examine(tenant, inode, file, ContentFact::Unknown)?;
+    match (judged.verdict, judged.record) {
+        (Verdict::NeedsHash { .. }, Some(record)) => {
+            let Some(entry) = entry_of(tenant, &record).await else { return Ok(false) };
+            let hashed = Arc::clone(file);
+            let local = tokio::task::spawn_blocking(move || hash_local(&hashed))
+                .await
+                .map_err(io::Error::other)??;
+            let content = if local == entry.content { ContentFact::Equal } else { ContentFact::Differs };
+            let judged = examine(tenant, inode, file, content)?;
+            settle(tenant, inode, file, judged)?;
+            Ok(true)
+        }
+        (Verdict::RewriteStub, Some(mut record)) => {
+            let Some(entry) = entry_of(tenant, &record).await else { return Ok(false) };
+            let store = tenant.store.url();
+            let stub = Stub::of_entry(&entry, store, &tenant.name, tenant.seal.tenant());
+            let Ok(bytes) = stub.encode(&tenant.seal) else { return Ok(false) };
+            file.write_all_at(&bytes, 0)?;
+            file.sync_data()?;
+            cut_to_stub(tenant, inode, file, &mut record)?;
+            Ok(true)
+        }
+        _ => {
+            settle(tenant, inode, file, judged)?;
+            Ok(true)
+        }
+    }
+}
+
+/// What the segment's index has for a record; none while the store does not answer.
+pub async fn entry_of(tenant: &Tenant, record: &Record) -> Option<IndexEntry> {
+    let key = segment_key(&tenant.name, record.at.segment);
+    let index = read_index(&*tenant.store, &key, tenant.seal.tenant(), record.at.segment).await;
+    match index {
+        Ok(index) => index.entry(record.at.entry).cloned(),
+        Err(error) => {
+            tracing::warn!(at = %record.at, %error, "cannot read a segment's index");
+            None
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! The content hash of a local file: its logical bytes, holes not read.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use crate::segment::{ContentHash, ContentHasher};
+use crate::sys;
+
+/// Bytes read at once.
+const BUFFER_BYTES: usize = 1 << 20;
+/// Extents asked for at once; a file with more is hashed in as many rounds.
+const EXTENTS_AT_ONCE: usize = 1 << 20;
+
+/// Reads a file and hashes it.
+pub fn hash_local(file: &File) -> io::Result<ContentHash> {
+    let size = file.metadata()?.len();
+    let mut hasher = ContentHasher::new();
+    let mut buffer = vec![0; BUFFER_BYTES];
+    let extents = sys::extent::data(file, size, EXTENTS_AT_ONCE)?
+        .ok_or_else(|| io::Error::other("more extents than a file is hashed with"))?;
+    for extent in extents {
+        hasher.push_zeros(extent.offset - hasher.offset());
+        let mut at = extent.offset;
+        while at < extent.end() {
+            let room = usize::try_from(extent.end() - at).unwrap_or(BUFFER_BYTES);
+            let count = file.read_at(&mut buffer[..room.min(BUFFER_BYTES)], at)?;
+            if count == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            hasher.push(&buffer[..count]);
+            at += count as u64;
+        }
+    }
+    hasher.push_zeros(size - hasher.offset());
+    Ok(hasher.finish(size))
+}

@@ -1,0 +1,194 @@
+//! A tenant: its directory, its key, its store, and the records on its files.
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use nix::sys::stat::{FileStat, fstat};
+
+use crate::file_id::FileHandle;
+use crate::inode::Inode;
+use crate::inode::known::KnownCtimes;
+use crate::record::{self, RECORD_BYTES, Record};
+use crate::seal::Seal;
+use crate::store::ObjectStore;
+use crate::sys;
+
+mod barrier;
+mod conflicts;
+mod header;
+mod home;
+mod pin;
+mod worklist;
+
+pub use header::HeaderError;
+pub use home::{Home, HomeError};
+pub use pin::Pin;
+pub use worklist::{Ticket, WorkList};
+
+/// What stands on a file in the place of a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Recorded {
+    /// Nothing.
+    Nothing,
+    /// A record of ours, of this inode.
+    Trusted(Record),
+    /// A record that was copied here.
+    Misfit,
+    /// A record that is not ours to judge.
+    Foreign(record::Foreign),
+}
+
+/// One tenant, while it is served.
+pub struct Tenant {
+    /// Its name: the first part of its keys in the store.
+    pub name: String,
+    /// Its key.
+    pub seal: Seal,
+    /// Where its cold bytes go.
+    pub store: Arc<dyn ObjectStore>,
+    /// What the daemon is about to replace or fill.
+    pub work: Arc<WorkList>,
+    /// The ctimes that archiving gave to files in this run.
+    pub known: KnownCtimes,
+    home: Home,
+    xattr: &'static CStr,
+    device: u64,
+    commits_together: bool,
+}
+
+impl Tenant {
+    /// The tenant whose home this is.
+    pub fn new(home: Home, store: Arc<dyn ObjectStore>) -> io::Result<Self> {
+        let stat = fstat(home.root())?;
+        Ok(Self {
+            name: home.identity().name.clone(),
+            seal: home.identity().seal(),
+            store,
+            work: Arc::new(WorkList::open(home.open_file(worklist::FILE_NAME)?)?),
+            known: KnownCtimes::default(),
+            xattr: home.xattr(),
+            device: stat.st_dev,
+            commits_together: barrier::commits_together(home.root())?,
+            home,
+        })
+    }
+
+    /// The tenant's directory.
+    pub fn root(&self) -> BorrowedFd<'_> {
+        self.home.root()
+    }
+
+    /// `st_dev` of the tenant's filesystem: nothing of another is ever migrated.
+    pub fn device(&self) -> u64 {
+        self.device
+    }
+
+    /// Whether records live in `user.coldfs`, because the daemon may not set `trusted.`.
+    pub fn is_rootless(&self) -> bool {
+        self.home.is_rootless()
+    }
+
+    /// What stands on a file in the place of a record.
+    pub fn recorded(&self, fd: impl AsFd, handle: &FileHandle) -> io::Result<Recorded> {
+        let mut bytes = [0; RECORD_BYTES + 1];
+        let length = match sys::xattr::get(fd, self.xattr, &mut bytes) {
+            Ok(length) => length,
+            Err(error) => match error.raw_os_error() {
+                Some(libc::ENODATA | libc::EOPNOTSUPP) => return Ok(Recorded::Nothing),
+                Some(libc::ERANGE) => return Ok(Recorded::Misfit),
+                _ => return Err(error),
+            },
+        };
+        Ok(match Record::decode(&bytes[..length], &self.seal, handle) {
+            record::Reading::Trusted(record) => Recorded::Trusted(record),
+            record::Reading::Misfit => Recorded::Misfit,
+            record::Reading::Foreign(why) => Recorded::Foreign(why),
+        })
+    }
+
+    /// The same, for any kind of file: only regular ones have records.
+    pub fn recorded_if_regular(
+        &self,
+        fd: impl AsFd,
+        handle: &FileHandle,
+        stat: &FileStat,
+    ) -> io::Result<Recorded> {
+        if stat.st_mode & libc::S_IFMT == libc::S_IFREG {
+            self.recorded(fd, handle)
+        } else {
+            Ok(Recorded::Nothing)
+        }
+    }
+
+    /// The file's record, if it is ours.
+    pub fn record(&self, fd: impl AsFd, inode: &Inode) -> io::Result<Option<Record>> {
+        Ok(match self.recorded(fd, &inode.handle)? {
+            Recorded::Trusted(record) => Some(record),
+            Recorded::Nothing | Recorded::Misfit | Recorded::Foreign(_) => None,
+        })
+    }
+
+    /// Whether anything stands there.
+    pub fn has_record(&self, fd: impl AsFd) -> io::Result<bool> {
+        match sys::xattr::get(fd, self.xattr, &mut []) {
+            Ok(_) => Ok(true),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::ENODATA | libc::EOPNOTSUPP) => Ok(false),
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// Sets the record. Moves the file's ctime, so what was known of it is forgotten.
+    pub fn set_record(&self, fd: impl AsFd, inode: &Inode, record: &Record) -> io::Result<()> {
+        self.known.forget(inode.ino);
+        let bytes = record.encode(&self.seal, &inode.handle);
+        sys::xattr::set(fd, self.xattr, &bytes, 0)
+    }
+
+    /// Removes the record; there being none is no error.
+    pub fn drop_record(&self, fd: impl AsFd, inode: &Inode) -> io::Result<()> {
+        self.known.forget(inode.ino);
+        match sys::xattr::remove(fd, self.xattr) {
+            Err(error) if error.raw_os_error() == Some(libc::ENODATA) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Makes every record that was set before it durable; `last` is the file whose record was
+    /// set last. Takes the disk's time.
+    pub fn barrier(&self, last: impl AsFd) -> io::Result<()> {
+        barrier::barrier(last, self.commits_together)
+    }
+
+    /// Notes, for a person, bytes that nobody can account for.
+    pub fn note_conflict(&self, inode: &Inode, what: &str) {
+        tracing::error!(ino = %inode.ino, "{what}");
+        if let Err(error) = conflicts::append(&self.home, inode.ino, what) {
+            tracing::error!(%error, "cannot write .coldfs/conflicts");
+        }
+    }
+
+    /// The file's own pin.
+    pub fn pin(&self, fd: impl AsFd) -> io::Result<Option<Pin>> {
+        pin::read(fd, self.is_rootless())
+    }
+
+    /// Pins or unpins a file or directory.
+    pub fn set_pin(&self, fd: impl AsFd, pin: Option<Pin>) -> io::Result<()> {
+        pin::write(fd, self.is_rootless(), pin)
+    }
+
+    /// A file of the tenant's home, for others of its private files.
+    pub fn clone_root(&self) -> io::Result<OwnedFd> {
+        self.home.root().try_clone_to_owned()
+    }
+}
+
+impl std::fmt::Debug for Tenant {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tenant").field("name", &self.name).finish_non_exhaustive()
+    }
+}

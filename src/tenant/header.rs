@@ -1,0 +1,69 @@
+//! The tenant's header object, `TENANT/owner`: whose prefix it is, and the key, so that
+//! another node can rebuild the tenant from its store.
+
+use bytes::Bytes;
+
+use super::Home;
+use super::home::Identity;
+use crate::store::{ObjectKey, ObjectStore, StoreError};
+
+/// Why a tenant's prefix cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum HeaderError {
+    /// The store does not answer as it should.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// It is somebody else's.
+    #[error(
+        "{store} holds another tenant named {name:?}; choose another name with --tenant, or \
+         another store"
+    )]
+    OtherTenant {
+        /// The store's URL.
+        store: String,
+        /// The name both have.
+        name: String,
+    },
+    /// It cannot be read.
+    #[error("{key} in {store} is not an owner object of this coldfs: {what}")]
+    Damaged {
+        /// The object.
+        key: ObjectKey,
+        /// The store's URL.
+        store: String,
+        /// What is wrong.
+        what: String,
+    },
+}
+
+/// Largest owner object that is read, bytes.
+const MAX_BYTES: u64 = 64 * 1024;
+
+impl Home {
+    /// Checks that the prefix in the store is this tenant's, taking it at first use.
+    pub async fn claim(&self, store: &dyn ObjectStore) -> Result<(), HeaderError> {
+        let identity = self.identity();
+        let key = ObjectKey::new(format!("{}/owner", identity.name));
+        let size = match store.size_bytes(&key).await {
+            Ok(size) => size.min(MAX_BYTES),
+            Err(StoreError::NotFound { .. }) => {
+                let body = serde_json::to_vec_pretty(identity).unwrap_or_default();
+                match store.put_new(&key, Bytes::from(body)).await {
+                    Err(StoreError::AlreadyExists { .. }) => store.size_bytes(&key).await?,
+                    other => return Ok(other?),
+                }
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let body = store.get(&key, 0..size).await?;
+        let owner: Identity = serde_json::from_slice(&body).map_err(|error| {
+            let (key, store) = (key, store.url().to_owned());
+            HeaderError::Damaged { key, store, what: error.to_string() }
+        })?;
+        if owner.seal().tenant() != identity.seal().tenant() {
+            let (store, name) = (store.url().to_owned(), identity.name.clone());
+            return Err(HeaderError::OtherTenant { store, name });
+        }
+        Ok(())
+    }
+}

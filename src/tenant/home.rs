@@ -1,0 +1,299 @@
+//! `.coldfs`: the daemon's private directory at the root of a tenant's directory.
+//!
+//! A tenant may own the data directory, so nothing in here is opened by following a link, and
+//! a directory of another owner is refused. Its `lock` lets one daemon at a time serve.
+
+use std::ffi::CStr;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg, OFlag, open, openat, renameat};
+use nix::sys::stat::{Mode, fstat, mkdirat};
+use serde::{Deserialize, Serialize};
+
+use crate::file_id::TenantUuid;
+use crate::record::{XATTR_NAME, XATTR_NAME_ROOTLESS};
+use crate::seal::Seal;
+use crate::sys;
+
+/// Name of the private directory.
+pub const HOME_NAME: &str = ".coldfs";
+const LOCK: &str = "lock";
+const IDENTITY: &str = "tenant";
+/// Version of the identity file.
+const IDENTITY_FORMAT: u32 = 1;
+
+/// Why a directory cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum HomeError {
+    /// It cannot be opened.
+    #[error("open {}: {source}", path.display())]
+    Open {
+        /// The data directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Another daemon has it.
+    #[error(
+        "{} is served by another coldfs (process {pid}); detach that mount first", path.display()
+    )]
+    Served {
+        /// The data directory.
+        path: PathBuf,
+        /// Whose lock it is, as it says itself.
+        pid: String,
+    },
+    /// The filesystem below cannot carry what tiering needs.
+    #[error("{}: its filesystem has no {what}; use ext4, xfs, btrfs or tmpfs", path.display())]
+    Unfit {
+        /// The data directory.
+        path: PathBuf,
+        /// `file handles`, `extended attributes`.
+        what: &'static str,
+    },
+    /// The private directory is not the daemon's own.
+    #[error("{}/.coldfs belongs to user {owner}, not to this one; remove it", path.display())]
+    NotOurs {
+        /// The data directory.
+        path: PathBuf,
+        /// Its owner.
+        owner: u32,
+    },
+    /// The identity file is damaged or newer.
+    #[error("{}/.coldfs/tenant: {what}", path.display())]
+    Identity {
+        /// The data directory.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// The directory belongs to a tenant of another name.
+    #[error(
+        "{} belongs to the tenant {found:?}, not {asked:?}; leave --tenant away, or give its name",
+        path.display()
+    )]
+    OtherName {
+        /// The data directory.
+        path: PathBuf,
+        /// The name in the directory.
+        found: String,
+        /// The name asked for.
+        asked: String,
+    },
+}
+
+/// Who a directory belongs to.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Identity {
+    format: u32,
+    /// The tenant's name.
+    pub name: String,
+    uuid: String,
+    key: String,
+}
+
+impl Identity {
+    fn generate(name: &str) -> io::Result<Self> {
+        let mut random = [0; 48];
+        File::open("/dev/urandom")?.read_exact(&mut random)?;
+        let (uuid, key) = random.split_at(16);
+        Ok(Self { format: IDENTITY_FORMAT, name: name.into(), uuid: hex(uuid), key: hex(key) })
+    }
+
+    fn parts(&self) -> Option<(TenantUuid, [u8; 32])> {
+        Some((TenantUuid(unhex(&self.uuid)?), unhex(&self.key)?))
+    }
+
+    /// The tenant's key.
+    pub fn seal(&self) -> Seal {
+        let (uuid, key) = self.parts().unwrap_or((TenantUuid([0; 16]), [0; 32]));
+        Seal::new(uuid, key)
+    }
+}
+
+/// An open, locked home.
+#[derive(Debug)]
+pub struct Home {
+    root: OwnedFd,
+    dir: OwnedFd,
+    identity: Identity,
+    is_new: bool,
+    rootless: bool,
+    _lock: Flock<File>,
+}
+
+impl Home {
+    /// Opens the home of a data directory, making it at first use. `name`: of the tenant;
+    /// none: whatever the directory says, or `default_name` for a new one.
+    pub fn open(path: &Path, name: Option<&str>, default_name: &str) -> Result<Self, HomeError> {
+        let failed = |source: Errno| HomeError::Open { path: path.into(), source: source.into() };
+        let root = open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+            .map_err(failed)?;
+        check_handles(path, &root)?;
+        match mkdirat(&root, HOME_NAME, Mode::from_bits_truncate(0o700)) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(error) => return Err(failed(error)),
+        }
+        let flags =
+            OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let dir = openat(&root, HOME_NAME, flags, Mode::empty()).map_err(failed)?;
+        let stat = fstat(&dir).map_err(failed)?;
+        if stat.st_uid != nix::unistd::geteuid().as_raw() {
+            return Err(HomeError::NotOurs { path: path.into(), owner: stat.st_uid });
+        }
+        let lock = take_lock(path, &dir)?;
+        let rootless = check_xattrs(path, &lock)?;
+        let found = read_identity(path, &dir)?;
+        let is_new = found.is_none();
+        let identity = match found {
+            Some(identity) => identity,
+            None => make_identity(&dir, name.unwrap_or(default_name))
+                .map_err(|source| HomeError::Open { path: path.join(HOME_NAME), source })?,
+        };
+        if let Some(asked) = name
+            && asked != identity.name
+        {
+            let (found, asked) = (identity.name, asked.to_owned());
+            return Err(HomeError::OtherName { path: path.into(), found, asked });
+        }
+        Ok(Self { root, dir, identity, is_new, rootless, _lock: lock })
+    }
+
+    /// The data directory.
+    pub fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+
+    /// Whose it is.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Whether it was made just now.
+    pub fn is_new(&self) -> bool {
+        self.is_new
+    }
+
+    /// Whether records live in `user.coldfs`.
+    pub fn is_rootless(&self) -> bool {
+        self.rootless
+    }
+
+    pub(super) fn xattr(&self) -> &'static CStr {
+        xattr_name(self.rootless)
+    }
+
+    /// Opens one of the daemon's files for reading and writing, making it if need be.
+    pub(super) fn open_file(&self, name: &str) -> io::Result<File> {
+        open_private(&self.dir, name, OFlag::O_RDWR)
+    }
+
+    pub(super) fn open_for_append(&self, name: &str) -> io::Result<File> {
+        open_private(&self.dir, name, OFlag::O_WRONLY | OFlag::O_APPEND)
+    }
+}
+
+fn xattr_name(rootless: bool) -> &'static CStr {
+    // The formats' constants, as C strings.
+    debug_assert_eq!(XATTR_NAME, "trusted.coldfs");
+    debug_assert_eq!(XATTR_NAME_ROOTLESS, "user.coldfs");
+    if rootless { c"user.coldfs" } else { c"trusted.coldfs" }
+}
+
+fn open_private(dir: &OwnedFd, name: &str, flags: OFlag) -> io::Result<File> {
+    let flags = flags | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    Ok(File::from(openat(dir, name, flags, Mode::from_bits_truncate(0o600))?))
+}
+
+fn check_handles(path: &Path, root: &OwnedFd) -> Result<(), HomeError> {
+    match sys::handle::of(root, c"") {
+        Ok(_) => Ok(()),
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+            Err(HomeError::Unfit { path: path.into(), what: "file handles" })
+        }
+        Err(source) => Err(HomeError::Open { path: path.into(), source }),
+    }
+}
+
+/// Whether records have to live in `user.`; an error where they cannot live at all.
+fn check_xattrs(path: &Path, lock: &File) -> Result<bool, HomeError> {
+    for rootless in [false, true] {
+        let name = xattr_name(rootless);
+        if sys::xattr::set(lock, name, b"probe", 0).is_ok() && sys::xattr::remove(lock, name).is_ok()
+        {
+            return Ok(rootless);
+        }
+    }
+    Err(HomeError::Unfit { path: path.into(), what: "extended attributes" })
+}
+
+fn take_lock(path: &Path, dir: &OwnedFd) -> Result<Flock<File>, HomeError> {
+    let failed = |source| HomeError::Open { path: path.join(HOME_NAME).join(LOCK), source };
+    let file = open_private(dir, LOCK, OFlag::O_RDWR).map_err(failed)?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(mut lock) => {
+            let pid = format!("{}\n", std::process::id());
+            lock.set_len(0).and_then(|()| lock.write_all(pid.as_bytes())).map_err(failed)?;
+            Ok(lock)
+        }
+        Err((mut file, Errno::EWOULDBLOCK)) => {
+            let mut pid = String::new();
+            file.read_to_string(&mut pid).map_err(failed)?;
+            Err(HomeError::Served { path: path.into(), pid: pid.trim().into() })
+        }
+        Err((_, error)) => Err(failed(error.into())),
+    }
+}
+
+fn read_identity(path: &Path, dir: &OwnedFd) -> Result<Option<Identity>, HomeError> {
+    let damaged = |what: String| HomeError::Identity { path: path.into(), what };
+    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let mut file = match openat(dir, IDENTITY, flags, Mode::empty()) {
+        Ok(fd) => File::from(fd),
+        Err(Errno::ENOENT) => return Ok(None),
+        Err(error) => return Err(damaged(error.desc().into())),
+    };
+    let mut text = String::new();
+    file.read_to_string(&mut text).map_err(|error| damaged(error.to_string()))?;
+    let identity: Identity = serde_json::from_str(&text).map_err(|error| {
+        damaged(format!("{error}; restore it from the tenant's owner object in the store"))
+    })?;
+    if identity.format != IDENTITY_FORMAT {
+        return Err(damaged(format!("format {}, newer than this coldfs", identity.format)));
+    }
+    if identity.parts().is_none() {
+        return Err(damaged("uuid or key is not hexadecimal of the right length".into()));
+    }
+    Ok(Some(identity))
+}
+
+fn make_identity(dir: &OwnedFd, name: &str) -> io::Result<Identity> {
+    const TEMPORARY: &str = "tenant.new";
+    let identity = Identity::generate(name)?;
+    let mut file = open_private(dir, TEMPORARY, OFlag::O_WRONLY | OFlag::O_TRUNC)?;
+    file.write_all(serde_json::to_string_pretty(&identity)?.as_bytes())?;
+    file.sync_all()?;
+    renameat(dir, TEMPORARY, dir, IDENTITY)?;
+    File::from(dir.try_clone()?).sync_all()?;
+    Ok(identity)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let mut bytes = [0; N];
+    if text.len() != 2 * N || !text.is_ascii() {
+        return None;
+    }
+    for (at, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(text.get(2 * at..2 * at + 2)?, 16).ok()?;
+    }
+    Some(bytes)
+}

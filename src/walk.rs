@@ -1,0 +1,158 @@
+//! Walking a tenant's directory: for commands that name a tree. Nothing else ever walks.
+//!
+//! It goes by descriptors from the tenant's root, so it sees the raw directory also where the
+//! mount lies over it, follows no symbolic link, and stays on the tenant's filesystem.
+
+use std::ffi::CString;
+use std::io;
+use std::ops::ControlFlow;
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
+use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
+
+use crate::sys::dirents;
+use crate::tenant::{Pin, Tenant};
+
+/// Deepest nesting that is walked; Linux's longest path has fewer components.
+const MAX_DEPTH: usize = 4096;
+
+/// One file or directory that was met.
+#[derive(Debug)]
+pub struct Found {
+    /// Below the tenant's root; empty: the root itself.
+    pub path: Vec<u8>,
+    /// O_PATH descriptor of it.
+    pub fd: OwnedFd,
+    /// Its attributes as they are below.
+    pub stat: FileStat,
+    /// The hardest pin on it or on a directory above it.
+    pub pin: Option<Pin>,
+}
+
+impl Found {
+    /// Whether it is a regular file.
+    pub fn is_regular(&self) -> bool {
+        self.stat.st_mode & libc::S_IFMT == libc::S_IFREG
+    }
+
+    fn is_dir(&self) -> bool {
+        self.stat.st_mode & libc::S_IFMT == libc::S_IFDIR
+    }
+}
+
+/// Finds a path below the tenant's root; the last component is not followed.
+pub fn find(tenant: &Tenant, path: &[u8]) -> io::Result<Found> {
+    let name = CString::new(if path.is_empty() { b"." } else { path })?;
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    let fd = openat2(tenant.root(), name.as_c_str(), how)?;
+    let stat = fstat(&fd)?;
+    if stat.st_dev != tenant.device() || is_home(path) {
+        return Err(io::Error::from_raw_os_error(libc::EXDEV));
+    }
+    let pin = harder(pin_above(tenant, path)?, tenant.pin(&fd)?);
+    Ok(Found { path: path.to_vec(), fd, stat, pin })
+}
+
+fn is_home(path: &[u8]) -> bool {
+    path.split(|byte| *byte == b'/').find(|part| !part.is_empty() && *part != b".")
+        == Some(b".coldfs")
+}
+
+/// Pins of the directories above a path.
+fn pin_above(tenant: &Tenant, path: &[u8]) -> io::Result<Option<Pin>> {
+    let mut pin = tenant.pin(tenant.root())?;
+    for (at, byte) in path.iter().enumerate() {
+        if *byte == b'/' && at > 0 {
+            let name = CString::new(&path[..at])?;
+            let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+            let dir = openat(tenant.root(), name.as_c_str(), flags, Mode::empty())?;
+            pin = harder(pin, tenant.pin(&dir)?);
+        }
+    }
+    Ok(pin)
+}
+
+fn harder(one: Option<Pin>, other: Option<Pin>) -> Option<Pin> {
+    match (one, other) {
+        (Some(Pin::NeverArchive), _) | (_, Some(Pin::NeverArchive)) => Some(Pin::NeverArchive),
+        (one, other) => one.or(other),
+    }
+}
+
+/// Gives `visit` a path and, if it is a directory, all below it. What cannot be read is given
+/// to `fail` by its path, and the walk goes on.
+pub fn walk(
+    tenant: &Tenant,
+    start: Found,
+    visit: &mut dyn FnMut(Found) -> ControlFlow<()>,
+    fail: &mut dyn FnMut(&[u8], io::Error),
+) -> ControlFlow<()> {
+    let mut stack = vec![start];
+    while let Some(found) = stack.pop() {
+        if found.is_dir() && stack.len() < MAX_DEPTH * 1024 {
+            let path = found.path.clone();
+            let listed = list(tenant, &found, &mut stack, visit);
+            match listed {
+                Ok(ControlFlow::Continue(())) => {}
+                Ok(ControlFlow::Break(())) => return ControlFlow::Break(()),
+                Err(error) => fail(&path, error),
+            }
+        }
+        visit(found)?;
+    }
+    ControlFlow::Continue(())
+}
+
+/// Visits a directory's files and puts its directories on the stack.
+fn list(
+    tenant: &Tenant,
+    dir: &Found,
+    stack: &mut Vec<Found>,
+    visit: &mut dyn FnMut(Found) -> ControlFlow<()>,
+) -> io::Result<ControlFlow<()>> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let open = openat(&dir.fd, c".", flags, Mode::empty())?;
+    let mut names = Vec::new();
+    dirents::read(&open, 0, &mut |entry| {
+        let home = dir.path.is_empty() && entry.name == b".coldfs";
+        if entry.name != b"." && entry.name != b".." && !home {
+            names.push((entry.kind, entry.name.to_vec()));
+        }
+        true
+    })?;
+    for (kind, name) in names {
+        if kind == libc::DT_LNK {
+            continue;
+        }
+        let Ok(found) = child(tenant, dir, &open, &name) else { continue };
+        if found.stat.st_dev != tenant.device() {
+            continue;
+        }
+        if found.is_dir() {
+            stack.push(found);
+        } else if visit(found).is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+    }
+    Ok(ControlFlow::Continue(()))
+}
+
+fn child(tenant: &Tenant, dir: &Found, open: &OwnedFd, name: &[u8]) -> io::Result<Found> {
+    let c_name = CString::new(name)?;
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let fd = openat(open, c_name.as_c_str(), flags, Mode::empty())?;
+    let stat = fstatat(fd.as_fd(), c"", AtFlags::AT_EMPTY_PATH)?;
+    let mut path = dir.path.clone();
+    if !path.is_empty() {
+        path.push(b'/');
+    }
+    path.extend_from_slice(name);
+    let own = match stat.st_mode & libc::S_IFMT {
+        libc::S_IFREG | libc::S_IFDIR => tenant.pin(&fd)?,
+        _ => None,
+    };
+    Ok(Found { path, fd, stat, pin: harder(dir.pin, own) })
+}

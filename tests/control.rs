@@ -1,0 +1,364 @@
+//! The control socket end to end: the program's verbs against a fake engine, and what happens
+//! when either side goes away.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use coldfs::control::engine::Engine;
+use coldfs::control::runtime::{RUNTIME_DIR, RuntimeDir};
+use coldfs::control::server::ControlSocket;
+use coldfs::control::wire::*;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// How long any condition of these tests may take to come true.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Serves a plain directory as if it were a mount.
+struct Fake {
+    mountpoint: PathBuf,
+    /// Cancelled once a move has begun.
+    moving: CancellationToken,
+    /// Cancelled once a move saw that it was cancelled.
+    stopped: CancellationToken,
+    detached: CancellationToken,
+}
+
+impl Fake {
+    fn report(&self, path: &Path) -> FileReport {
+        FileReport {
+            path: path.into(),
+            state: FileState::Released,
+            flags: HsmFlags::of(FileState::Released, false),
+            ino: 12,
+            size_bytes: 1 << 20,
+            local_bytes: 4_096,
+            mtime_ns: 0,
+            remote: Some(Remote {
+                segment: "01K9ZTEST".into(),
+                entry: 3,
+                offset: Some(4_096),
+                length: Some(1 << 20),
+            }),
+            pinned: false,
+            open_count: 0,
+            notes: vec![],
+        }
+    }
+}
+
+#[async_trait]
+impl Engine for Fake {
+    fn mounts(&self) -> Vec<Mount> {
+        vec![Mount {
+            tenant: "t1".into(),
+            data_dir: "/nowhere/raw".into(),
+            mountpoint: self.mountpoint.clone().into(),
+        }]
+    }
+
+    async fn status(&self) -> Result<Status, Problem> {
+        Ok(Status {
+            version: "0".into(),
+            tenants: vec![TenantStatus {
+                name: "t1".into(),
+                mounted: true,
+                data_dir: "/nowhere/raw".into(),
+                mountpoint: self.mountpoint.clone().into(),
+                store: "disk:/s".into(),
+                probe: "none".into(),
+                policy: "none".into(),
+                passthrough: false,
+                files: Files::default(),
+                bytes: Bytes::default(),
+                notes: vec!["no passthrough: mount as root".into()],
+            }],
+            counters: Counters { recall_bytes_total: 5, ..Counters::default() },
+        })
+    }
+
+    async fn state(&self, path: &Path) -> Result<FileReport, Problem> {
+        if path.exists() {
+            Ok(self.report(path))
+        } else {
+            Err(Problem::new(ProblemKind::Failed, "no such file", "check the name"))
+        }
+    }
+
+    async fn run_move(
+        &self,
+        request: MoveRequest,
+        progress: mpsc::Sender<Progress>,
+        cancel: CancellationToken,
+    ) -> Result<MoveSummary, Problem> {
+        if request.verb == Verb::Archive {
+            return Err(Problem::new(ProblemKind::Store, "the store is full", "make room"));
+        }
+        if progress.send(Progress { files_total: 2, ..Progress::default() }).await.is_err() {
+            return Err(Problem::new(ProblemKind::Failed, "nobody listens", "listen"));
+        }
+        if request.wait {
+            self.moving.cancel();
+            cancel.cancelled().await;
+            self.stopped.cancel();
+        }
+        Ok(MoveSummary {
+            verb: request.verb,
+            files_done: 2,
+            files_already: 0,
+            bytes_done: 2_048,
+            seconds: 0.5,
+            cancelled: cancel.is_cancelled(),
+            skipped: vec![Skip { reason: "open".into(), files: 1 }],
+            failed: match request.verb {
+                Verb::Recall => vec![Failure {
+                    path: request.paths[0].clone(),
+                    cause: "no space".into(),
+                    next_step: "make room".into(),
+                }],
+                _ => vec![],
+            },
+            failed_total: u64::from(request.verb == Verb::Recall),
+        })
+    }
+
+    async fn find(
+        &self,
+        request: FindRequest,
+        found: mpsc::Sender<FileReport>,
+        _cancel: CancellationToken,
+    ) -> Result<FindSummary, Problem> {
+        let name = OsStr::from_bytes(b"odd\xff name");
+        for path in [request.root.as_path().join(name), request.root.as_path().join("plain")] {
+            if found.send(self.report(&path)).await.is_err() {
+                break;
+            }
+        }
+        Ok(FindSummary { examined: 9, matched: 2, ..FindSummary::default() })
+    }
+
+    async fn du(&self, request: DuRequest, _: CancellationToken) -> Result<DuReport, Problem> {
+        let bytes = Bytes { logical: 1 << 20, local: 4_096, remote: 1 << 20 };
+        Ok(DuReport { path: request.path, bytes, files: Files { released: 1, ..Files::default() } })
+    }
+
+    async fn cancel(&self, _: CancelRequest) -> Result<CancelReport, Problem> {
+        Ok(CancelReport { moves: 1, recalls: 0 })
+    }
+
+    async fn pin(&self, request: PinRequest, _: CancellationToken) -> Result<PinReport, Problem> {
+        let changed = u64::try_from(request.paths.len()).unwrap();
+        Ok(PinReport { changed, ..PinReport::default() })
+    }
+
+    async fn fsck(
+        &self,
+        request: FsckRequest,
+        findings: mpsc::Sender<Finding>,
+        _cancel: CancellationToken,
+    ) -> Result<FsckReport, Problem> {
+        let repaired = request.mode != FsckMode::Check;
+        let finding = Finding {
+            path: request.path,
+            what: "stub without a record".into(),
+            verdict: Verdict::Orphan,
+            repaired,
+            next_step: if repaired { String::new() } else { "coldfs fsck --adopt".into() },
+        };
+        findings.send(finding).await.unwrap();
+        let (repaired, open) = if repaired { (1, 0) } else { (0, 1) };
+        Ok(FsckReport { examined: 3, found: 1, repaired, open, cancelled: false })
+    }
+
+    async fn detach(&self) -> Result<(), Problem> {
+        self.detached.cancel();
+        Ok(())
+    }
+}
+
+/// A daemon with a fake engine, on a thread of its own.
+struct Daemon {
+    home: tempfile::TempDir,
+    mountpoint: PathBuf,
+    engine: Arc<Fake>,
+    stop: CancellationToken,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Daemon {
+    fn start() -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let mountpoint = home.path().canonicalize().unwrap().join("mnt");
+        std::fs::create_dir(&mountpoint).unwrap();
+        std::fs::write(mountpoint.join("file"), "bytes").unwrap();
+        let engine = Arc::new(Fake {
+            mountpoint: mountpoint.clone(),
+            moving: CancellationToken::new(),
+            stopped: CancellationToken::new(),
+            detached: CancellationToken::new(),
+        });
+        let stop = CancellationToken::new();
+        let socket =
+            ControlSocket::bind(&RuntimeDir::open(home.path().join("run")).unwrap()).unwrap();
+        let serving = (engine.clone(), stop.clone());
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Runtime::new().unwrap();
+            runtime.block_on(socket.serve(serving.0, serving.1)).unwrap();
+        });
+        Self { home, mountpoint, engine, stop, thread: Some(thread) }
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_coldfs"));
+        command.args(arguments).env(RUNTIME_DIR, self.home.path().join("run"));
+        command.current_dir(&self.mountpoint);
+        command
+    }
+
+    /// Runs a verb; its exit code, standard output and standard error.
+    fn run(&self, arguments: &[&str]) -> (i32, String, String) {
+        let Output { status, stdout, stderr } = self.command(arguments).output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        (status.code().unwrap(), text(stdout), text(stderr))
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        let ended = self.thread.take().map(std::thread::JoinHandle::join);
+        assert!(ended.is_none_or(|thread| thread.is_ok()));
+        let left = std::fs::read_dir(self.home.path().join("run")).unwrap().count();
+        assert_eq!(left, 0, "a daemon that ends takes its socket away");
+    }
+}
+
+fn wait_for(token: &CancellationToken, what: &str) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let waited =
+        runtime.block_on(async { tokio::time::timeout(PATIENCE, token.cancelled()).await });
+    assert!(waited.is_ok(), "{what}");
+}
+
+#[test]
+fn every_verb_reaches_the_daemon_that_serves_its_path() {
+    let daemon = Daemon::start();
+    let (code, out, _) = daemon.run(&["state", "file"]);
+    let path = daemon.mountpoint.join("file");
+    assert_eq!(
+        (code, out),
+        (
+            0,
+            format!(
+                "{}: (0x0000000d) released exists archived, segment:01K9ZTEST/3\n",
+                path.display()
+            )
+        )
+    );
+    for (arguments, code, word) in [
+        (&["status"][..], 0, "note         no passthrough: mount as root"),
+        (&["status", "."], 0, "t1"),
+        (&["state", "-l", "file"], 0, "1,048,576 bytes, 4,096 local"),
+        (&["find", "."], 0, "plain"),
+        (&["du", "."], 0, "1.0 MiB"),
+        (&["migrate", "file"], 0, "migrated 2 files, 2.0 KiB in 0.5 s; skipped 1: 1 open"),
+        (&["recall", "file"], 1, "1 failed"),
+        (&["cancel", "."], 0, "stopped 1 moves"),
+        (&["pin", "file"], 0, "pinned 1 file"),
+        (&["unpin", "file"], 0, "unpinned 1 file"),
+        (&["fsck", "."], 1, "orphan: "),
+        (&["fsck", "--adopt", "."], 0, "mended: "),
+    ] {
+        let (ended, out, err) = daemon.run(arguments);
+        assert_eq!(ended, code, "{arguments:?}: {out}{err}");
+        assert!(out.contains(word), "{arguments:?}: {out}{err}");
+    }
+}
+
+#[test]
+fn json_is_one_object_a_line() {
+    let daemon = Daemon::start();
+    for arguments in [
+        &["status", "--json"][..],
+        &["state", "--json", "file", "gone"],
+        &["find", "--json", "."],
+        &["du", "--json", "."],
+        &["release", "--json", "file"],
+        &["cancel", "--json", "."],
+        &["pin", "--json", "file"],
+        &["fsck", "--json", "."],
+        &["doctor", "--json"],
+    ] {
+        let (_, out, err) = daemon.run(arguments);
+        assert!(!out.is_empty(), "{arguments:?}: {err}");
+        for line in out.lines() {
+            let value: serde_json::Value = serde_json::from_str(line).unwrap();
+            assert!(value.is_object(), "{arguments:?}: {line}");
+        }
+    }
+    let (_, out, _) = daemon.run(&["status", "--json"]);
+    let status: Status = serde_json::from_str(&out).unwrap();
+    assert_eq!(status.counters.recall_bytes_total, 5);
+}
+
+#[test]
+fn exit_codes_say_whose_move_it_is() {
+    let daemon = Daemon::start();
+    for (arguments, code, words) in [
+        (&["state", "file", "gone"][..], 1, "gone: no such file; check the name"),
+        (&["recall", "file"], 1, "file: no space; make room"),
+        (&["state"], 2, "Usage"),
+        (&["find", ".", "--larger", "1X"], 2, "not a size"),
+        (&["mount", "gone", "."], 2, "mkdir -p gone"),
+        (&["mount", "..", "../..", "-o", "zip"], 2, "unknown option"),
+        (&["state", "/"], 3, "coldfs mount DATA_DIR MOUNTPOINT"),
+        (&["archive", "file"], 4, "the store is full"),
+    ] {
+        let (ended, out, err) = daemon.run(arguments);
+        assert_eq!(ended, code, "{arguments:?}: {out}{err}");
+        assert!(err.contains(words), "{arguments:?}: {err}");
+    }
+}
+
+#[test]
+fn names_that_are_not_utf8_come_out_as_they_are() {
+    let daemon = Daemon::start();
+    let output = daemon.command(&["find", "-0", "."]).output().unwrap();
+    let first = output.stdout.split(|byte| *byte == 0).next().unwrap();
+    assert_eq!(first, [daemon.mountpoint.as_os_str().as_bytes(), b"/odd\xff name"].concat());
+}
+
+#[test]
+fn a_client_that_is_interrupted_cancels_its_move() {
+    let daemon = Daemon::start();
+    let mut client =
+        daemon.command(&["migrate", "--wait", "file"]).stdout(Stdio::null()).spawn().unwrap();
+    wait_for(&daemon.engine.moving, "the move begins");
+    client.kill().unwrap();
+    client.wait().unwrap();
+    wait_for(&daemon.engine.stopped, "the move is told that its client is gone");
+}
+
+#[test]
+fn a_daemon_that_ends_in_the_middle_is_no_success() {
+    let daemon = Daemon::start();
+    let client = daemon
+        .command(&["migrate", "--wait", "file"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_for(&daemon.engine.moving, "the move begins");
+    daemon.stop.cancel();
+    let output = client.wait_with_output().unwrap();
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{err}");
+    assert!(err.contains("the daemon at"), "{err}");
+}
