@@ -13,8 +13,8 @@ thread_local! {
 
 static WAITED: AtomicU64 = AtomicU64::new(0);
 
-/// Marks the calling thread as one that answers FUSE requests.
-pub fn mark_fuse_thread() {
+/// Marks the calling thread as one that answers FUSE requests. Each handler may: it is a store.
+pub fn enter() {
     ANSWERS_FUSE.set(true);
 }
 
@@ -40,7 +40,7 @@ mod tests {
     fn a_fuse_thread_that_calls_a_store_is_caught() {
         assert_may_wait();
         let caught = std::thread::spawn(|| {
-            mark_fuse_thread();
+            enter();
             assert_may_wait();
         })
         .join();
