@@ -95,9 +95,8 @@ async fn assemble(options: &MountOptions) -> Result<Served, Problem> {
     let default_name = options.tenant.to_string();
     let name = options.tenant_given.then(|| default_name.clone());
     let data_dir = options.data_dir.clone();
-    let home = tokio::task::spawn_blocking(move || {
-        Home::open(&data_dir, name.as_deref(), &default_name)
-    });
+    let home =
+        tokio::task::spawn_blocking(move || Home::open(&data_dir, name.as_deref(), &default_name));
     let home = home.await.map_err(|error| failed("open the directory", &error))?;
     let home = home.map_err(|error| home_problem(&error))?;
     let store = stores::open(&options.store).await?;
@@ -117,7 +116,8 @@ async fn assemble(options: &MountOptions) -> Result<Served, Problem> {
         }
     }
     let runtime = tokio::runtime::Handle::current();
-    let tenant = Arc::new(Tenant::new(home, store).map_err(|error| failed("open .coldfs", &error))?);
+    let tenant =
+        Arc::new(Tenant::new(home, store).map_err(|error| failed("open .coldfs", &error))?);
     let by_handle = sys::has_capability(sys::CAP_DAC_READ_SEARCH);
     let root = tenant.clone_root().map_err(|error| failed("open the directory", &error))?;
     let inodes = Arc::new(Inodes::new(root, by_handle));
@@ -151,9 +151,10 @@ fn mount_served(served: &Served, options: &MountOptions) -> Result<Mounted, Prob
         Arc::clone(&served.inodes),
         Arc::clone(&served.recall),
     );
-    let ops = Arc::new(ops.map_err(|error| {
-        failed("open the root", &std::io::Error::from_raw_os_error(error.0))
-    })?);
+    let ops =
+        Arc::new(ops.map_err(|error| {
+            failed("open the root", &std::io::Error::from_raw_os_error(error.0))
+        })?);
     let over_itself = options.data_dir == options.mountpoint;
     let spec = MountSpec {
         options: fuser_options(&options.flags, &served.tenant.name),

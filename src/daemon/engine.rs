@@ -18,8 +18,8 @@ use crate::control::engine::Engine;
 use crate::control::filter::Filter;
 use crate::control::wire::{
     Bytes, CancelReport, CancelRequest, Counters, DuReport, DuRequest, FAILURES_NAMED, Failure,
-    FileReport, Files, FindRequest, FindSummary, Finding, FsckMode, FsckReport, FsckRequest,
-    Mount, MoveRequest, MoveSummary, PinReport, PinRequest, Problem, ProblemKind, Progress, Status,
+    FileReport, Files, FindRequest, FindSummary, Finding, FsckMode, FsckReport, FsckRequest, Mount,
+    MoveRequest, MoveSummary, PinReport, PinRequest, Problem, ProblemKind, Progress, Status,
     TenantStatus, Verdict, WirePath,
 };
 use crate::fsck::{Fsck, Mode, Trouble};
