@@ -117,7 +117,7 @@ fn own_thread() {
         static READY: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
     }
     if !READY.replace(true) {
-        fuse_thread::enter();
+        fuse_thread::mark_fuse_thread();
         if let Err(error) = crate::sys::unshare_thread_fs() {
             tracing::error!(%error, "a FUSE thread shares its umask with the others");
         }

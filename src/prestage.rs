@@ -42,7 +42,7 @@ pub async fn recall_file(
                 Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => {
                     return Err(RecallError::Busy);
                 }
-                other => Arc::new(File::from(other?)),
+                other => Arc::new(other?),
             };
             match ordered(tenant, inode, &file).await? {
                 Finding::Local => return Ok(Recalled::Already),

@@ -19,7 +19,7 @@ use crate::intents::{Intent, Subject};
 use crate::recall::{RecallError, cut_to_stub, restore_mtime};
 use crate::record::Record;
 use crate::segment::{IndexEntry, read_index, segment_key};
-use crate::stub::{STUB_BYTES, Stub, StubHead, holds_stub_sector};
+use crate::stub::{STUB_BYTES, STUB_LENGTH, Stub, StubHead, holds_stub_sector};
 use crate::sys;
 use crate::tenant::{Recorded, Tenant};
 use crate::tier::State;
@@ -138,7 +138,7 @@ fn examine(
     let mut judged = Judged { verdict: Verdict::Resident, record: None, stub: None };
     let fact = match &recorded {
         // A stub without a record is looked for where it could be one.
-        Recorded::Nothing if size != STUB_BYTES as u64 => return Ok(judged),
+        Recorded::Nothing if size != STUB_LENGTH => return Ok(judged),
         Recorded::Nothing => RecordFact::None,
         Recorded::Misfit => RecordFact::Misfit,
         Recorded::Foreign(_) => RecordFact::Foreign,
@@ -200,7 +200,7 @@ pub async fn recover(tenant: &Arc<Tenant>, inodes: &Inodes) -> io::Result<Recove
     for line in tenant.work.left_behind() {
         let (Intent::Release(subject) | Intent::Recall(subject)) = &line.intent else { continue };
         let file = match open_in_flight(tenant, subject) {
-            Ok(fd) => Arc::new(File::from(fd)),
+            Ok(fd) => Arc::new(fd),
             Err(error) if error.raw_os_error() == Some(libc::ESTALE) => continue,
             Err(error) => {
                 tracing::warn!(%error, "cannot open a file that was in flight");

@@ -37,6 +37,8 @@ use crate::segment::layout::{self, EntryPlace};
 
 /// Length of a stub; a file of this size or less is never migrated.
 pub const STUB_BYTES: usize = 4096;
+/// The same, as offsets of a file are counted.
+pub const STUB_LENGTH: u64 = 4096;
 /// The version this code writes.
 pub const VERSION: u32 = 1;
 /// The least of a file that [`looks_like_stub`] needs.

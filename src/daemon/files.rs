@@ -10,7 +10,7 @@ use crate::control::wire::{Bytes, FileReport, FileState, Files, HsmFlags, Remote
 use crate::file_id::TimeNs;
 use crate::inode::Serving;
 use crate::record::Record;
-use crate::stub::{STUB_BYTES, looks_like_stub};
+use crate::stub::{STUB_LENGTH, looks_like_stub};
 use crate::sys;
 use crate::tenant::{Recorded, Tenant};
 use crate::tier::State;
@@ -44,7 +44,8 @@ pub(super) fn state_of(tenant: &Tenant, found: &Found) -> io::Result<(FileState,
         Recorded::Trusted(record) => (FileState::from(record.state), Some(record)),
         Recorded::Foreign(_) => (FileState::Foreign, None),
         Recorded::Nothing | Recorded::Misfit => {
-            let orphan = found.stat.st_size == STUB_BYTES as i64 && has_stub_head(tenant, found);
+            let orphan =
+                found.stat.st_size == STUB_LENGTH.cast_signed() && has_stub_head(tenant, found);
             (if orphan { FileState::Orphan } else { FileState::Resident }, None)
         }
     })

@@ -104,7 +104,7 @@ pub(super) async fn run(
             () = tokio::time::sleep(TRY_AGAIN_AFTER) => {}
             () = cancel.cancelled() => {}
         }
-        let batch: Vec<_> = again.drain(..).collect();
+        let batch = std::mem::take(&mut again);
         let parts: Vec<Vec<_>> = batch.chunks(BATCH_FILES).map(<[_]>::to_vec).collect();
         for part in parts {
             again.extend(running.batch(served, part, true, &cancel).await);

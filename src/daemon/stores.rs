@@ -5,13 +5,13 @@ use std::sync::Arc;
 use crate::config::StoreUrl;
 use crate::control::wire::{Problem, ProblemKind};
 use crate::store::ObjectStore;
-use crate::store::s3::S3Store;
+use crate::store::s3::{Options, S3Store};
 
 /// Opens the store.
 pub(super) async fn open(url: &StoreUrl) -> Result<Arc<dyn ObjectStore>, Problem> {
     let opened = match url {
-        StoreUrl::Disk(dir) => S3Store::embedded(dir).await,
-        StoreUrl::S3 { .. } => S3Store::connect(&url.to_string()).await,
+        StoreUrl::Disk(dir) => S3Store::embedded(dir),
+        StoreUrl::S3 { .. } => S3Store::connect(&url.to_string(), Options::default()).await,
     };
     match opened {
         Ok(store) => Ok(Arc::new(store)),

@@ -27,7 +27,7 @@ use crate::recall::restore_mtime;
 use crate::record::Record;
 use crate::recover::hash_local;
 use crate::segment::IndexEntry;
-use crate::stub::{STUB_BYTES, Stub};
+use crate::stub::{STUB_BYTES, STUB_LENGTH, Stub};
 use crate::sys;
 use crate::sys::lease::{Lease, LeaseKind};
 use crate::tenant::{Pin, Recorded, Tenant};
@@ -194,10 +194,12 @@ fn run(
     reach(CrashPoint::ReleaseAfterStub);
     let mut synced = Ok(());
     for file in &stubbed {
-        synced = synced.and(sys::pages::start_write_out(&**file.lease.file(), STUB_BYTES as i64));
+        synced = synced
+            .and(sys::pages::start_write_out(&**file.lease.file(), STUB_LENGTH.cast_signed()));
     }
     for file in &stubbed {
-        synced = synced.and(sys::pages::await_write_out(&**file.lease.file(), STUB_BYTES as i64));
+        synced = synced
+            .and(sys::pages::await_write_out(&**file.lease.file(), STUB_LENGTH.cast_signed()));
     }
     reach(CrashPoint::ReleaseAfterSync);
 
@@ -311,7 +313,7 @@ fn put_stub(
         if !lease.holds() {
             return Err(Skip::Open.into());
         }
-        let freed_bytes = (stat.st_blocks.cast_unsigned() * 512).saturating_sub(STUB_BYTES as u64);
+        let freed_bytes = (stat.st_blocks.cast_unsigned() * 512).saturating_sub(STUB_LENGTH);
         Ok((held, lease, original, freed_bytes))
     })();
     match taken {
@@ -365,7 +367,7 @@ fn cut(tenant: &Tenant, stubbed: Stubbed, stubs_on_disk: bool) -> (Candidate, Ou
     }
     let file = stubbed.lease.file();
     let done = (|| {
-        file.set_len(STUB_BYTES as u64)?;
+        file.set_len(STUB_LENGTH)?;
         reach(CrashPoint::ReleaseAfterCut);
         restore_mtime(file, stubbed.marked.record.mtime)?;
         reach(CrashPoint::ReleaseAfterTimes);

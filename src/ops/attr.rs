@@ -9,7 +9,7 @@ use super::{Errno, FUSE_ROOT, Ops};
 use crate::file_id::{Ino, TimeNs};
 use crate::inode::{Body, Inode, Serving};
 use crate::record::Record;
-use crate::stub::STUB_BYTES;
+use crate::stub::STUB_LENGTH;
 use crate::tenant::Recorded;
 use crate::tier::State;
 
@@ -103,9 +103,9 @@ fn shown(mut stat: FileStat, record: &Record, mtime: Option<TimeNs>) -> FileStat
     let size = u64::try_from(stat.st_size).unwrap_or(0);
     let as_recorded = mtime == Some(record.mtime) && size == record.size_bytes;
     let (body_remote, body_unchanged) = match record.state {
-        State::Released | State::Lost => (size == STUB_BYTES as u64, false),
+        State::Released | State::Lost => (size == STUB_LENGTH, false),
         State::Recalling => (true, false),
-        State::Releasing => (size == STUB_BYTES as u64, as_recorded),
+        State::Releasing => (size == STUB_LENGTH, as_recorded),
         State::Archived | State::Suspect => (false, as_recorded),
     };
     if !(body_remote || body_unchanged) {

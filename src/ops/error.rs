@@ -28,7 +28,7 @@ impl From<&RecallError> for Errno {
             | RecallError::Damaged { .. }
             | RecallError::Offline { .. } => libc::EIO,
             RecallError::Refused { .. } => libc::EIO,
-            RecallError::Orphan { .. } | RecallError::Conflict { .. } => libc::EIO,
+            RecallError::Orphan | RecallError::Conflict { .. } => libc::EIO,
             RecallError::NoSpace { errno } => *errno,
             RecallError::Busy => libc::EBUSY,
             RecallError::Detaching => libc::ENODEV,

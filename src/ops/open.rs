@@ -217,7 +217,7 @@ impl Ops {
             return Err(Errno(libc::EINVAL));
         }
         match find(&self.tenant, inode, &file)? {
-            Finding::Local { .. } => {
+            Finding::Local => {
                 if !self.prepare_local(inode, held, &file, request, may_block)? {
                     return Ok(Step::Wait(Wait::Disk));
                 }

@@ -25,7 +25,7 @@ use crate::inode::{Body, Cold, Inode, Serving, Suspect};
 use crate::intents::{Intent, Subject};
 use crate::record::Record;
 use crate::segment::Piece;
-use crate::stub::STUB_BYTES;
+use crate::stub::{STUB_BYTES, STUB_LENGTH};
 use crate::sys::lease::{Lease, LeaseKind};
 use crate::tenant::{Tenant, Ticket};
 use crate::tier::State;
@@ -168,7 +168,7 @@ fn put_chunk(
         };
         let mut data = &chunk[within(packed_offset)..within(packed_offset + at.length)];
         let mut offset = at.offset;
-        if let Some(room) = (STUB_BYTES as u64).checked_sub(offset).filter(|room| *room > 0) {
+        if let Some(room) = (STUB_LENGTH).checked_sub(offset).filter(|room| *room > 0) {
             let head = head.get_or_insert_with(|| Box::new([0; STUB_BYTES]));
             let count = data.len().min(usize::try_from(room).unwrap_or(0));
             let start = STUB_BYTES - usize::try_from(room).unwrap_or(0);
@@ -230,7 +230,7 @@ fn put_head(file: &File, head: Option<&[u8; STUB_BYTES]>) -> io::Result<()> {
         Some(head) => file.write_all_at(head, 0),
         None => {
             let punch = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-            match fallocate(file, punch, 0, STUB_BYTES as i64) {
+            match fallocate(file, punch, 0, STUB_LENGTH.cast_signed()) {
                 Err(nix::errno::Errno::EOPNOTSUPP) => file.write_all_at(&[0; STUB_BYTES], 0),
                 other => Ok(other?),
             }
@@ -255,7 +255,7 @@ pub(crate) fn cut_to_stub(
     record: &mut Record,
 ) -> io::Result<()> {
     reach(CrashPoint::CutBackAfterStub);
-    file.set_len(STUB_BYTES as u64)?;
+    file.set_len(STUB_LENGTH)?;
     reach(CrashPoint::CutBackAfterCut);
     restore_mtime(file, record.mtime)?;
     record.state = State::Released;

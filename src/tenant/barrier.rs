@@ -18,7 +18,7 @@ const XFS_SUPER_MAGIC: i64 = 0x5846_5342;
 /// Whether one file's fsync commits what was changed on others before.
 pub(super) fn commits_together(on: impl AsFd) -> io::Result<bool> {
     let kind = fstatfs(on)?.filesystem_type();
-    Ok(kind == EXT4_SUPER_MAGIC || i64::from(kind.0) == XFS_SUPER_MAGIC)
+    Ok(kind == EXT4_SUPER_MAGIC || kind.0 == XFS_SUPER_MAGIC)
 }
 
 pub(super) fn barrier(last: impl AsFd, commits_together: bool) -> io::Result<()> {
