@@ -29,7 +29,7 @@ fn fill(path: &Path) {
     file.sync_all().ok();
 }
 
-fn full(kind: FsKind, errnos: &[i32], limit: impl FnOnce(&Site)) {
+fn full(kind: FsKind, errnos: &[i32], limit: impl FnOnce(&Site), unlimit: impl FnOnce(&Site)) {
     let site = Site::on(kind, 400);
     for index in 0..FILES {
         std::fs::write(site.data.join(name(index)), pattern::bytes(index, BYTES)).unwrap();
@@ -73,6 +73,7 @@ fn full(kind: FsKind, errnos: &[i32], limit: impl FnOnce(&Site)) {
 
     // With room again everything works.
     std::fs::remove_file(filler).unwrap();
+    unlimit(&site);
     must(Command::new("sync").arg("-f").arg(&site.data));
     let mount = site.mount();
     mount.all("recall", &site.mnt);
@@ -92,14 +93,14 @@ fn check(site: &Site, mount: &Mount, [emptied, gone]: [bool; 2]) {
 #[test]
 fn a_full_ext4_serves_cold_files_and_refuses_writes_to_them() {
     if can_tier() && can_loop() {
-        full(FsKind::Ext4, &[libc::ENOSPC], |_| ());
+        full(FsKind::Ext4, &[libc::ENOSPC], |_| (), |_| ());
     }
 }
 
 #[test]
 fn a_full_xfs_serves_cold_files_and_refuses_writes_to_them() {
     if can_tier() && can_loop() {
-        full(FsKind::Xfs, &[libc::ENOSPC], |_| ());
+        full(FsKind::Xfs, &[libc::ENOSPC], |_| (), |_| ());
     }
 }
 
@@ -111,11 +112,20 @@ fn a_full_btrfs_quota_serves_cold_files_and_refuses_writes_to_them() {
     if !on_path("btrfs") {
         return skip("needs btrfs-progs");
     }
-    full(FsKind::Btrfs, &[libc::EDQUOT, libc::ENOSPC], |site| {
+    let limit = |site: &Site, bytes: &str| {
         let volume = site.data.parent().unwrap();
-        must(Command::new("btrfs").args(["quota", "enable"]).arg(volume));
-        must(Command::new("btrfs").args(["qgroup", "limit", "30M"]).arg(volume));
-    });
+        must(Command::new("btrfs").args(["qgroup", "limit", bytes]).arg(volume));
+    };
+    full(
+        FsKind::Btrfs,
+        &[libc::EDQUOT, libc::ENOSPC],
+        |site| {
+            let volume = site.data.parent().unwrap();
+            must(Command::new("btrfs").args(["quota", "enable"]).arg(volume));
+            limit(site, "30M");
+        },
+        |site| limit(site, "none"),
+    );
 }
 
 #[test]
