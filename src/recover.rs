@@ -215,6 +215,7 @@ pub async fn recover(tenant: &Arc<Tenant>, inodes: &Inodes) -> io::Result<Recove
         if !put_in_order(tenant, &inode, &file).await? {
             done.waiting += 1;
         }
+        unmark(tenant, &inode, &file)?;
         reach(CrashPoint::RecoverAfterFile);
         let ino = inode.ino;
         drop(inode);
@@ -229,6 +230,19 @@ pub async fn recover(tenant: &Arc<Tenant>, inodes: &Inodes) -> io::Result<Recove
         tenant.work.empty()?;
     }
     Ok(done)
+}
+
+/// A release that had marked a file and not begun with its body: the record says archived
+/// again, or nobody would ever release it. Only while nothing is served: a release of this
+/// daemon relies on its marks.
+fn unmark(tenant: &Tenant, inode: &Inode, file: &File) -> io::Result<()> {
+    let judged = examine(tenant, inode, file, ContentFact::Unknown)?;
+    match (judged.verdict, judged.record) {
+        (Verdict::Archived, Some(record)) if record.state == State::Releasing => {
+            tenant.set_record(file, inode, &Record { state: State::Archived, ..record })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Opens a file of the work list; by its path where it may not be opened by handle, if that is

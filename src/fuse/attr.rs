@@ -55,6 +55,9 @@ pub(super) fn only(ino: Ino, kind: u8) -> FileAttr {
 }
 
 /// A time in seconds and nanoseconds since the Unix epoch, the latter never negative.
+///
+/// Undoes what fuser 0.18 does with a time before the epoch, which it takes for so many seconds
+/// *and* nanoseconds before it (its `system_time_from_time` says "TODO: 1_000_000_000 - nsec").
 pub(super) fn time_parts(time: SystemTime) -> (i64, i64) {
     match time.duration_since(SystemTime::UNIX_EPOCH) {
         Ok(after) => {
@@ -63,10 +66,7 @@ pub(super) fn time_parts(time: SystemTime) -> (i64, i64) {
         Err(before) => {
             let before = before.duration();
             let seconds = i64::try_from(before.as_secs()).unwrap_or(i64::MAX);
-            match before.subsec_nanos() {
-                0 => (-seconds, 0),
-                nanoseconds => (-seconds - 1, 1_000_000_000 - i64::from(nanoseconds)),
-            }
+            (-seconds, before.subsec_nanos().into())
         }
     }
 }
@@ -108,12 +108,26 @@ pub(super) fn kind_of_dirent(kind: u8) -> FileType {
 
 #[cfg(test)]
 mod tests {
-    use super::{time, time_parts};
+    use std::time::{Duration, SystemTime};
+
+    use super::time_parts;
+
+    /// What fuser 0.18 makes of a request's time.
+    fn as_fuser_reads(seconds: i64, nanoseconds: u32) -> SystemTime {
+        let part = Duration::new(seconds.unsigned_abs(), nanoseconds);
+        match seconds {
+            0.. => SystemTime::UNIX_EPOCH + part,
+            _ => SystemTime::UNIX_EPOCH - part,
+        }
+    }
 
     #[test]
     fn times_before_the_epoch_and_far_after_it_survive() {
-        for parts in [(0, 0), (-1, 500_000_000), (-86_400 * 365, 1), (7_258_118_400, 999_999_999)] {
-            assert_eq!(time_parts(time(parts.0, parts.1)), parts);
+        for (seconds, nanoseconds) in
+            [(0, 0), (-1, 500_000_000), (-86_400 * 365, 1), (7_258_118_400, 999_999_999)]
+        {
+            let read = time_parts(as_fuser_reads(seconds, nanoseconds));
+            assert_eq!(read, (seconds, i64::from(nanoseconds)));
         }
     }
 }

@@ -162,6 +162,11 @@ impl Ops {
                     {
                         request.whole_refused = true;
                     }
+                    // A program cannot be served chunk by chunk: whoever is in the way goes soon.
+                    Err(RecallError::Busy) if !patience.is_zero() => {
+                        patience = patience.saturating_sub(LEASE_POLL);
+                        tokio::time::sleep(LEASE_POLL).await;
+                    }
                     Err(error) => {
                         self.close_if_unused(&inode).await;
                         return Err(error.into());
