@@ -12,6 +12,7 @@ mod moves;
 mod output;
 mod paths;
 mod pin;
+mod s3;
 mod status;
 
 use std::ffi::OsString;
@@ -75,6 +76,7 @@ enum Verb {
     Unpin(pin::PinArgs),
     Fsck(fsck::FsckArgs),
     Doctor(doctor::DoctorArgs),
+    S3(s3::S3Args),
     Completions(completions::CompletionsArgs),
 }
 
@@ -110,6 +112,7 @@ impl Verb {
             Verb::Unpin(args) => pin::run(false, args, output),
             Verb::Fsck(args) => fsck::run(args, output),
             Verb::Doctor(args) => doctor::run(args, output),
+            Verb::S3(args) => s3::run(args, output),
             Verb::Completions(args) => Ok(completions::run(args)),
         }
     }

@@ -11,21 +11,23 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    AccessFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, KernelConfig, LockOwner, Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    AccessFlags, CopyFileRangeFlags, FileHandle, Filesystem, Generation, INodeNo, KernelConfig,
+    LockOwner, Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
+    ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
-use nix::sys::statvfs::Statvfs;
 use tokio_util::sync::CancellationToken;
 
 use crate::file_id::Ino;
-use crate::ops::{Answer, Caller, Errno, Fh, How, Name, Ops, RegisterBacking, SetAttr, SetTime};
+use crate::ops::{Answer, Caller, Errno, Fh, Name, Ops, RegisterBacking, SetAttr, SetTime};
 use crate::store::fuse_thread;
+use reply::{errno, reply_empty, reply_statfs, reply_xattr};
 
 mod attr;
+mod init;
 mod killable;
 mod passthrough;
+mod reply;
 pub mod session;
 
 /// How long the kernel may keep names and attributes.
@@ -117,53 +119,12 @@ fn own_thread() {
         static READY: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
     }
     if !READY.replace(true) {
-        fuse_thread::mark_fuse_thread();
+        fuse_thread::enter();
         if let Err(error) = crate::sys::unshare_thread_fs() {
             tracing::error!(%error, "a FUSE thread shares its umask with the others");
         }
     }
 }
-
-fn errno(error: Errno) -> fuser::Errno {
-    fuser::Errno::from_i32(error.0)
-}
-
-fn reply_empty(result: Result<(), Errno>, reply: ReplyEmpty) {
-    match result {
-        Ok(()) => reply.ok(),
-        Err(error) => reply.error(errno(error)),
-    }
-}
-
-fn reply_xattr(result: Result<Vec<u8>, Errno>, size: u32, reply: ReplyXattr) {
-    match result {
-        Err(error) => reply.error(errno(error)),
-        Ok(value) => match u32::try_from(value.len()) {
-            Ok(length) if size == 0 => reply.size(length),
-            Ok(length) if length <= size => reply.data(&value),
-            _ => reply.error(fuser::Errno::ERANGE),
-        },
-    }
-}
-
-/// Flags that every kernel we support is asked for, where it has them.
-const WANTED: [InitFlags; 12] = [
-    InitFlags::FUSE_ATOMIC_O_TRUNC,
-    InitFlags::FUSE_DONT_MASK,
-    InitFlags::FUSE_POSIX_ACL,
-    InitFlags::FUSE_PARALLEL_DIROPS,
-    InitFlags::FUSE_DO_READDIRPLUS,
-    InitFlags::FUSE_READDIRPLUS_AUTO,
-    InitFlags::FUSE_ASYNC_DIO,
-    InitFlags::FUSE_CACHE_SYMLINKS,
-    InitFlags::FUSE_NO_OPENDIR_SUPPORT,
-    InitFlags::FUSE_HANDLE_KILLPRIV_V2,
-    InitFlags::FUSE_AUTO_INVAL_DATA,
-    InitFlags::FUSE_MAX_PAGES,
-];
-
-/// Largest read or write request, bytes.
-const MAX_REQUEST_BYTES: u32 = 1 << 20;
 
 impl Filesystem for Door {
     fn destroy(&mut self) {
@@ -171,24 +132,9 @@ impl Filesystem for Door {
     }
 
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        for flag in WANTED {
-            if config.capabilities().contains(flag) && config.add_capabilities(flag).is_err() {
-                tracing::debug!(?flag, "this kernel does without");
-            }
-        }
-        if self.passthrough {
-            let possible = config.capabilities().contains(InitFlags::FUSE_PASSTHROUGH)
-                && config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
-                && config.set_max_stack_depth(1).is_ok();
-            self.passthrough = possible;
-        }
-        // Set once: INIT comes once.
-        self.granted.set(self.passthrough).unwrap_or_default();
-        let sizes = config
-            .set_max_write(MAX_REQUEST_BYTES)
-            .and_then(|_| config.set_max_readahead(MAX_REQUEST_BYTES));
-        if let Err(nearest) = sizes {
-            tracing::debug!(nearest, "the kernel takes requests of another size");
+        self.passthrough = init::negotiate(config, self.passthrough);
+        if self.granted.set(self.passthrough).is_err() {
+            tracing::debug!("INIT came twice");
         }
         Ok(())
     }
@@ -652,27 +598,6 @@ impl Filesystem for Door {
 
 fn xattr_name(name: &OsStr) -> Result<CString, Errno> {
     CString::new(name.as_bytes()).map_err(|_nul| Errno(libc::EINVAL))
-}
-
-fn reply_statfs(fs: &Statvfs, reply: ReplyStatfs) {
-    let word = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
-    reply.statfs(
-        fs.blocks(),
-        fs.blocks_free(),
-        fs.blocks_available(),
-        fs.files(),
-        fs.files_free(),
-        word(fs.block_size()),
-        word(fs.name_max()),
-        word(fs.fragment_size()),
-    );
-}
-
-fn opened_flags(how: &How) -> FopenFlags {
-    match how {
-        How::Passthrough(_) => FopenFlags::FOPEN_NOFLUSH,
-        How::Daemon => FopenFlags::empty(),
-    }
 }
 
 impl std::fmt::Debug for Door {

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use fuser::{BackingId, FileHandle, Generation, ReplyCreate, ReplyOpen};
 
-use super::{attr, errno, opened_flags};
+use super::attr;
+use super::reply::{errno, opened_flags};
 use crate::inode::Backing;
 use crate::ops::{Entry, Errno, How, Opened, RegisterBacking};
 

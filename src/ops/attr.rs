@@ -29,6 +29,10 @@ impl Ops {
         let mut attr = self.attr_of(&inode)?;
         if ino == FUSE_ROOT {
             attr.stat.st_ino = self.root.ino.0;
+            // Where directories count their subdirectories, `.coldfs` is not one to be seen.
+            if attr.stat.st_nlink > 2 {
+                attr.stat.st_nlink -= 1;
+            }
         }
         Ok(attr)
     }
@@ -105,7 +109,9 @@ fn shown(mut stat: FileStat, record: &Record, mtime: Option<TimeNs>) -> FileStat
     let (body_remote, body_unchanged) = match record.state {
         State::Released | State::Lost => (size == STUB_LENGTH, false),
         State::Recalling => (true, false),
-        State::Releasing => (size == STUB_LENGTH, as_recorded),
+        // Its stub moves the mtime before it is put back; nobody may see that (tar would say
+        // that the file changed under it).
+        State::Releasing => (size == STUB_LENGTH || size == record.size_bytes, false),
         State::Archived | State::Suspect => (false, as_recorded),
     };
     if !(body_remote || body_unchanged) {

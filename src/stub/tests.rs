@@ -11,7 +11,7 @@ fn seal() -> Seal {
 
 fn stub() -> Stub {
     Stub {
-        store: "s3://cold bucket/prä%fix".to_owned(),
+        store: "s3://cold bucket/pr\u{e4}%fix".to_owned(),
         tenant_name: "mail two".to_owned(),
         tenant: TenantUuid([7; 16]),
         at: EntryRef { segment: SegmentId([3; 16]), entry: 17 },

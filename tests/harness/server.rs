@@ -8,7 +8,8 @@ use std::time::Duration;
 use super::mount::Start;
 use super::{coldfs, raw, wait_for};
 
-const BUCKET: &str = "bucket";
+/// The bucket of embedded stores.
+const BUCKET: &str = "coldfs";
 
 pub struct Server {
     child: Child,
@@ -17,10 +18,11 @@ pub struct Server {
 
 impl Server {
     pub fn start(dir: &Path) -> Self {
-        std::fs::create_dir_all(dir.join(BUCKET)).unwrap();
+        std::fs::create_dir_all(dir).unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut command = coldfs();
         command.args(["s3", "serve"]).arg(dir).args(["--listen", &format!("127.0.0.1:{port}")]);
+        command.args(["--access-key", "test", "--secret-key", "testtest"]);
         let log = std::fs::File::create(dir.join("../server.log")).unwrap();
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         raw::die_with_parent(&mut command);
