@@ -20,8 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::file_id::Ino;
 use crate::ops::{Answer, Caller, Errno, Fh, Name, Ops, RegisterBacking, SetAttr, SetTime};
-use crate::store::fuse_thread;
-use reply::{errno, reply_empty, reply_statfs, reply_xattr};
+use reply::{errno, reply_empty, reply_statfs, reply_xattr, xattr_name};
 
 mod attr;
 mod init;
@@ -29,6 +28,7 @@ mod killable;
 mod passthrough;
 mod reply;
 pub mod session;
+mod thread;
 
 /// How long the kernel may keep names and attributes.
 #[derive(Clone, Copy, Debug)]
@@ -65,7 +65,7 @@ pub struct Door {
 
 impl Door {
     fn caller(&self, request: &Request, umask: u32) -> Caller {
-        own_thread();
+        thread::own();
         Caller { uid: request.uid(), gid: request.gid(), pid: request.pid(), umask }
     }
 
@@ -109,20 +109,6 @@ impl Door {
 
     fn name(name: &OsStr) -> Result<Name, Errno> {
         Name::new(name)
-    }
-}
-
-/// Makes this thread one that serves the kernel: with a umask of its own, and never waiting for
-/// a store.
-fn own_thread() {
-    thread_local! {
-        static READY: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
-    }
-    if !READY.replace(true) {
-        fuse_thread::enter();
-        if let Err(error) = crate::sys::unshare_thread_fs() {
-            tracing::error!(%error, "a FUSE thread shares its umask with the others");
-        }
     }
 }
 
@@ -594,10 +580,6 @@ impl Filesystem for Door {
             Err(error) => reply.error(errno(error)),
         });
     }
-}
-
-fn xattr_name(name: &OsStr) -> Result<CString, Errno> {
-    CString::new(name.as_bytes()).map_err(|_nul| Errno(libc::EINVAL))
 }
 
 impl std::fmt::Debug for Door {

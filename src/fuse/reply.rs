@@ -1,5 +1,8 @@
 //! Replies in fuser's types.
 
+use std::ffi::{CString, OsStr};
+use std::os::unix::ffi::OsStrExt;
+
 use fuser::{FopenFlags, ReplyEmpty, ReplyStatfs, ReplyXattr};
 use nix::sys::statvfs::Statvfs;
 
@@ -46,4 +49,8 @@ pub(super) fn opened_flags(how: &How) -> FopenFlags {
         How::Passthrough(_) => FopenFlags::FOPEN_NOFLUSH,
         How::Daemon => FopenFlags::empty(),
     }
+}
+
+pub(super) fn xattr_name(name: &OsStr) -> Result<CString, Errno> {
+    CString::new(name.as_bytes()).map_err(|_nul| Errno(libc::EINVAL))
 }

@@ -4,6 +4,8 @@ use std::any::Any;
 use std::fs::File;
 use std::sync::Arc;
 
+use nix::sys::stat::FileStat;
+
 use super::Cold;
 use crate::file_id::TimeNs;
 use crate::record::Record;
@@ -36,6 +38,15 @@ pub struct Suspect {
     pub archived: Record,
     /// The inode's ctime right after the record became `suspect`; it moves with any change.
     pub ctime: TimeNs,
+}
+
+impl Suspect {
+    /// Whether a file that looks so has not been changed since.
+    pub fn fits(&self, stat: &FileStat) -> bool {
+        u64::try_from(stat.st_size) == Ok(self.archived.size_bytes)
+            && TimeNs::from_parts(stat.st_mtime, stat.st_mtime_nsec) == Some(self.archived.mtime)
+            && TimeNs::from_parts(stat.st_ctime, stat.st_ctime_nsec) == Some(self.ctime)
+    }
 }
 
 /// How opens of a file are served. The first open decides; the kernel allows no other way

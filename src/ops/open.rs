@@ -491,11 +491,7 @@ impl Ops {
     /// suspect -> archived where nothing changed, else -> resident.
     fn settle(&self, inode: &Inode, file: &File, suspect: &Suspect) -> io::Result<()> {
         let stat = fstat(file)?;
-        let unchanged = u64::try_from(stat.st_size) == Ok(suspect.archived.size_bytes)
-            && TimeNs::from_parts(stat.st_mtime, stat.st_mtime_nsec)
-                == Some(suspect.archived.mtime)
-            && TimeNs::from_parts(stat.st_ctime, stat.st_ctime_nsec) == Some(suspect.ctime);
-        if !unchanged {
+        if !suspect.fits(&stat) {
             self.tenant.drop_record(file, inode)?;
             reach(CrashPoint::ForgetAfterRecord);
             return Ok(());

@@ -8,7 +8,8 @@ use nix::sys::time::TimeSpec;
 
 use super::{Answer, Attr, Caller, Errno, Ops};
 use crate::file_id::{Ino, TimeNs};
-use crate::inode::{Body, Inode, PathFd};
+use crate::inode::{Body, Inode, PathFd, Suspect};
+use crate::record::Record;
 use crate::sys;
 use crate::tier::State;
 
@@ -70,12 +71,12 @@ impl Ops {
             Err(error) => Answer::Now(Err(error.into())),
             Ok(false) => Answer::Now(self.change_now(&inode, change)),
             Ok(true) => match inode.try_tier() {
-                Some(held) => Answer::Now(self.change_recorded(&inode, &held, change)),
+                Some(mut held) => Answer::Now(self.change_recorded(&inode, &mut held, change)),
                 None => {
                     let ops = Arc::clone(self);
                     Answer::later(async move {
-                        let held = inode.tier().await;
-                        ops.change_recorded(&inode, &held, change)
+                        let mut held = inode.tier().await;
+                        ops.change_recorded(&inode, &mut held, change)
                     })
                 }
             },
@@ -87,7 +88,12 @@ impl Ops {
         self.attr_of(inode)
     }
 
-    fn change_recorded(&self, inode: &Inode, _held: &Body, change: SetAttr) -> Result<Attr, Errno> {
+    fn change_recorded(
+        &self,
+        inode: &Inode,
+        held: &mut Body,
+        change: SetAttr,
+    ) -> Result<Attr, Errno> {
         let fd = self.inodes.path_fd(inode)?;
         let before = fstat(&fd)?;
         let Some(mut record) = self.tenant.record(&fd, inode)? else {
@@ -101,15 +107,21 @@ impl Ops {
                     && before.st_size.cast_unsigned() == record.size_bytes
             }
         };
+        let untouched = held.suspect.as_ref().is_some_and(|suspect| suspect.fits(&before));
         apply(&fd, change)?;
         let after = fstat(&fd)?;
-        match (mtime(&after), TimeNs::from_parts(after.st_ctime, after.st_ctime_nsec)) {
-            (Some(mtime), Some(ctime)) if current => {
+        match (mtime(&after), ctime(&after)) {
+            (Some(mtime), Some(shown)) if current => {
                 if change.mtime.is_some() {
                     record.mtime = mtime;
                 }
-                record.ctime_shown = ctime;
+                record.ctime_shown = shown;
                 self.tenant.set_record(&fd, inode, &record)?;
+                // A change of attributes alone leaves the copy a copy of this version.
+                if untouched && let Some(ctime) = ctime(&fstat(&fd)?) {
+                    let archived = Record { state: State::Archived, ..record };
+                    held.suspect = Some(Suspect { archived, ctime });
+                }
             }
             // Local bytes that are not the recorded ones must not come to look like them; a
             // time that a record cannot hold makes the file a resident one, if it is here.
@@ -124,6 +136,10 @@ impl Ops {
 
 fn mtime(stat: &FileStat) -> Option<TimeNs> {
     TimeNs::from_parts(stat.st_mtime, stat.st_mtime_nsec)
+}
+
+fn ctime(stat: &FileStat) -> Option<TimeNs> {
+    TimeNs::from_parts(stat.st_ctime, stat.st_ctime_nsec)
 }
 
 fn apply(fd: &PathFd<'_>, change: SetAttr) -> Result<(), Errno> {
