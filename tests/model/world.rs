@@ -247,7 +247,18 @@ impl<'site> World<'site> {
         }
         self.mount = Some(self.site.start(&start()));
         let after = self.tree(&self.mounted.root, 0)?;
-        self.unmoved(&before, &after, "detaching and mounting")
+        // The record of a file that was archived, then written, goes at its last close, which
+        // the kernel tells later, and that moves the ctime (SEMANTICS.md).
+        let moved = before.differences(&after, Strict::SameFile);
+        let lines: Vec<String> = moved
+            .into_iter()
+            .filter(|line| !line.contains(": ctime: "))
+            .filter(|line| !line.contains(": blocks: ") || !self.blocks_alike(line))
+            .collect();
+        if lines.is_empty() {
+            return Ok(());
+        }
+        Err(format!("detaching and mounting moved what applications see: {}", lines.join("; ")))
     }
 
     /// `content` has a bit for each of the 32 classes of paths whose bytes are read: reading
