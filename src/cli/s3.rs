@@ -11,8 +11,17 @@ use crate::background::asked_to_end;
 use crate::control::wire::{Problem, ProblemKind};
 use crate::store::serve::{Credentials, Server};
 
+const SERVE_HELP: &str = "\
+Examples:
+  coldfs s3 serve /var/lib/coldfs/store
+  coldfs s3 serve ./store --listen 127.0.0.1:9000 --access-key k --secret-key s
+
+The bucket of embedded stores is `coldfs`. The server answers until it is interrupted.
+Without keys it makes new ones and prints them, ready for a shell.";
+
 /// Look at the embedded store with any S3 tool
 #[derive(Debug, Args)]
+#[command(after_long_help = SERVE_HELP)]
 pub struct S3Args {
     #[command(subcommand)]
     verb: S3Verb,
@@ -22,14 +31,6 @@ pub struct S3Args {
 enum S3Verb {
     Serve(ServeArgs),
 }
-
-const SERVE_HELP: &str = "\
-Examples:
-  coldfs s3 serve /var/lib/coldfs/store
-  coldfs s3 serve ./store --listen 127.0.0.1:9000 --access-key k --secret-key s
-
-The bucket of embedded stores is `coldfs`. The server answers until it is interrupted.
-Without keys it makes new ones and prints them, ready for a shell.";
 
 /// Serve a disk: store's directory over HTTP
 #[derive(Debug, Args)]
