@@ -226,17 +226,7 @@ impl Ops {
                 if !self.prepare_local(inode, held, &file, request, may_block)? {
                     return Ok(Step::Wait(Wait::Disk));
                 }
-                let how = match self.register(&file, request) {
-                    Some(backing) => How::Passthrough(backing),
-                    None => How::Daemon,
-                };
-                let serving = match &how {
-                    How::Passthrough(backing) => {
-                        Serving::Passthrough { file, backing: Arc::clone(backing) }
-                    }
-                    How::Daemon => Serving::Local { file },
-                };
-                inode.serve(held, serving);
+                let how = self.serve_local(inode, held, file, request);
                 Ok(self.opened(inode, held, request, how))
             }
             Finding::Remote { record, stub } => {
@@ -358,6 +348,26 @@ impl Ops {
         }
     }
 
+    /// Serves a local file from now on: by passthrough where the kernel takes it.
+    fn serve_local(
+        &self,
+        inode: &Inode,
+        held: &mut Body,
+        file: Arc<File>,
+        request: &OpenRequest,
+    ) -> How {
+        match self.register(&file, request) {
+            Some(backing) => {
+                inode.serve(held, Serving::Passthrough { file, backing: Arc::clone(&backing) });
+                How::Passthrough(backing)
+            }
+            None => {
+                inode.serve(held, Serving::Local { file });
+                How::Daemon
+            }
+        }
+    }
+
     fn register(&self, file: &File, request: &OpenRequest) -> Option<Backing> {
         // The kernel writes with the credentials of this moment: without this, a write by
         // another user would leave a set-user-ID bit in place.
@@ -427,17 +437,7 @@ impl Ops {
         };
         // Nobody else knows the file yet: its lock is free.
         let mut held = inode.try_tier().ok_or(Errno(libc::EAGAIN))?;
-        let how = match self.register(&file, &request) {
-            Some(backing) => How::Passthrough(backing),
-            None => How::Daemon,
-        };
-        let serving = match &how {
-            How::Passthrough(backing) => {
-                Serving::Passthrough { file, backing: Arc::clone(backing) }
-            }
-            How::Daemon => Serving::Local { file },
-        };
-        inode.serve(&mut held, serving);
+        let how = self.serve_local(&inode, &mut held, file, &request);
         let generation = inode.handle.generation();
         let entry = Entry { attr: Attr { stat, unsettled: true }, generation };
         match self.opened(&inode, &mut held, &request, how) {
