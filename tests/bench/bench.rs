@@ -1,0 +1,73 @@
+//! `scripts/bench`: coldfs beside its peers on this machine, in one run.
+
+#![allow(clippy::unwrap_used, reason = "a bench ends by panicking")]
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+mod bare;
+mod files;
+mod hot;
+mod pair;
+mod subject;
+
+/// Measures coldfs beside its peers: paired, in turns, medians.
+#[derive(Debug, Parser)]
+#[command(name = "scripts/bench")]
+struct Cli {
+    #[command(subcommand)]
+    bench: Bench,
+}
+
+#[derive(Debug, Subcommand)]
+enum Bench {
+    /// Files that are local: data through the mount, and what metadata costs.
+    ///
+    /// Metrics: seq_read_1m, rand_read_4k, odirect_read_4k, mmap_read, seq_write_1m,
+    /// rand_write_4k, create, unlink, open_read_close, stat, find, du, ls_lr, git_status, tar_x,
+    /// cargo_build. Peers: native (the plain directory), bare (a minimal fuser passthrough),
+    /// bindfs.
+    Hot(Options),
+}
+
+/// What every bench takes.
+#[derive(Debug, clap::Args)]
+struct Options {
+    /// Three rounds over less, within a minute
+    #[arg(long)]
+    quick: bool,
+    /// One JSON object a line, metric and peer
+    #[arg(long)]
+    json: bool,
+    /// Rounds that count, after one that does not
+    #[arg(long, value_name = "N")]
+    rounds: Option<usize>,
+    /// Only these metrics, comma separated
+    #[arg(long, value_delimiter = ',', value_name = "METRIC")]
+    only: Vec<String>,
+    /// Only these peers, comma separated
+    #[arg(long, value_delimiter = ',', value_name = "PEER")]
+    peers: Vec<String>,
+    /// Where the files are put: the filesystem that is measured on
+    #[arg(long, value_name = "DIR", default_value_os_t = std::env::temp_dir())]
+    dir: PathBuf,
+}
+
+impl Options {
+    fn rounds(&self) -> usize {
+        self.rounds.unwrap_or(if self.quick { 3 } else { 7 })
+    }
+
+    fn wants(&self, metric: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| only == metric)
+    }
+}
+
+fn main() {
+    // What `cargo bench` adds of its own.
+    let arguments = std::env::args().filter(|argument| argument != "--bench");
+    match Cli::parse_from(arguments).bench {
+        Bench::Hot(options) => hot::run(&options),
+    }
+}
