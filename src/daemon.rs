@@ -162,8 +162,11 @@ fn mount_served(served: &Served, options: &MountOptions) -> Result<Mounted, Prob
             failed("open the root", &std::io::Error::from_raw_os_error(error.0))
         })?);
     let over_itself = options.data_dir == options.mountpoint;
+    // The kernel then refuses every change by itself, before it comes here.
+    let read_only = options.flags.read_only || served.tenant.is_read_only();
+    let flags = MountFlags { read_only, ..options.flags };
     let spec = MountSpec {
-        options: fuser_options(&options.flags, &served.tenant.name),
+        options: fuser_options(&flags, &served.tenant.name),
         acl: match options.flags.access {
             Access::Owner => SessionACL::Owner,
             Access::Root => SessionACL::RootAndOwner,
@@ -184,7 +187,9 @@ fn mount_served(served: &Served, options: &MountOptions) -> Result<Mounted, Prob
 fn fuser_options(flags: &MountFlags, tenant: &str) -> Vec<MountOption> {
     let mut options = vec![
         MountOption::FSName(format!("coldfs:{tenant}")),
-        MountOption::Subtype("coldfs".to_owned()),
+        // fuser gives a subtype to fusermount3 only. Both take it as an option, and without it
+        // the mount table says `fuse`, where nobody can tell whose the mount is.
+        MountOption::CUSTOM("subtype=coldfs".to_owned()),
         MountOption::DefaultPermissions,
     ];
     let flag = |on, yes, no| if on { yes } else { no };
