@@ -176,10 +176,11 @@ fn sqlite_serves_writers_at_one_time() {
         return;
     }
     let script = r#"
-        sqlite3 db "PRAGMA journal_mode=WAL; CREATE TABLE t(w, n);" >/dev/null
-        work() { for n in $(seq 40); do
-            sqlite3 -cmd ".timeout 60000" db "INSERT INTO t VALUES($1, $n);"; done; }
-        work 1 & work 2 & work 3 & wait
+        sqlite3 db "PRAGMA journal_mode=WAL; CREATE TABLE t(w, n, pad);" >/dev/null
+        work() { for n in $(seq 10); do
+            sqlite3 -cmd ".timeout 60000" db "INSERT INTO t VALUES($1, $n, hex(zeroblob(500)));"; done; }
+        # Between two rounds it is closed for long enough to be moved.
+        for round in $(seq 4); do work 1 & work 2 & work 3 & wait; sleep 0.4; done
         sqlite3 db "PRAGMA integrity_check; SELECT w, count(*), sum(n) FROM t GROUP BY w ORDER BY w;"
     "#;
     same(script);
