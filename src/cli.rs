@@ -122,7 +122,7 @@ impl Verb {
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let cli = match arguments.first() {
-        Some(name) if mount::is_mount_helper(Path::new(name)) => {
+        Some(name) if mount::is_mount_helper(Path::new(name), arguments.get(1)) => {
             Cli { json: false, verb: Verb::Mount(mount::helper_args(arguments)) }
         }
         _ => Cli::parse_from(arguments),

@@ -35,6 +35,12 @@ const DISK_THREADS: usize = 32;
 /// How long a detach waits for files that are still open before it leaves them.
 const DETACH_PATIENCE: Duration = Duration::from_secs(5);
 
+/// The kernel's door to FUSE, and what to do where it or a mount is refused.
+const DEV_FUSE: &str = "/dev/fuse";
+const FUSE_CLOSED: &str = "run as root, or let users at it: chmod 666 /dev/fuse (`coldfs doctor`)";
+const MOUNT_REFUSED: &str = "a user needs fusermount3 (package fuse3), and for -o allow_other the \
+    line user_allow_other in /etc/fuse.conf; see `coldfs doctor`";
+
 /// Serves one directory until it is detached; says through `ready` when the mount answers.
 pub fn run(options: MountOptions, ready: Ready) -> Result<(), Problem> {
     sys::keep_large_buffers_lazy();
@@ -156,8 +162,11 @@ fn mount_served(served: &Served, options: &MountOptions) -> Result<Mounted, Prob
             failed("open the root", &std::io::Error::from_raw_os_error(error.0))
         })?);
     let over_itself = options.data_dir == options.mountpoint;
+    // The kernel then refuses every change by itself, before it comes here.
+    let read_only = options.flags.read_only || served.tenant.is_read_only();
+    let flags = MountFlags { read_only, ..options.flags };
     let spec = MountSpec {
-        options: fuser_options(&options.flags, &served.tenant.name),
+        options: fuser_options(&flags, &served.tenant.name),
         acl: match options.flags.access {
             Access::Owner => SessionACL::Owner,
             Access::Root => SessionACL::RootAndOwner,
@@ -167,18 +176,20 @@ fn mount_served(served: &Served, options: &MountOptions) -> Result<Mounted, Prob
         passthrough: sys::has_capability(sys::CAP_SYS_ADMIN),
     };
     mount(ops, &options.mountpoint, &spec, tokio::runtime::Handle::current()).map_err(|error| {
-        Problem::new(
-            ProblemKind::Failed,
-            format!("mount {}: {error}", options.mountpoint.display()),
-            "see `coldfs doctor`",
-        )
+        let (what, next) = match std::fs::OpenOptions::new().read(true).write(true).open(DEV_FUSE) {
+            Err(closed) => (format!("open {DEV_FUSE}: {closed}"), FUSE_CLOSED),
+            Ok(_) => (format!("mount {}: {error}", options.mountpoint.display()), MOUNT_REFUSED),
+        };
+        Problem::new(ProblemKind::Failed, what, next)
     })
 }
 
 fn fuser_options(flags: &MountFlags, tenant: &str) -> Vec<MountOption> {
     let mut options = vec![
         MountOption::FSName(format!("coldfs:{tenant}")),
-        MountOption::Subtype("coldfs".to_owned()),
+        // fuser gives a subtype to fusermount3 only. Both take it as an option, and without it
+        // the mount table says `fuse`, where nobody can tell whose the mount is.
+        MountOption::CUSTOM("subtype=coldfs".to_owned()),
         MountOption::DefaultPermissions,
     ];
     let flag = |on, yes, no| if on { yes } else { no };

@@ -135,7 +135,7 @@ impl Inodes {
             ino,
             handle,
             is_regular: stat.st_mode & libc::S_IFMT == libc::S_IFREG,
-            anchor: (!self.by_handle).then_some(fd),
+            anchor: (!self.by_handle).then(|| as_anchor(fd)),
             lookups: AtomicU64::new(carried),
             serving: RwLock::new(Serving::Closed),
             tier: Arc::default(),
@@ -205,6 +205,12 @@ impl Inodes {
         };
         Ok(File::from(opened))
     }
+}
+
+/// What keeps an inode without a handle: never open for reading or writing, or it would stand
+/// in the way of every lease.
+fn as_anchor(fd: OwnedFd) -> OwnedFd {
+    reopen(fd.as_fd(), libc::O_PATH).unwrap_or(fd)
 }
 
 /// Opens anew what a descriptor names.

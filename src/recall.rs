@@ -185,7 +185,7 @@ impl Recall {
         let size = cold.place.size_bytes;
         let whole = size <= self.options.whole_streaming_bytes || read >= size / WHOLE_AT_SHARE;
         let never_tried = matches!(*cold.watch_fill().borrow(), Fill::Idle);
-        if whole && never_tried {
+        if whole && never_tried && !self.tenant.is_read_only() {
             self.start_fill(inode, cold);
         } else if sequential {
             let Some(packed) = cold.place.packing.packed_range(end..size) else { return };

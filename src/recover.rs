@@ -80,7 +80,9 @@ fn settle(tenant: &Tenant, inode: &Inode, file: &File, judged: Judged) -> io::Re
     match verdict {
         Verdict::Resident => Ok(Finding::Local),
         Verdict::ResidentEmpty | Verdict::ResidentDropRecord => {
-            tenant.drop_record(file, inode)?;
+            if !tenant.is_read_only() {
+                tenant.drop_record(file, inode)?;
+            }
             Ok(Finding::Local)
         }
         Verdict::Archived | Verdict::NeedsHash { serve_meanwhile: true } => Ok(Finding::Local),
@@ -99,7 +101,9 @@ fn settle(tenant: &Tenant, inode: &Inode, file: &File, judged: Judged) -> io::Re
             let (Some(mut record), Some(stub)) = (record, stub) else {
                 return refused("a verdict without a record");
             };
-            cut_to_stub(tenant, inode, file, &mut record)?;
+            if !tenant.is_read_only() {
+                cut_to_stub(tenant, inode, file, &mut record)?;
+            }
             Ok(Finding::Remote { record, stub })
         }
         Verdict::Released | Verdict::Lost => match (record, stub) {
@@ -196,6 +200,10 @@ pub struct Recovered {
 /// Puts in order what was in flight when the last daemon ended.
 pub async fn recover(tenant: &Arc<Tenant>, inodes: &Inodes) -> io::Result<Recovered> {
     let mut done = Recovered::default();
+    if tenant.is_read_only() {
+        done.waiting = tenant.work.left_behind().len() as u64;
+        return Ok(done);
+    }
     let mut last = None;
     for line in tenant.work.left_behind() {
         let (Intent::Release(subject) | Intent::Recall(subject)) = &line.intent else { continue };

@@ -66,7 +66,10 @@ impl Tenant {
             name: home.identity().name.clone(),
             seal: home.identity().seal(),
             store,
-            work: Arc::new(WorkList::open(home.open_file(worklist::FILE_NAME)?)?),
+            work: Arc::new(WorkList::open(
+                home.open_file(worklist::FILE_NAME)?,
+                home.is_read_only(),
+            )?),
             known: KnownCtimes::default(),
             xattr: home.xattr(),
             device: stat.st_dev,
@@ -88,6 +91,12 @@ impl Tenant {
     /// Whether records live in `user.coldfs`, because the daemon may not set `trusted.`.
     pub fn is_rootless(&self) -> bool {
         self.home.is_rootless()
+    }
+
+    /// Whether nothing can be written on the filesystem below: files are served as they are
+    /// found, and put in order another time.
+    pub fn is_read_only(&self) -> bool {
+        self.home.is_read_only()
     }
 
     /// What stands on a file in the place of a record.

@@ -3,19 +3,17 @@
 //! It goes by descriptors from the tenant's root, so it sees the raw directory also where the
 //! mount lies over it, follows no symbolic link, and stays on the tenant's filesystem.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
 
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2};
 use nix::sys::stat::{FileStat, Mode, fstat, fstatat};
 
 use crate::sys::dirents;
 use crate::tenant::{Pin, Tenant};
-
-/// Deepest nesting that is walked; Linux's longest path has fewer components.
-const MAX_DEPTH: usize = 4096;
 
 /// One file or directory that was met.
 #[derive(Debug)]
@@ -82,41 +80,69 @@ fn harder(one: Option<Pin>, other: Option<Pin>) -> Option<Pin> {
     }
 }
 
-/// Gives `visit` a path and, if it is a directory, all below it. What cannot be read is given
-/// to `fail` by its path, and the walk goes on.
+/// A directory that is still to be listed. It holds no descriptor of its own: a directory may
+/// have more directories in it than a process may have files open.
+struct Pending {
+    /// Open as long as one of its directories is pending, so at most one is open a level.
+    parent: Rc<OwnedFd>,
+    name: CString,
+    path: Vec<u8>,
+    /// Of the parent and above.
+    pin: Option<Pin>,
+}
+
+/// Gives `visit` a path and, if it is a directory, all below it, a directory after the files
+/// in it. What cannot be read is given to `fail` by its path, and the walk goes on.
 pub fn walk(
     tenant: &Tenant,
     start: Found,
     visit: &mut dyn FnMut(Found) -> ControlFlow<()>,
     fail: &mut dyn FnMut(&[u8], io::Error),
 ) -> ControlFlow<()> {
-    let mut stack = vec![start];
-    while let Some(found) = stack.pop() {
-        if found.is_dir() && stack.len() < MAX_DEPTH * 1024 {
-            let path = found.path.clone();
-            let listed = list(tenant, &found, &mut stack, visit);
-            match listed {
-                Ok(ControlFlow::Continue(())) => {}
-                Ok(ControlFlow::Break(())) => return ControlFlow::Break(()),
-                Err(error) => fail(&path, error),
+    let mut pending = Vec::new();
+    enter(tenant, start, &mut pending, visit, fail)?;
+    while let Some(Pending { parent, name, path, pin }) = pending.pop() {
+        match child(tenant, &parent, &name, path, pin) {
+            Ok(found) if found.is_dir() && found.stat.st_dev == tenant.device() => {
+                enter(tenant, found, &mut pending, visit, fail)?;
             }
+            // It was replaced since it was listed: whatever is there now came later.
+            Ok(_) => {}
+            Err((_, error)) if is_gone(&error) => {}
+            Err((path, error)) => fail(&path, error),
         }
-        visit(found)?;
     }
     ControlFlow::Continue(())
 }
 
-/// Visits a directory's files and puts its directories on the stack.
+/// Visits what was found; of a directory first its files, its directories are put off.
+fn enter(
+    tenant: &Tenant,
+    found: Found,
+    pending: &mut Vec<Pending>,
+    visit: &mut dyn FnMut(Found) -> ControlFlow<()>,
+    fail: &mut dyn FnMut(&[u8], io::Error),
+) -> ControlFlow<()> {
+    if found.is_dir() {
+        match list(tenant, &found, pending, visit, fail) {
+            Ok(flow) => flow?,
+            Err(error) => fail(&found.path, error),
+        }
+    }
+    visit(found)
+}
+
 fn list(
     tenant: &Tenant,
     dir: &Found,
-    stack: &mut Vec<Found>,
+    pending: &mut Vec<Pending>,
     visit: &mut dyn FnMut(Found) -> ControlFlow<()>,
+    fail: &mut dyn FnMut(&[u8], io::Error),
 ) -> io::Result<ControlFlow<()>> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let open = openat(&dir.fd, c".", flags, Mode::empty())?;
+    let open = Rc::new(openat(&dir.fd, c".", flags, Mode::empty())?);
     let mut names = Vec::new();
-    dirents::read(&open, 0, &mut |entry| {
+    dirents::read(&*open, 0, &mut |entry| {
         let home = dir.path.is_empty() && entry.name == b".coldfs";
         if entry.name != b"." && entry.name != b".." && !home {
             names.push((entry.kind, entry.name.to_vec()));
@@ -127,32 +153,59 @@ fn list(
         if kind == libc::DT_LNK {
             continue;
         }
-        let Ok(found) = child(tenant, dir, &open, &name) else { continue };
-        if found.stat.st_dev != tenant.device() {
+        let mut path = dir.path.clone();
+        if !path.is_empty() {
+            path.push(b'/');
+        }
+        path.extend_from_slice(&name);
+        let name = CString::new(name)?;
+        if kind == libc::DT_DIR {
+            pending.push(Pending { parent: Rc::clone(&open), name, path, pin: dir.pin });
             continue;
         }
-        if found.is_dir() {
-            stack.push(found);
-        } else if visit(found).is_break() {
-            return Ok(ControlFlow::Break(()));
+        match child(tenant, &open, &name, path, dir.pin) {
+            Ok(found) if found.stat.st_dev == tenant.device() => {
+                // Filesystems without d_type: only now it is known to be one.
+                if found.is_dir() {
+                    let Found { path, .. } = found;
+                    pending.push(Pending { parent: Rc::clone(&open), name, path, pin: dir.pin });
+                } else if visit(found).is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
+            }
+            // Another filesystem is mounted on it.
+            Ok(_) => {}
+            Err((_, error)) if is_gone(&error) => {}
+            Err((path, error)) => fail(&path, error),
         }
     }
     Ok(ControlFlow::Continue(()))
 }
 
-fn child(tenant: &Tenant, dir: &Found, open: &OwnedFd, name: &[u8]) -> io::Result<Found> {
-    let c_name = CString::new(name)?;
-    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let fd = openat(open, c_name.as_c_str(), flags, Mode::empty())?;
-    let stat = fstatat(fd.as_fd(), c"", AtFlags::AT_EMPTY_PATH)?;
-    let mut path = dir.path.clone();
-    if !path.is_empty() {
-        path.push(b'/');
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+}
+
+/// Looks at one name; the path comes back with an error.
+fn child(
+    tenant: &Tenant,
+    dir: &OwnedFd,
+    name: &CStr,
+    path: Vec<u8>,
+    above: Option<Pin>,
+) -> Result<Found, (Vec<u8>, io::Error)> {
+    let looked = (|| {
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let fd = openat(dir, name, flags, Mode::empty())?;
+        let stat = fstatat(fd.as_fd(), c"", AtFlags::AT_EMPTY_PATH)?;
+        let own = match stat.st_mode & libc::S_IFMT {
+            libc::S_IFREG | libc::S_IFDIR => tenant.pin(&fd)?,
+            _ => None,
+        };
+        Ok((fd, stat, harder(above, own)))
+    })();
+    match looked {
+        Ok((fd, stat, pin)) => Ok(Found { path, fd, stat, pin }),
+        Err(error) => Err((path, error)),
     }
-    path.extend_from_slice(name);
-    let own = match stat.st_mode & libc::S_IFMT {
-        libc::S_IFREG | libc::S_IFDIR => tenant.pin(&fd)?,
-        _ => None,
-    };
-    Ok(Found { path, fd, stat, pin: harder(dir.pin, own) })
 }

@@ -1,5 +1,5 @@
 //! What a person has who mounts coldfs: the promises, one test each; races between
-//! applications and migrations; real applications; what is left when it is detached.
+//! applications and migrations; real applications; where it is run; what is left when it is detached.
 
 #![allow(
     clippy::unwrap_used,
@@ -13,6 +13,8 @@
 mod applications;
 #[path = "mount/detached.rs"]
 mod detached;
+#[path = "mount/environments.rs"]
+mod environments;
 #[path = "mount/full.rs"]
 mod full;
 mod harness;

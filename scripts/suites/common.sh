@@ -3,6 +3,7 @@
 # migrates underneath.
 #
 #   COLDFS_SUBJECT=coldfs|bindfs|plain   what is tested (coldfs)
+#   COLDFS_FORM=apart|itself             mounted elsewhere, or over the directory itself (apart)
 #   COLDFS_BIN=FILE                      which coldfs (target/debug/coldfs, built when missing)
 
 set -euo pipefail
@@ -78,6 +79,11 @@ prepare() {
     mount -o loop "$image" "$work/volume"
     data=$work/volume/data plain=$work/volume/plain mnt=$work/mnt
     mkdir "$data" "$plain"
+    case ${COLDFS_FORM:-apart} in
+        apart) ;;
+        itself) mnt=$data ;;
+        *) die "COLDFS_FORM=$COLDFS_FORM: not one of apart, itself" ;;
+    esac
     chmod 755 "$data" "$plain" "$mnt"
     export COLDFS_RUNTIME_DIR=$work/run COLDFS_QUIET_MS=${COLDFS_QUIET_MS:-20}
     case $subject in

@@ -34,6 +34,7 @@ disk:$XDG_DATA_HOME/coldfs/store for others; on the data's own filesystem it fre
 store=URL, tenant=NAME and config=FILE, and passes over what is for mount(8) and systemd
 (_netdev, nofail, noauto, user, x-*). In /etc/fstab, with a link /sbin/mount.coldfs to coldfs:
   /srv/t1 /srv/t1 coldfs store=s3://bucket/t1,allow_other,_netdev,nofail 0 0
+With libfuse's mount.fuse3 the type fuse.coldfs does without the link.
 
 --config FILE is TOML; every key, with its default:
   store = \"disk:DIR\" or \"s3://bucket/prefix\"
@@ -120,10 +121,12 @@ struct HelperArgs {
     _kind: Option<String>,
 }
 
-/// Whether the program was called as `mount(8)` calls its helpers.
-pub fn is_mount_helper(program: &Path) -> bool {
+/// Whether the program was called as `mount(8)` calls its helpers, or as libfuse's own helper
+/// calls `coldfs` for `mount -t fuse.coldfs`: a path where a verb would stand.
+pub fn is_mount_helper(program: &Path, first: Option<&OsString>) -> bool {
     let names = ["mount.coldfs", "mount.fuse.coldfs"];
     program.file_name().and_then(OsStr::to_str).is_some_and(|name| names.contains(&name))
+        || first.is_some_and(|first| Path::new(first).is_absolute())
 }
 
 /// Reads a helper's arguments; ends the program where they are wrong.
@@ -370,9 +373,10 @@ mod tests {
     #[test]
     fn mount_8_is_understood() {
         let (_home, root) = home();
-        assert!(is_mount_helper(Path::new("/sbin/mount.coldfs")));
-        assert!(is_mount_helper(Path::new("mount.fuse.coldfs")));
-        assert!(!is_mount_helper(Path::new("/usr/bin/coldfs")));
+        assert!(is_mount_helper(Path::new("/sbin/mount.coldfs"), None));
+        assert!(is_mount_helper(Path::new("mount.fuse.coldfs"), None));
+        assert!(is_mount_helper(Path::new("coldfs"), Some(&"/srv/t1".into())));
+        assert!(!is_mount_helper(Path::new("/usr/bin/coldfs"), Some(&"mount".into())));
         let line = ["mount.coldfs".into(), root.join("data"), root.join("mnt")];
         let mut line: Vec<OsString> = line.map(PathBuf::into_os_string).to_vec();
         line.extend(

@@ -231,8 +231,10 @@ fn check_store_dir(dir: &Path, data_dir: &Path, mountpoint: &Path) -> Result<Pat
     let elsewhere = "name a directory elsewhere: --store disk:DIR";
     let (ancestor, meta) = existing_ancestor(dir)?;
     let rest = dir.strip_prefix(&ancestor).unwrap_or(Path::new(""));
-    let resolved =
-        ancestor.canonicalize().map_err(|error| refuse(&error.to_string(), elsewhere))?.join(rest);
+    let mut resolved =
+        ancestor.canonicalize().map_err(|error| refuse(&error.to_string(), elsewhere))?;
+    // Component by component: joining nothing would leave a slash at the end.
+    resolved.extend(rest);
     if !meta.is_dir() {
         return Err(refuse(&format!("{} is not a directory", ancestor.display()), elsewhere));
     }

@@ -99,6 +99,11 @@ impl Served {
             };
             missing.push(format!("hot files are served by the daemon, slower: {why}"));
         }
+        if self.tenant.is_read_only() {
+            let text = "the filesystem below is read-only: cold files are read from the store, \
+                        nothing is moved; mount it read-write and mount again";
+            missing.push(text.to_owned());
+        }
         if self.tenant.is_rootless() {
             let text = "records live in user.coldfs, where the tenant's users can remove them: \
                         run as root to keep them in trusted.coldfs";

@@ -55,6 +55,13 @@ pub(super) async fn run(
     progress: mpsc::Sender<Progress>,
     cancel: CancellationToken,
 ) -> Result<MoveSummary, Problem> {
+    if served.tenant.is_read_only() {
+        return Err(Problem::new(
+            ProblemKind::Failed,
+            format!("{}: on a read-only filesystem", served.options.data_dir.display()),
+            "mount it read-write, detach, and mount coldfs again",
+        ));
+    }
     let mut starts = Vec::new();
     for path in &request.paths {
         starts.push(relative(served, path.as_path()).ok_or_else(|| {

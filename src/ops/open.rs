@@ -258,7 +258,7 @@ impl Ops {
         }
         let small = cold.record.size_bytes <= self.recall.options().whole_in_open_bytes;
         let wanted = request.truncate || request.exec || (small && held.opens == 0);
-        if wanted && !request.whole_refused {
+        if wanted && !request.whole_refused && !self.tenant.is_read_only() {
             return Ok(Step::Wait(Wait::Fill(cold)));
         }
         Ok(self.opened(inode, held, request, How::Daemon))

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag, open, openat, renameat};
 use nix::sys::stat::{Mode, fstat, mkdirat};
+use nix::sys::statvfs::{FsFlags, fstatvfs};
 use serde::{Deserialize, Serialize};
 
 use crate::file_id::TenantUuid;
@@ -124,6 +125,7 @@ pub struct Home {
     identity: Identity,
     is_new: bool,
     rootless: bool,
+    read_only: bool,
     _lock: Flock<File>,
 }
 
@@ -136,6 +138,7 @@ impl Home {
             open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
                 .map_err(failed)?;
         check_handles(path, &root)?;
+        let read_only = fstatvfs(&root).map_err(failed)?.flags().contains(FsFlags::ST_RDONLY);
         match mkdirat(&root, HOME_NAME, Mode::from_bits_truncate(0o700)) {
             Ok(()) | Err(Errno::EEXIST) => {}
             Err(error) => return Err(failed(error)),
@@ -146,8 +149,12 @@ impl Home {
         if stat.st_uid != nix::unistd::geteuid().as_raw() {
             return Err(HomeError::NotOurs { path: path.into(), owner: stat.st_uid });
         }
-        let lock = take_lock(path, &dir)?;
-        let rootless = check_xattrs(path, &lock)?;
+        let lock = take_lock(path, &dir, read_only)?;
+        let rootless = match read_only {
+            false => check_xattrs(path, &lock)?,
+            // Nothing can be tried: it is as this process would do it elsewhere.
+            true => !sys::has_capability(sys::CAP_SYS_ADMIN),
+        };
         let found = read_identity(path, &dir)?;
         let is_new = found.is_none();
         let identity = match found {
@@ -161,7 +168,7 @@ impl Home {
             let (found, asked) = (identity.name, asked.to_owned());
             return Err(HomeError::OtherName { path: path.into(), found, asked });
         }
-        Ok(Self { root, dir, identity, is_new, rootless, _lock: lock })
+        Ok(Self { root, dir, identity, is_new, rootless, read_only, _lock: lock })
     }
 
     /// The data directory.
@@ -184,12 +191,20 @@ impl Home {
         self.rootless
     }
 
+    /// Whether the filesystem was mounted read-only when it was opened.
+    pub fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
     pub(super) fn xattr(&self) -> &'static CStr {
         xattr_name(self.rootless)
     }
 
     /// Opens one of the daemon's files for reading and writing, making it if need be.
     pub(super) fn open_file(&self, name: &str) -> io::Result<File> {
+        if self.read_only {
+            return open_to_look(&self.dir, name);
+        }
         open_private(&self.dir, name, OFlag::O_RDWR)
     }
 
@@ -208,6 +223,12 @@ fn xattr_name(rootless: bool) -> &'static CStr {
 fn open_private(dir: &OwnedFd, name: &str, flags: OFlag) -> io::Result<File> {
     let flags = flags | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     Ok(File::from(openat(dir, name, flags, Mode::from_bits_truncate(0o600))?))
+}
+
+/// The same where nothing can be made or written.
+fn open_to_look(dir: &OwnedFd, name: &str) -> io::Result<File> {
+    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    Ok(File::from(openat(dir, name, flags, Mode::empty())?))
 }
 
 fn check_handles(path: &Path, root: &OwnedFd) -> Result<(), HomeError> {
@@ -233,10 +254,14 @@ fn check_xattrs(path: &Path, lock: &File) -> Result<bool, HomeError> {
     Err(HomeError::Unfit { path: path.into(), what: "extended attributes" })
 }
 
-fn take_lock(path: &Path, dir: &OwnedFd) -> Result<Flock<File>, HomeError> {
+fn take_lock(path: &Path, dir: &OwnedFd, read_only: bool) -> Result<Flock<File>, HomeError> {
     let failed = |source| HomeError::Open { path: path.join(HOME_NAME).join(LOCK), source };
-    let file = open_private(dir, LOCK, OFlag::O_RDWR).map_err(failed)?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+    let file = match read_only {
+        true => open_to_look(dir, LOCK),
+        false => open_private(dir, LOCK, OFlag::O_RDWR),
+    };
+    match Flock::lock(file.map_err(failed)?, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) if read_only => Ok(lock),
         Ok(mut lock) => {
             let pid = format!("{}\n", std::process::id());
             lock.set_len(0).and_then(|()| lock.write_all(pid.as_bytes())).map_err(failed)?;

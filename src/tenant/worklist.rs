@@ -48,8 +48,8 @@ pub struct Ticket {
 }
 
 impl WorkList {
-    pub(super) fn open(file: File) -> io::Result<Self> {
-        if file.metadata()?.len() == 0 {
+    pub(super) fn open(file: File, read_only: bool) -> io::Result<Self> {
+        if file.metadata()?.len() == 0 && !read_only {
             let length = i64::try_from(PREALLOCATED_BYTES).unwrap_or(i64::MAX);
             let mode = nix::fcntl::FallocateFlags::empty();
             match nix::fcntl::fallocate(&file, mode, 0, length) {

@@ -281,6 +281,16 @@ impl Mount {
         }
     }
 
+    /// Asks the daemon to end by a signal; it detaches and ends well.
+    pub fn end_by(mut self, signal: i32) {
+        self.beat();
+        let Some(mut child) = self.child.take() else { return };
+        raw::signal(child.id(), signal);
+        let status = wait_for(END_LIMIT, || child.try_wait().unwrap());
+        let status = status.expect("the daemon ends when it is asked to");
+        assert!(status.success(), "the daemon ended with {status}\n{}", self.log_tail());
+    }
+
     /// Ends the daemon as an out-of-memory killer would, and takes its mount away.
     pub fn kill(mut self) {
         if let Some(mut child) = self.child.take() {

@@ -1,5 +1,6 @@
 //! Where one test lives: a data directory, a mountpoint, a store, a runtime directory.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
@@ -68,6 +69,17 @@ impl Site {
         };
         raw::chmod(&site.runtime, 0o700);
         site
+    }
+
+    /// Lets other users come as far as this site's directories.
+    pub fn open_way(&self) {
+        let mut dir = Some(self.dir.path());
+        while let Some(path) = dir {
+            if std::fs::metadata(path).is_ok_and(|meta| meta.mode() & 0o001 == 0) {
+                raw::chmod(path, 0o711);
+            }
+            dir = path.parent();
+        }
     }
 
     pub fn volume(&mut self) -> &mut Volume {
