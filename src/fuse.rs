@@ -380,16 +380,17 @@ impl Filesystem for Door {
         reply: ReplyEmpty,
     ) {
         self.caller(request, 0);
-        let was_writable = self.ops.release(Fh(fh.0));
-        reply.ok();
-        if was_writable && self.caching.exclusive {
-            // A mapping's writes moved the times without a word; data stays valid.
-            if let Some(notifier) = self.notifier.get()
+        let (notifier, exclusive) = (Arc::clone(&self.notifier), self.caching.exclusive);
+        self.ops.release(Fh(fh.0), move |closed| {
+            // Data stays valid; times that nobody told the kernel of do not.
+            if (closed.settled || (closed.writable && exclusive))
+                && let Some(notifier) = notifier.get()
                 && let Err(error) = notifier.inval_inode(ino, -1, 0)
             {
                 tracing::debug!(%error, "the kernel did not take an invalidation");
             }
-        }
+        });
+        reply.ok();
     }
 
     fn fsync(
