@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use super::harness::facts::{Depth, Fact, Strict, Tree};
 use super::harness::mount::{Mount, Start};
 use super::harness::site::Site;
-use super::harness::{say, wait_for};
+use super::harness::{raw, say, wait_for};
 use super::op::{Op, PATHS};
 use super::side::{Outcome, Side};
 
@@ -60,6 +60,8 @@ struct World<'site> {
     plain: Side,
     /// Files (of the plain side) whose holes depend on what was cached: `fallocate`.
     soft: HashSet<u64>,
+    /// Files (of the mount) that were written through a mapping.
+    mapped: HashSet<u64>,
     started: Instant,
     settled: u32,
     tiered: usize,
@@ -79,6 +81,7 @@ impl<'site> World<'site> {
             plain: Side::new(&site.plain),
             site,
             soft: HashSet::new(),
+            mapped: HashSet::new(),
             started: Instant::now(),
             settled: 0,
             tiered: 0,
@@ -149,6 +152,11 @@ impl<'site> World<'site> {
         let start_ns = now_ns();
         let before = [self.mounted.look(&paths)?, self.plain.look(&paths)?];
         self.note_soft(op);
+        if let Op::MmapWrite { path, .. } = op
+            && let Ok(meta) = std::fs::metadata(self.mounted.root.join(PATHS[usize::from(*path)]))
+        {
+            self.mapped.insert(meta.ino());
+        }
         let ours = self.mounted.apply(op);
         let theirs = self.plain.apply(op);
         if ours != theirs {
@@ -193,6 +201,11 @@ impl<'site> World<'site> {
         let written = self.mounted.written();
         for path in paths {
             let path = self.mounted.root.join(path);
+            let meta = std::fs::metadata(&path).ok().filter(std::fs::Metadata::is_file);
+            if meta.is_some_and(|meta| self.mapped.contains(&meta.ino())) {
+                // A mapping's times are told at its close, which the kernel tells later.
+                raw::stat_anew(&path).ok();
+            }
             wait_for(SETTLE, || {
                 let meta = std::fs::metadata(&path).ok().filter(std::fs::Metadata::is_file);
                 let waits = meta.is_some_and(|meta| {
