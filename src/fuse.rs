@@ -35,16 +35,13 @@ mod thread;
 pub struct Caching {
     /// Time to live of names and attributes.
     pub ttl: Duration,
-    /// Whether nobody can change the directory but through this mount: times are long, and
-    /// what a writable mapping changed is told at its close.
-    pub exclusive: bool,
 }
 
 impl Caching {
     /// Mounted over itself: nobody else reaches the directory.
-    pub const EXCLUSIVE: Caching = Caching { ttl: Duration::from_secs(86_400), exclusive: true };
+    pub const EXCLUSIVE: Caching = Caching { ttl: Duration::from_secs(86_400) };
     /// Mounted elsewhere: a change made behind the mount is seen within this time.
-    pub const SHARED: Caching = Caching { ttl: Duration::from_secs(1), exclusive: false };
+    pub const SHARED: Caching = Caching { ttl: Duration::from_secs(1) };
 }
 
 /// Attributes of a file that may be changed through a mapping are kept this long.
@@ -380,16 +377,18 @@ impl Filesystem for Door {
         reply: ReplyEmpty,
     ) {
         self.caller(request, 0);
-        let was_writable = self.ops.release(Fh(fh.0));
-        reply.ok();
-        if was_writable && self.caching.exclusive {
-            // A mapping's writes moved the times without a word; data stays valid.
-            if let Some(notifier) = self.notifier.get()
+        let notifier = Arc::clone(&self.notifier);
+        self.ops.release(Fh(fh.0), move |closed| {
+            // Data stays valid. A mapping's writes moved the times without a word, and make(1)
+            // looks at once.
+            if (closed.writable || closed.settled)
+                && let Some(notifier) = notifier.get()
                 && let Err(error) = notifier.inval_inode(ino, -1, 0)
             {
                 tracing::debug!(%error, "the kernel did not take an invalidation");
             }
-        }
+        });
+        reply.ok();
     }
 
     fn fsync(

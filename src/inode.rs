@@ -11,7 +11,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use dashmap::DashMap;
 use nix::sys::stat::FileStat;
@@ -35,8 +35,9 @@ pub struct Inode {
     pub handle: FileHandle,
     /// Whether it is a regular file: only those are ever migrated.
     pub is_regular: bool,
-    /// Without the right to open by handle, an O_PATH descriptor instead.
-    anchor: Option<OwnedFd>,
+    /// Where no handle finds it, an O_PATH descriptor: without the right to open by handle, or
+    /// once its last name is gone ([`Inode::hold`]).
+    anchor: OnceLock<OwnedFd>,
     /// References that the kernel holds (FUSE lookups less forgets).
     lookups: AtomicU64,
     serving: RwLock<Serving>,
@@ -52,6 +53,13 @@ impl Inode {
     /// The tier lock, when its holder is done. Not for FUSE threads.
     pub async fn tier(&self) -> TierGuard {
         self.tier.clone().lock_owned().await
+    }
+
+    /// Keeps what is about to lose its last name, for as long as the kernel remembers it:
+    /// somebody may have it open, and the kernel tells of no open but a regular file's.
+    pub fn hold(&self, fd: OwnedFd) {
+        // One that is there already names the same file.
+        drop(self.anchor.set(fd));
     }
 
     /// How opens of this file are served now.
@@ -135,7 +143,7 @@ impl Inodes {
             ino,
             handle,
             is_regular: stat.st_mode & libc::S_IFMT == libc::S_IFREG,
-            anchor: (!self.by_handle).then(|| as_anchor(fd)),
+            anchor: if self.by_handle { OnceLock::new() } else { OnceLock::from(as_anchor(fd)) },
             lookups: AtomicU64::new(carried),
             serving: RwLock::new(Serving::Closed),
             tier: Arc::default(),
@@ -182,7 +190,7 @@ impl Inodes {
 
     /// A descriptor that names the inode. `ESTALE`: it is gone.
     pub fn path_fd<'a>(&self, inode: &'a Inode) -> io::Result<PathFd<'a>> {
-        if let Some(anchor) = &inode.anchor {
+        if let Some(anchor) = inode.anchor.get() {
             return Ok(PathFd::Anchor(anchor.as_fd()));
         }
         if let Some(file) = inode.serving().file() {
@@ -193,7 +201,7 @@ impl Inodes {
 
     /// Opens the inode. `EAGAIN` with `O_NONBLOCK`: somebody has a lease on it.
     pub fn open(&self, inode: &Inode, flags: i32) -> io::Result<File> {
-        let opened = match &inode.anchor {
+        let opened = match inode.anchor.get() {
             Some(anchor) => reopen(anchor.as_fd(), flags)?,
             None => match sys::handle::open(&self.root, &inode.handle, flags) {
                 // Unlinked and still open: no handle finds it, its descriptor does.

@@ -36,7 +36,7 @@ pub use dir::{DirEntry, Listing};
 pub use error::Errno;
 pub use handle::Fh;
 pub use lookup::Entry;
-pub use open::{How, Opened, RegisterBacking};
+pub use open::{Closed, How, Opened, RegisterBacking};
 pub use setattr::{SetAttr, SetTime};
 
 /// The number that FUSE gives the root directory, whatever it is below.

@@ -12,6 +12,7 @@ use nix::unistd::{LinkatFlags, UnlinkatFlags, linkat, symlinkat, unlinkat};
 use super::lookup::Entry;
 use super::{Caller, Errno, Name, Ops};
 use crate::file_id::Ino;
+use crate::inode::Inode;
 use crate::sys;
 use crate::sys::cred::ActingAs;
 
@@ -97,16 +98,18 @@ impl Ops {
     /// Removes a name.
     pub fn unlink(self: &Arc<Self>, parent: Ino, name: &Name) -> Result<(), Errno> {
         let dir = self.dir_for_change(parent, name)?;
-        let other_names = self.if_linked_elsewhere(dir.as_fd(), name);
+        let leaving = self.leaving(dir.as_fd(), name);
         unlinkat(dir.as_fd(), name.as_cstr(), UnlinkatFlags::NoRemoveDir)?;
-        self.note_change_of(other_names);
+        self.left(leaving);
         Ok(())
     }
 
     /// Removes an empty directory.
-    pub fn rmdir(&self, parent: Ino, name: &Name) -> Result<(), Errno> {
+    pub fn rmdir(self: &Arc<Self>, parent: Ino, name: &Name) -> Result<(), Errno> {
         let dir = self.dir_for_change(parent, name)?;
+        let leaving = self.leaving(dir.as_fd(), name);
         unlinkat(dir.as_fd(), name.as_cstr(), UnlinkatFlags::RemoveDir)?;
+        self.left(leaving);
         Ok(())
     }
 
@@ -125,22 +128,48 @@ impl Ops {
         if flags.contains(RenameFlags::RENAME_WHITEOUT) {
             return Err(Errno(libc::EINVAL));
         }
-        let replaced = self.if_linked_elsewhere(to.as_fd(), new_name);
+        let exchange = flags.contains(RenameFlags::RENAME_EXCHANGE);
+        let replaced = if exchange { Leaving::No } else { self.leaving(to.as_fd(), new_name) };
         renameat2(from.as_fd(), name.as_cstr(), to.as_fd(), new_name.as_cstr(), flags)?;
-        self.note_change_of(replaced);
+        self.left(replaced);
         self.note_change_of(path_fd_at(to.as_fd(), new_name).ok());
-        if flags.contains(RenameFlags::RENAME_EXCHANGE) {
+        if exchange {
             self.note_change_of(path_fd_at(from.as_fd(), name).ok());
         }
         Ok(())
     }
 
-    /// The file behind a name that is about to go, if it stays under another name and so
-    /// shows a new ctime.
-    fn if_linked_elsewhere(&self, dir: BorrowedFd<'_>, name: &Name) -> Option<OwnedFd> {
-        let stat = fstatat(dir, name.as_cstr(), AtFlags::AT_SYMLINK_NOFOLLOW).ok()?;
-        let regular = stat.st_mode & libc::S_IFMT == libc::S_IFREG;
-        (regular && stat.st_nlink > 1).then(|| path_fd_at(dir, name).ok())?
+    /// What is behind a name that is about to go.
+    fn leaving(&self, dir: BorrowedFd<'_>, name: &Name) -> Leaving {
+        let Ok(stat) = fstatat(dir, name.as_cstr(), AtFlags::AT_SYMLINK_NOFOLLOW) else {
+            return Leaving::No;
+        };
+        let kind = stat.st_mode & libc::S_IFMT;
+        let last_name = kind == libc::S_IFDIR || stat.st_nlink < 2;
+        let named = || path_fd_at(dir, name).ok();
+        match (kind == libc::S_IFREG, last_name) {
+            (true, false) => named().map_or(Leaving::No, Leaving::NamedElsewhere),
+            // An open regular file has a descriptor of its own.
+            (true, true) | (false, false) => Leaving::No,
+            (false, true) => match (self.inodes.get(Ino(stat.st_ino)), named()) {
+                (Some(inode), Some(fd)) if is_inode(&fd, &inode) => Leaving::Unnamed(inode, fd),
+                _ => Leaving::No,
+            },
+        }
+    }
+
+    /// The name is gone.
+    fn left(self: &Arc<Self>, leaving: Leaving) {
+        match leaving {
+            Leaving::No => {}
+            Leaving::NamedElsewhere(fd) => self.note_change_of(Some(fd)),
+            Leaving::Unnamed(inode, fd) => {
+                inode.hold(fd);
+                let ino = inode.ino;
+                drop(inode);
+                self.inodes.tidy(ino);
+            }
+        }
     }
 
     fn note_change_of(self: &Arc<Self>, fd: Option<OwnedFd>) {
@@ -149,6 +178,20 @@ impl Ops {
             self.note_change(self.inodes.enter(fd, handle, &stat));
         }
     }
+}
+
+/// What is behind a name that is about to go.
+enum Leaving {
+    /// Nothing that needs anything.
+    No,
+    /// A regular file that stays under another name, and so shows a new ctime.
+    NamedElsewhere(OwnedFd),
+    /// No regular file, and this is its last name.
+    Unnamed(Arc<Inode>, OwnedFd),
+}
+
+fn is_inode(fd: &OwnedFd, inode: &Inode) -> bool {
+    sys::handle::of(fd, c"").is_ok_and(|handle| handle == inode.handle)
 }
 
 /// An O_PATH descriptor of a name; symbolic links are not followed.

@@ -56,6 +56,15 @@ pub struct Opened {
     pub how: How,
 }
 
+/// A file description that was closed.
+#[derive(Clone, Copy, Debug)]
+pub struct Closed {
+    /// It could write, by a mapping too: times may have moved without a word.
+    pub writable: bool,
+    /// A record was settled, which may have moved the ctime.
+    pub settled: bool,
+}
+
 #[derive(Clone)]
 struct OpenRequest {
     writable: bool,
@@ -446,39 +455,43 @@ impl Ops {
         }
     }
 
-    /// Closes an open file description. True: it could write.
-    pub fn release(self: &Arc<Self>, fh: Fh) -> bool {
-        let Some((_, open)) = self.open_files.remove(&fh) else { return false };
+    /// Closes an open file description, then says what of it the kernel cannot know; later
+    /// where a migration has the file just now.
+    pub fn release(self: &Arc<Self>, fh: Fh, then: impl FnOnce(Closed) + Send + 'static) {
+        let Some((_, open)) = self.open_files.remove(&fh) else { return };
         let writable = open.writable;
         let inode = Arc::clone(&open.inode);
         drop(open);
         match inode.try_tier() {
-            Some(mut held) => self.close(&inode, &mut held, writable),
+            Some(mut held) => then(self.close(&inode, &mut held, writable)),
             None => {
                 let ops = Arc::clone(self);
                 self.recall.spawn(async move {
                     let mut held = inode.tier().await;
-                    ops.close(&inode, &mut held, writable);
+                    then(ops.close(&inode, &mut held, writable));
                 });
             }
         }
-        writable
     }
 
-    fn close(&self, inode: &Arc<Inode>, held: &mut TierGuard, writable: bool) {
+    fn close(&self, inode: &Arc<Inode>, held: &mut TierGuard, writable: bool) -> Closed {
         held.opens -= 1;
         held.writers -= u32::from(writable);
+        let mut closed = Closed { writable, settled: false };
         if held.writers == 0
             && let Some(suspect) = held.suspect.take()
             && let Some(file) = inode.serving().file()
-            && let Err(error) = self.settle(inode, &file, &suspect)
         {
-            // The record stays `suspect`: resident bytes until they are hashed.
-            tracing::warn!(ino = %inode.ino, %error, "cannot settle a record after the last close");
+            closed.settled = true;
+            if let Err(error) = self.settle(inode, &file, &suspect) {
+                // The record stays `suspect`: resident bytes until they are hashed.
+                tracing::warn!(ino = %inode.ino, %error, "cannot settle a record after the last close");
+            }
         }
         if held.opens == 0 && !matches!(inode.serving(), Serving::Cold(cold) if !cold.is_idle()) {
             inode.serve(held, Serving::Closed);
         }
+        closed
     }
 
     async fn close_if_unused(&self, inode: &Arc<Inode>) {

@@ -40,6 +40,9 @@ pub enum Meet {
     RecoverRecall,
     /// `fsck --adopt` where stubs were copied while detached.
     Adopt,
+    /// `fsck --repair` after a death in the middle of a recall whose work list was lost, where
+    /// archived files were edited while detached.
+    Repair,
 }
 
 /// The work that should meet a point; a point is swept once for each, and at least one must
@@ -58,7 +61,7 @@ pub fn work(point: CrashPoint) -> &'static [Meet] {
         SuspectBeforeReply => &[Meet::OpenForWrite],
         ForgetAfterRecord => &[Meet::CloseChanged],
         RecoverAfterFile | RecoverBeforeClear => &[Meet::RecoverRelease, Meet::RecoverRecall],
-        FsckAfterRepair => &[Meet::Adopt],
+        FsckAfterRepair => &[Meet::Adopt, Meet::Repair],
     }
 }
 
@@ -71,6 +74,11 @@ const CHANGE_BYTES: usize = 4_096;
 /// Where [`Meet::Truncate`] cuts.
 const CUT_AT: u64 = (1 << 20) + 3;
 const CANCEL_ROUNDS: u64 = 20;
+/// Files that only [`Meet::Repair`] has.
+const EDITED: [&str; 3] = ["edited-0", "edited-1", "edited-2"];
+const EDITED_BYTES: usize = 20_000;
+/// The work list, below the data directory.
+const WORK_LIST: &str = ".coldfs/intents";
 /// Stubs that [`Meet::Adopt`] copies.
 const COPIED: [&str; 3] = ["small/05", "small/06", BIG];
 
@@ -103,6 +111,23 @@ impl Meet {
                     std::fs::copy(site.data.join(name), site.data.join(&copy)).unwrap();
                     zoo.only(&copy, zoo.latest(name));
                 }
+            }
+            Meet::Repair => {
+                for name in EDITED {
+                    std::fs::write(site.data.join(name), pattern::bytes(302, EDITED_BYTES)).unwrap();
+                }
+                with_mount(site, "archive");
+                for name in EDITED {
+                    let bytes = pattern::bytes(302, EDITED_BYTES + 1);
+                    std::fs::write(site.data.join(name), &bytes).unwrap();
+                    zoo.only(name, bytes);
+                }
+                let mount = site.mount();
+                mount.all("migrate", &site.mnt.join("small"));
+                mount.all("migrate", &site.mnt.join(BIG));
+                mount.detach();
+                die_first(site, CrashPoint::RecallAfterChunk, |mount| verb(mount, site, "recall"));
+                std::fs::remove_file(site.data.join(WORK_LIST)).unwrap();
             }
         }
     }
@@ -152,18 +177,23 @@ impl Meet {
                 }
             }
             Meet::RecoverRelease | Meet::RecoverRecall => {}
-            Meet::Adopt => {
-                mount.coldfs(["fsck".as_ref(), "--adopt".as_ref(), site.mnt.as_os_str()]);
-            }
+            Meet::Adopt => fsck(mount, site, "--adopt"),
+            Meet::Repair => fsck(mount, site, "--repair"),
         }
     }
 
     /// What a person does before the tree is whole again.
     pub fn mend(self, mount: &Mount, site: &Site) {
-        if self == Meet::Adopt {
-            mount.coldfs(["fsck".as_ref(), "--adopt".as_ref(), site.mnt.as_os_str()]);
+        match self {
+            Meet::Adopt => fsck(mount, site, "--adopt"),
+            Meet::Repair => fsck(mount, site, "--repair"),
+            _ => {}
         }
     }
+}
+
+fn fsck(mount: &Mount, site: &Site, mode: &str) {
+    mount.coldfs(["fsck".as_ref(), mode.as_ref(), site.mnt.as_os_str()]);
 }
 
 /// Paths whose times and size a workload may move.

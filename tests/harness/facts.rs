@@ -155,15 +155,7 @@ const LOOSE_BLOCKS_SLACK: u64 = 8_192;
 fn blocks_alike(left: &Fact, right: &Fact) -> bool {
     let loose = std::env::var("COLDFS_TEST_FS").is_ok_and(|kind| kind != "ext4");
     let slack = if loose { LOOSE_BLOCKS_SLACK } else { BLOCKS_SLACK };
-    if left.blocks.abs_diff(right.blocks) <= slack {
-        return true;
-    }
-    // Blocks set aside and never written are not kept over a release (SEMANTICS.md): where both
-    // have room for all their data, the rest may differ.
-    // A look without maps cannot tell; the look at the whole tree has them.
-    let (Some(map), Some(other)) = (&left.data_map, &right.data_map) else { return true };
-    let data_sectors = map.iter().map(|(start, end)| end - start).sum::<u64>() / 512;
-    map == other && left.blocks.min(right.blocks) + slack >= data_sectors
+    left.blocks.abs_diff(right.blocks) <= slack
 }
 
 fn kind(kind: std::fs::FileType) -> &'static str {

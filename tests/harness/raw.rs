@@ -31,6 +31,19 @@ pub fn open(path: &Path, flags: i32, mode: u32) -> io::Result<File> {
     Ok(unsafe { File::from_raw_fd(fd as i32) })
 }
 
+/// `statx(2)` past every cache of attributes.
+pub fn stat_anew(path: &Path) -> io::Result<()> {
+    let path = c_path(path)?;
+    let flags = libc::AT_STATX_FORCE_SYNC;
+    let mut found = std::mem::MaybeUninit::<libc::statx>::uninit();
+    // SAFETY: the path lives through the call, and the answer has room.
+    check(i64::from(unsafe {
+        let mask = libc::STATX_BASIC_STATS;
+        libc::statx(libc::AT_FDCWD, path.as_ptr(), flags, mask, found.as_mut_ptr())
+    }))
+    .map(drop)
+}
+
 /// `lsetxattr(2)`.
 pub fn set_xattr(path: &Path, name: &[u8], value: &[u8], flags: i32) -> io::Result<()> {
     let path = c_path(path)?;

@@ -23,6 +23,20 @@ impl Side {
         Self { root: root.to_owned(), handles: (0..SLOTS).map(|_| None).collect() }
     }
 
+    /// Inode numbers of what is kept open for writing.
+    pub fn written(&self) -> Vec<u64> {
+        use nix::fcntl::{FcntlArg, fcntl};
+        let writable = |file: &&File| {
+            fcntl(file, FcntlArg::F_GETFL).unwrap() & libc::O_ACCMODE != libc::O_RDONLY
+        };
+        let kept = self.handles.iter().flatten().filter(writable);
+        kept.map(|file| file.metadata().unwrap().ino()).collect()
+    }
+
+    pub fn close(&mut self, slot: u8) {
+        self.handles[usize::from(slot)] = None;
+    }
+
     pub fn close_all(&mut self) {
         self.handles.iter_mut().for_each(|handle| *handle = None);
     }
@@ -148,8 +162,6 @@ impl Side {
                 Ok((copied as u64).to_le_bytes().to_vec())
             }
             Op::Open { slot, path, mode } => {
-                // What it held is closed first: else the two sides could differ in how long.
-                self.handles[usize::from(*slot)] = None;
                 self.handles[usize::from(*slot)] = Some(open(&at_path(path), *mode)?);
                 Ok(vec![])
             }
@@ -162,7 +174,7 @@ impl Side {
             }
             Op::HandleSync { slot } => self.with(*slot, |file| file.sync_all().map(|()| vec![])),
             Op::Close { slot } => {
-                self.handles[usize::from(*slot)] = None;
+                self.close(*slot);
                 Ok(vec![])
             }
             Op::Tier { .. } | Op::TierAll { .. } | Op::Remount | Op::CompareAll { .. } => {

@@ -51,6 +51,30 @@ fn a_file_unlinked_while_open_lives_until_it_is_closed() {
 }
 
 #[test]
+fn what_is_no_regular_file_can_be_looked_at_after_its_removal_while_open() {
+    let Some((site, mount)) = site() else { return };
+    let (dir, fifo, other) = (site.mnt.join("dir"), site.mnt.join("fifo"), site.mnt.join("other"));
+    std::fs::create_dir(&dir).unwrap();
+    raw::mknod(&fifo, libc::S_IFIFO | 0o600, 0).unwrap();
+    raw::mknod(&other, libc::S_IFIFO | 0o600, 0).unwrap();
+    let open = |path, flags| raw::open(path, flags | libc::O_NONBLOCK, 0).unwrap();
+    let held =
+        [open(&dir, libc::O_RDONLY), open(&fifo, libc::O_RDWR), open(&other, libc::O_RDWR)];
+    std::fs::remove_dir(&dir).unwrap();
+    std::fs::remove_file(&fifo).unwrap();
+    std::fs::write(site.mnt.join("over"), b"").unwrap();
+    std::fs::rename(site.mnt.join("over"), &other).unwrap();
+    // Past the second for which the kernel answers by itself.
+    std::thread::sleep(std::time::Duration::from_millis(1_200));
+    for file in &held {
+        assert_eq!(file.metadata().unwrap().nlink(), 0);
+    }
+    (&held[1]).write_all(b"x").unwrap();
+    drop(held);
+    mount.detach();
+}
+
+#[test]
 fn appends_of_many_handles_lose_nothing() {
     let Some((site, mount)) = site() else { return };
     let path = site.mnt.join("log");
