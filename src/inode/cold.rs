@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
-use crate::file_id::Extent;
 use crate::record::Record;
 use crate::segment::{EntryPlace, Packing, Piece};
 use crate::store::ObjectKey;
@@ -58,11 +57,9 @@ pub enum Fill {
 /// Why a fill failed, shared by all who waited for it.
 pub type FillError = Arc<dyn std::error::Error + Send + Sync>;
 
-/// What of the packed stream has arrived, and who read how much.
+/// How much was read, and how.
 #[derive(Debug, Default)]
 pub struct Progress {
-    /// A flag a chunk: it is in the local file (chunks of block 0: but for that block).
-    pub arrived: Vec<bool>,
     /// Bytes given to readers since the file was opened cold.
     pub bytes_read: u64,
     /// Where a sequential reader would go on.
@@ -90,10 +87,8 @@ pub struct Cold {
 impl Cold {
     /// A cold file of which nothing is here yet.
     pub fn new(stub: Stub, record: Record, place: Place, file: Arc<File>) -> Self {
-        let chunks = usize::try_from(place.entry.chunk_count()).unwrap_or(0);
-        let progress = Progress { arrived: vec![false; chunks], ..Progress::default() };
         let fill = watch::Sender::new(Fill::Idle);
-        Self { stub, record, place, file, fill, progress: Mutex::new(progress) }
+        Self { stub, record, place, file, fill, progress: Mutex::default() }
     }
 
     /// How far the recall is, and word of when that changes.
@@ -122,13 +117,8 @@ impl Cold {
         !matches!(*self.fill.borrow(), Fill::Running)
     }
 
-    /// What has arrived and was read, under its lock.
+    /// How much was read, under its lock.
     pub fn progress<T>(&self, look: impl FnOnce(&mut Progress) -> T) -> T {
         look(&mut self.progress.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// The whole file, as an extent.
-    pub fn whole(&self) -> Extent {
-        Extent { offset: 0, length: self.place.size_bytes }
     }
 }

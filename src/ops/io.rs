@@ -10,7 +10,6 @@ use bytes::Bytes;
 
 use super::open::blocking;
 use super::{Answer, Caller, Errno, Fh, Ops};
-use crate::file_id::Ino;
 use crate::inode::{Inode, Serving};
 use crate::recover::{Finding, find, put_in_order};
 use crate::sys;
@@ -247,11 +246,6 @@ impl Ops {
                 Serving::Closed => return Err(Errno(libc::EBADF)),
             }
         }
-    }
-
-    /// The size of the file `ino` as `lseek` and truncation see it; for tests of this layer.
-    pub fn size_bytes(&self, ino: Ino) -> Result<u64, Errno> {
-        Ok(u64::try_from(self.getattr(ino)?.stat.st_size).unwrap_or(0))
     }
 }
 

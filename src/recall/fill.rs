@@ -139,13 +139,6 @@ async fn fill(
                 return Err(RecallError::Busy);
             }
             let head = put_chunk(&cold, number, &chunk, kept)?;
-            cold.progress(|progress| {
-                if let Some(arrived) =
-                    usize::try_from(number).ok().and_then(|number| progress.arrived.get_mut(number))
-                {
-                    *arrived = true;
-                }
-            });
             reach(CrashPoint::RecallAfterChunk);
             Ok(head)
         })
