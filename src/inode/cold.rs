@@ -4,6 +4,7 @@ use std::fs::File;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::record::Record;
 use crate::segment::{EntryPlace, Packing, Piece};
@@ -46,8 +47,8 @@ impl Place {
 pub enum Fill {
     /// Nobody asked for it.
     Idle,
-    /// Under way.
-    Running,
+    /// Under way, until this is cancelled.
+    Running(CancellationToken),
     /// It failed; the body is the stub again.
     Failed(FillError),
     /// The body is whole, and its record says so.
@@ -96,15 +97,29 @@ impl Cold {
         self.fill.subscribe()
     }
 
-    /// Begins a fill. False: one is under way or done.
-    pub fn begin_fill(&self) -> bool {
-        self.fill.send_if_modified(|fill| match fill {
+    /// Begins a fill, which ends early when the token is cancelled. None: one is under way or
+    /// done.
+    pub fn begin_fill(&self) -> Option<CancellationToken> {
+        let stop = CancellationToken::new();
+        let begun = self.fill.send_if_modified(|fill| match fill {
             Fill::Idle | Fill::Failed(_) => {
-                *fill = Fill::Running;
+                *fill = Fill::Running(stop.clone());
                 true
             }
-            Fill::Running | Fill::Done => false,
-        })
+            Fill::Running(_) | Fill::Done => false,
+        });
+        begun.then_some(stop)
+    }
+
+    /// Stops the fill that is under way. False: there is none.
+    pub fn cancel_fill(&self) -> bool {
+        match &*self.fill.borrow() {
+            Fill::Running(stop) => {
+                stop.cancel();
+                true
+            }
+            Fill::Idle | Fill::Failed(_) | Fill::Done => false,
+        }
     }
 
     /// Ends a fill.
@@ -114,7 +129,7 @@ impl Cold {
 
     /// Whether no fill is under way.
     pub fn is_idle(&self) -> bool {
-        !matches!(*self.fill.borrow(), Fill::Running)
+        !matches!(*self.fill.borrow(), Fill::Running(_))
     }
 
     /// How much was read, under its lock.
