@@ -27,6 +27,7 @@ mod moves;
 mod stores;
 
 use engine::{Commands, Served};
+pub use stores::open as open_store;
 
 /// Threads of the runtime: they carry S3 requests and recalls; disk work has its own.
 const RUNTIME_THREADS: usize = 2;

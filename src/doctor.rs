@@ -230,21 +230,7 @@ pub async fn store(store: &dyn ObjectStore) -> Check {
     const NAME: &str = "store";
     match round_trip(store).await {
         Ok(()) => Check::ok(NAME, format!("{}: put, get and delete work", store.url())),
-        Err(error) => {
-            let next_step = match &error {
-                StoreError::Denied { .. } => "check the credentials and their permissions",
-                StoreError::Full { .. } => "make room in the store",
-                StoreError::Unavailable { .. } => "check the endpoint, the region and the network",
-                StoreError::Corrupt { .. } => "do not use this engine, or report it",
-                StoreError::NotFound { .. } => {
-                    "check that the bucket exists and reads its own writes"
-                }
-                StoreError::AlreadyExists { .. } | StoreError::Offline { .. } => {
-                    "check the bucket's lifecycle rules"
-                }
-            };
-            Check::new(NAME, Grade::Fail, error.to_string(), next_step)
-        }
+        Err(error) => Check::new(NAME, Grade::Fail, error.to_string(), error.next_step()),
     }
 }
 

@@ -5,16 +5,17 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::sys::stat::fstat;
 
 use crate::failpoint::{CrashPoint, reach};
-use crate::file_id::{SegmentId, TimeNs};
+use crate::file_id::{EntryRef, SegmentId, TimeNs};
 use crate::inode::{Inode, Inodes, Serving};
+use crate::recall::{RecallError, remote_index};
 use crate::record::Record;
-use crate::recover::{look, put_in_order};
-use crate::segment::{Index, IndexEntry, ReadError, read_index, segment_key};
-use crate::store::StoreError;
+use crate::recover::{Judged, Ordered, look, needs_entry, order_with};
+use crate::segment::{Index, IndexEntry};
 use crate::stub::Stub;
 use crate::tenant::Tenant;
 use crate::tier::State;
@@ -35,6 +36,8 @@ pub enum Trouble {
     Foreign,
     /// The store does not have its bytes.
     Lost,
+    /// The store did not say whether it has its bytes.
+    Unanswered,
 }
 
 /// How far fsck may go.
@@ -64,24 +67,63 @@ pub struct Fsck<'a> {
     tenant: &'a Arc<Tenant>,
     inodes: &'a Inodes,
     mode: Mode,
-    /// None: the store has no such segment, or a damaged one.
-    indexes: HashMap<SegmentId, Option<Arc<Index>>>,
+    /// What the store said of segments; an error: it has no such, or a damaged one.
+    indexes: HashMap<SegmentId, Result<Arc<Index>, RecallError>>,
+    /// How long the store is waited for; nothing once it did not answer.
+    patience: Duration,
 }
+
+/// An open file, and what was found out about it.
+struct Look {
+    file: Arc<File>,
+    judged: Judged,
+}
+
+/// What the store said of the entry that a look asked for.
+type Remote = (EntryRef, Result<IndexEntry, RecallError>);
 
 /// Indexes remembered in one check; beyond it they are read again.
 const INDEXES: usize = 256;
+/// How long a segment's index is waited for: a store that has to be retried, and no more.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 impl<'a> Fsck<'a> {
     /// A check of a tenant's files.
     pub fn new(tenant: &'a Arc<Tenant>, inodes: &'a Inodes, mode: Mode) -> Self {
-        Self { tenant, inodes, mode, indexes: HashMap::new() }
+        Self { tenant, inodes, mode, indexes: HashMap::new(), patience: PATIENCE }
+    }
+
+    /// The same, waiting for the store no longer than this.
+    #[must_use]
+    pub fn patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// Checks one file. An error: it could not be looked at.
     pub async fn check(&mut self, inode: &Arc<Inode>) -> io::Result<Option<Finding>> {
-        let held = inode.tier().await;
+        let first = {
+            let _held = inode.tier().await;
+            self.look(inode)?
+        };
+        let Some(Look { judged, file }) = first else { return Ok(None) };
+        drop(file);
+        // The store is asked without the file's lock: whoever opens it now does not wait.
+        let remote = match self.wants(&judged) {
+            Some(at) => Some((at, self.entry(at).await)),
+            None => None,
+        };
+        let _held = inode.tier().await;
+        let Some(Look { judged, file }) = self.look(inode)? else { return Ok(None) };
+        if self.wants(&judged) != remote.as_ref().map(|(at, _)| *at) {
+            // Somebody used it meanwhile: whoever opened it judged it.
+            return Ok(None);
+        }
+        self.conclude(inode, &file, judged, remote).await
+    }
+
+    /// Opens a file and looks at it; none: it is in use.
+    fn look(&self, inode: &Inode) -> io::Result<Option<Look>> {
         if !matches!(inode.serving(), Serving::Closed) {
-            // In use: whoever opened it judged it.
             return Ok(None);
         }
         let writable = if self.mode == Mode::Check { libc::O_RDONLY } else { libc::O_RDWR };
@@ -92,22 +134,49 @@ impl<'a> Fsck<'a> {
             other => Arc::new(other?),
         };
         let judged = look(self.tenant, inode, &file)?;
+        Ok(Some(Look { file, judged }))
+    }
+
+    /// The entry of which the store is asked.
+    fn wants(&self, judged: &Judged) -> Option<EntryRef> {
+        match judged.verdict {
+            Verdict::Archived | Verdict::Released | Verdict::Lost => {
+                judged.record.map(|record| record.at)
+            }
+            Verdict::OrphanStub | Verdict::OrphanOverRecord if self.mode == Mode::Adopt => {
+                judged.stub.as_ref().map(|stub| stub.at)
+            }
+            _ if self.mode == Mode::Check => None,
+            _ => needs_entry(judged),
+        }
+    }
+
+    async fn conclude(
+        &self,
+        inode: &Inode,
+        file: &Arc<File>,
+        judged: Judged,
+        remote: Option<Remote>,
+    ) -> io::Result<Option<Finding>> {
+        let finding = |trouble, what: &str| {
+            Ok(Some(Finding { trouble, what: what.to_owned(), repaired: false }))
+        };
         let suspect = judged.record.is_some_and(|record| record.state == State::Suspect);
-        let finding = match judged.verdict {
+        match judged.verdict {
             // A daemon died while somebody had it open for writing: nothing is wrong with the
             // bytes, and whether they are the copy's is found out by whoever wants to know.
             Verdict::NeedsHash { serve_meanwhile: true } | Verdict::ResidentDropRecord
                 if suspect =>
             {
                 if self.mode != Mode::Check {
-                    put_in_order(self.tenant, inode, &file).await?;
+                    order_with(self.tenant, inode, file, remote.map(|(_, answer)| answer)).await?;
                 }
-                None
+                Ok(None)
             }
-            Verdict::Resident | Verdict::ResidentEmpty if judged.record.is_none() => None,
+            Verdict::Resident | Verdict::ResidentEmpty if judged.record.is_none() => Ok(None),
             Verdict::Resident | Verdict::ResidentEmpty | Verdict::ResidentDropRecord => {
                 let what = "its record is void: the bytes are here and changed since";
-                Some(self.order(inode, &file, Trouble::VoidRecord, what).await?)
+                Ok(Some(self.order(inode, file, Trouble::VoidRecord, what, None).await?))
             }
             Verdict::FinishRelease
             | Verdict::RewriteStub
@@ -115,28 +184,27 @@ impl<'a> Fsck<'a> {
             | Verdict::ArchivedProven
             | Verdict::NeedsHash { .. } => {
                 let what = "a crash left it in the middle of a move";
-                Some(self.order(inode, &file, Trouble::InFlight, what).await?)
+                Ok(Some(self.order(inode, file, Trouble::InFlight, what, remote).await?))
             }
             Verdict::OrphanStub | Verdict::OrphanOverRecord => {
-                Some(self.orphan(inode, &file, judged.stub).await?)
+                Ok(Some(self.orphan(inode, file, judged.stub, remote)?))
             }
-            Verdict::Conflict { .. } => Some(Finding {
-                trouble: Trouble::Conflict,
-                what: "neither the recorded bytes nor a stub: changed behind the mount".into(),
-                repaired: false,
-            }),
-            Verdict::ForeignKept { .. } => Some(Finding {
-                trouble: Trouble::Foreign,
-                what: "a record of another tenant or of a newer coldfs".into(),
-                repaired: false,
-            }),
-            Verdict::Archived | Verdict::Released | Verdict::Lost => match judged.record {
-                Some(record) => self.remote(inode, &file, record, judged.verdict).await?,
-                None => None,
-            },
-        };
-        drop(held);
-        Ok(finding)
+            Verdict::Conflict { .. } => finding(
+                Trouble::Conflict,
+                "neither the recorded bytes nor a stub: changed behind the mount",
+            ),
+            Verdict::ForeignKept { .. } => {
+                finding(Trouble::Foreign, "a record of another tenant or of a newer coldfs")
+            }
+            Verdict::Archived | Verdict::Released | Verdict::Lost => {
+                match (judged.record, remote) {
+                    (Some(record), Some((_, answer))) => {
+                        self.remote(inode, file, record, judged.verdict, answer)
+                    }
+                    _ => Ok(None),
+                }
+            }
+        }
     }
 
     async fn order(
@@ -145,117 +213,135 @@ impl<'a> Fsck<'a> {
         file: &Arc<File>,
         trouble: Trouble,
         what: &str,
+        remote: Option<Remote>,
     ) -> io::Result<Finding> {
-        let repaired = self.mode != Mode::Check && put_in_order(self.tenant, inode, file).await?;
-        if repaired {
-            reach(CrashPoint::FsckAfterRepair);
+        if self.mode == Mode::Check {
+            return Ok(Finding { trouble, what: what.into(), repaired: false });
         }
-        Ok(Finding { trouble, what: what.into(), repaired })
+        let entry = remote.map(|(_, answer)| answer);
+        match order_with(self.tenant, inode, file, entry).await? {
+            Ordered::Done => {
+                reach(CrashPoint::FsckAfterRepair);
+                Ok(Finding { trouble, what: what.into(), repaired: true })
+            }
+            Ordered::Waits(error) => {
+                let trouble = trouble_of(&error);
+                Ok(Finding { trouble, what: format!("{what}: {error}"), repaired: false })
+            }
+        }
     }
 
     /// Whether the store has what the record names.
-    async fn remote(
-        &mut self,
+    fn remote(
+        &self,
         inode: &Inode,
         file: &File,
         record: Record,
         verdict: Verdict,
+        answer: Result<IndexEntry, RecallError>,
     ) -> io::Result<Option<Finding>> {
-        let there = match self.index(record.at.segment).await {
-            Ok(index) => index.is_some_and(|index| {
-                index.entry(record.at.entry).is_some_and(|entry| fits(entry, &record))
-            }),
-            Err(error) => {
-                let what = format!("cannot ask the store for {}: {error}", record.at);
-                return Ok(Some(Finding { trouble: Trouble::Lost, what, repaired: false }));
-            }
-        };
         let finding =
-            |what: String, repaired| Ok(Some(Finding { trouble: Trouble::Lost, what, repaired }));
-        match (verdict, there) {
-            (Verdict::Released, false) => {
-                finding(format!("the store does not have {} any more", record.at), false)
-            }
-            (Verdict::Lost, true) => {
-                let found = Record { state: State::Released, ..record };
-                let repair = self.mode != Mode::Check;
+            |trouble, what: String, repaired| Ok(Some(Finding { trouble, what, repaired }));
+        let missing = match answer {
+            Ok(entry) if entry.meta.size_bytes == record.size_bytes => None,
+            Ok(_) => Some(format!("{} is of a file of another size", record.at)),
+            Err(error) if error.is_loss() => Some(error.to_string()),
+            Err(error) => return finding(trouble_of(&error), error.to_string(), false),
+        };
+        let repair = self.mode != Mode::Check;
+        match (verdict, missing) {
+            (Verdict::Released | Verdict::Lost, Some(why)) => finding(Trouble::Lost, why, false),
+            (Verdict::Lost, None) => {
                 if repair {
+                    let found = Record { state: State::Released, ..record };
                     self.tenant.set_record(file, inode, &found)?;
                 }
-                finding(format!("{} was missing and is there again", record.at), repair)
+                let what = format!("{} was missing and is there again", record.at);
+                finding(Trouble::Lost, what, repair)
             }
-            (Verdict::Lost, false) => finding(format!("{} is missing", record.at), false),
-            (Verdict::Archived, false) => {
-                let repair = self.mode != Mode::Check;
+            (Verdict::Archived, Some(why)) => {
                 if repair {
                     // The bytes are here; a record that names nothing must not release them.
                     self.tenant.drop_record(file, inode)?;
                 }
-                let what = format!("its copy {} is missing; the bytes are here", record.at);
-                Ok(Some(Finding { trouble: Trouble::VoidRecord, what, repaired: repair }))
+                finding(Trouble::VoidRecord, format!("{why}; the bytes are here"), repair)
             }
             _ => Ok(None),
         }
     }
 
     /// Gives a stub its record back, if it is this tenant's and its segment agrees.
-    async fn orphan(
-        &mut self,
+    fn orphan(
+        &self,
         inode: &Inode,
         file: &File,
         stub: Option<Stub>,
+        remote: Option<Remote>,
     ) -> io::Result<Finding> {
-        let finding = |what: &str, repaired| {
-            Ok(Finding { trouble: Trouble::Orphan, what: what.into(), repaired })
-        };
+        let finding = |trouble, what: String, repaired| Ok(Finding { trouble, what, repaired });
         let Some(stub) = stub else {
-            return finding("a stub that is damaged, or of another tenant or key", false);
+            let what = "a stub that is damaged, or of another tenant or key".into();
+            return finding(Trouble::Orphan, what, false);
         };
-        if self.mode != Mode::Adopt {
-            return finding(
-                "a stub without its record (copied, restored, or its record lost)",
-                false,
-            );
-        }
-        let entry = match self.index(stub.at.segment).await {
-            Ok(index) => index.and_then(|index| index.entry(stub.at.entry).cloned()),
-            Err(error) => {
-                return finding(&format!("cannot ask the store for {}: {error}", stub.at), false);
+        let Some((_, answer)) = remote else {
+            let what = "a stub without its record (copied, restored, or its record lost)".into();
+            return finding(Trouble::Orphan, what, false);
+        };
+        match answer {
+            Ok(entry) if entry.content == stub.content => {
+                adopt(self.tenant, inode, file, &entry)?;
+                reach(CrashPoint::FsckAfterRepair);
+                finding(Trouble::Orphan, "a stub without its record".into(), true)
             }
-        };
-        let Some(entry) = entry.filter(|entry| entry.content == stub.content) else {
-            return finding("a stub whose bytes the store does not have", false);
-        };
-        adopt(self.tenant, inode, file, &entry)?;
-        reach(CrashPoint::FsckAfterRepair);
-        finding("a stub without its record", true)
+            Ok(_) => {
+                let what = format!("a stub without its record: {} has other bytes", stub.at);
+                finding(Trouble::Lost, what, false)
+            }
+            Err(error) => {
+                let what = format!("a stub without its record: {error}");
+                finding(trouble_of(&error), what, false)
+            }
+        }
     }
 
-    async fn index(&mut self, id: SegmentId) -> Result<Option<Arc<Index>>, ReadError> {
-        if let Some(known) = self.indexes.get(&id) {
-            return Ok(known.clone());
-        }
-        let key = segment_key(&self.tenant.name, id);
-        let tenant = self.tenant.seal.tenant();
-        let index = match read_index(&*self.tenant.store, &key, tenant, id).await {
-            Ok(index) => Some(Arc::new(index)),
-            Err(ReadError::Store(StoreError::NotFound { .. })) => None,
-            Err(ReadError::Store(error)) => return Err(ReadError::Store(error)),
-            Err(damaged) => {
-                tracing::error!(segment = %id, error = %damaged, "a segment is damaged");
-                None
+    async fn entry(&mut self, at: EntryRef) -> Result<IndexEntry, RecallError> {
+        let known = self.indexes.get(&at.segment).cloned();
+        let index = match known {
+            Some(known) => known,
+            None => self.fetch(at).await?,
+        };
+        index?.entry(at.entry).cloned().ok_or_else(|| RecallError::Damaged {
+            at,
+            what: "its segment has no such entry".to_owned(),
+        })
+    }
+
+    /// An index, or the proof that there is none; an error: the store does not say.
+    async fn fetch(
+        &mut self,
+        at: EntryRef,
+    ) -> Result<Result<Arc<Index>, RecallError>, RecallError> {
+        let answer = match remote_index(self.tenant, at, self.patience).await {
+            Ok(index) => Ok(Arc::new(index)),
+            Err(error) if error.is_loss() => Err(error),
+            Err(error) => {
+                if matches!(error, RecallError::Deadline { .. }) {
+                    // A store that is away is away for the files that follow, too.
+                    self.patience = Duration::ZERO;
+                }
+                return Err(error);
             }
         };
         if self.indexes.len() >= INDEXES {
             self.indexes.clear();
         }
-        self.indexes.insert(id, index.clone());
-        Ok(index)
+        self.indexes.insert(at.segment, answer.clone());
+        Ok(answer)
     }
 }
 
-fn fits(entry: &IndexEntry, record: &Record) -> bool {
-    entry.meta.size_bytes == record.size_bytes
+fn trouble_of(error: &RecallError) -> Trouble {
+    if error.is_loss() { Trouble::Lost } else { Trouble::Unanswered }
 }
 
 /// Writes the record of an orphaned stub. The MAC says that the stub is this tenant's, not that

@@ -14,7 +14,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::file_id::{Ino, SegmentId};
 use crate::inode::{Inode, Inodes, Serving};
-use crate::segment::{Index, IndexEntry};
+use crate::recall::RecallError;
+use crate::segment::verify::VerifyError;
+use crate::segment::{Index, IndexEntry, WriteError};
+use crate::store::StoreError;
 use crate::tenant::Tenant;
 
 mod archive;
@@ -120,9 +123,50 @@ pub enum MigrateError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// The segment could not be stored or verified.
-    #[error("{0}")]
-    Segment(Arc<dyn std::error::Error + Send + Sync>),
+    /// The segment could not be stored and proven; the same for all files in it.
+    #[error(transparent)]
+    Unproven(Arc<Unproven>),
+    /// The index of the segment that has the file cannot be read.
+    #[error(transparent)]
+    Index(RecallError),
+}
+
+/// Why a segment is not proven to be stored.
+#[derive(Debug, thiserror::Error)]
+pub enum Unproven {
+    /// It could not be built.
+    #[error(transparent)]
+    Built(#[from] WriteError),
+    /// The store did not take it.
+    #[error(transparent)]
+    Stored(#[from] StoreError),
+    /// It was not read back as it was sent.
+    #[error(transparent)]
+    Verified(#[from] VerifyError),
+}
+
+impl MigrateError {
+    /// What a person can do.
+    pub fn next_step(&self) -> &'static str {
+        match self {
+            MigrateError::Local { source, .. } => match source.raw_os_error() {
+                Some(libc::ENOSPC | libc::EDQUOT) => {
+                    "make room on the data filesystem, then run the command again"
+                }
+                _ => "check the data filesystem, then run the command again",
+            },
+            MigrateError::Unproven(unproven) => match &**unproven {
+                Unproven::Built(_) => "run the command again",
+                Unproven::Stored(error)
+                | Unproven::Verified(VerifyError::Store { source: error, .. }) => error.next_step(),
+                Unproven::Verified(VerifyError::Differs { .. }) => {
+                    "run the command again; if it stays so, do not use this engine (`coldfs \
+                     doctor --store URL`)"
+                }
+            },
+            MigrateError::Index(error) => error.next_step(),
+        }
+    }
 }
 
 impl From<std::io::Error> for MigrateError {

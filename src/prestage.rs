@@ -1,12 +1,11 @@
 //! Recalling files because a person asked, not because somebody reads them.
 
 use std::fs::File;
-use std::io;
 use std::sync::Arc;
 
 use crate::inode::{Inode, Inodes, Serving};
 use crate::recall::{Recall, RecallError};
-use crate::recover::{Finding, find, put_in_order};
+use crate::recover::{Finding, Ordered, find, put_in_order};
 use crate::tenant::Tenant;
 
 /// What became of a file that was to be recalled.
@@ -44,7 +43,7 @@ pub async fn recall_file(
                 }
                 other => Arc::new(other?),
             };
-            match ordered(tenant, inode, &file).await? {
+            match ordered(tenant, recall, inode, &file).await? {
                 Finding::Local => return Ok(Recalled::Already),
                 Finding::Refused(error) => return Err(error),
                 Finding::InFlight => return Err(RecallError::Busy),
@@ -61,9 +60,19 @@ pub async fn recall_file(
     Ok(Recalled::Done(cold.place.size_bytes))
 }
 
-async fn ordered(tenant: &Arc<Tenant>, inode: &Inode, file: &Arc<File>) -> io::Result<Finding> {
+async fn ordered(
+    tenant: &Arc<Tenant>,
+    recall: &Recall,
+    inode: &Inode,
+    file: &Arc<File>,
+) -> Result<Finding, RecallError> {
     match find(tenant, inode, file)? {
-        Finding::InFlight if put_in_order(tenant, inode, file).await? => find(tenant, inode, file),
+        Finding::InFlight => {
+            match put_in_order(tenant, inode, file, recall.options().deadline).await? {
+                Ordered::Done => Ok(find(tenant, inode, file)?),
+                Ordered::Waits(error) => Err(error),
+            }
+        }
         other => Ok(other),
     }
 }

@@ -26,10 +26,12 @@ use crate::tier::State;
 mod chunks;
 mod error;
 mod fill;
+mod insist;
 
 pub use chunks::Chunks;
 pub use error::RecallError;
 pub(crate) use fill::{cut_to_stub, restore_mtime};
+pub use insist::remote_index;
 
 /// What of a recall can be turned (DESIGN.md, admission).
 #[derive(Clone, Copy, Debug)]
@@ -135,7 +137,7 @@ impl Recall {
         self.plan(inode, cold, offset, end);
         let read = self.fetch(cold, offset, end).await;
         match &read {
-            Err(RecallError::Lost { .. } | RecallError::Damaged { .. }) => {
+            Err(error) if error.is_loss() => {
                 self.note_state(inode, cold, State::Lost).await;
             }
             Ok(_) if cold.record.state == State::Lost => {
@@ -213,21 +215,19 @@ impl Recall {
             Fill::Failed(error) => {
                 Err(error.downcast_ref::<RecallError>().cloned().unwrap_or(RecallError::Detaching))
             }
-            Fill::Idle | Fill::Running | Fill::Done => Ok(()),
+            Fill::Idle | Fill::Running(_) | Fill::Done => Ok(()),
         }
     }
 
     fn start_fill(self: &Arc<Self>, inode: &Arc<Inode>, cold: &Arc<Cold>) {
-        if !cold.begin_fill() {
-            return;
-        }
+        let Some(stop) = cold.begin_fill() else { return };
         let (recall, inode, cold) = (Arc::clone(self), Arc::clone(inode), Arc::clone(cold));
         self.spawn(async move {
-            let ended = match fill::run(&recall, &inode, &cold).await {
+            let ended = match fill::run(&recall, &inode, &cold, &stop).await {
                 Ok(()) => Fill::Done,
                 Err(error) => {
                     tracing::warn!(ino = %inode.ino, at = %cold.record.at, %error, "recall failed");
-                    if matches!(error, RecallError::Lost { .. } | RecallError::Damaged { .. }) {
+                    if error.is_loss() {
                         recall.note_state(&inode, &cold, State::Lost).await;
                     }
                     Fill::Failed(Arc::new(error))

@@ -9,16 +9,17 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::sys::stat::{Mode, fstat};
 
 use crate::failpoint::{CrashPoint, reach};
-use crate::file_id::TimeNs;
+use crate::file_id::{EntryRef, TimeNs};
 use crate::inode::{Inode, Inodes};
 use crate::intents::{Intent, Subject};
-use crate::recall::{RecallError, cut_to_stub, restore_mtime};
+use crate::recall::{RecallError, cut_to_stub, remote_index, restore_mtime};
 use crate::record::Record;
-use crate::segment::{IndexEntry, read_index, segment_key};
+use crate::segment::IndexEntry;
 use crate::stub::{STUB_BYTES, STUB_LENGTH, Stub, StubHead, holds_stub_sector};
 use crate::sys;
 use crate::tenant::{Recorded, Tenant};
@@ -197,6 +198,10 @@ pub struct Recovered {
     pub waiting: u64,
 }
 
+/// How long a start waits for the store. A file that needs more is put in order when it is
+/// opened: what is resident can be used at once (P8).
+const START_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Puts in order what was in flight when the last daemon ended.
 pub async fn recover(tenant: &Arc<Tenant>, inodes: &Inodes) -> io::Result<Recovered> {
     let mut done = Recovered::default();
@@ -205,6 +210,8 @@ pub async fn recover(tenant: &Arc<Tenant>, inodes: &Inodes) -> io::Result<Recove
         return Ok(done);
     }
     let mut last = None;
+    let mut waiting = Vec::new();
+    let mut patience = START_PATIENCE;
     for line in tenant.work.left_behind() {
         let (Intent::Release(subject) | Intent::Recall(subject)) = &line.intent else { continue };
         let file = match open_in_flight(tenant, subject) {
@@ -212,7 +219,7 @@ pub async fn recover(tenant: &Arc<Tenant>, inodes: &Inodes) -> io::Result<Recove
             Err(error) if error.raw_os_error() == Some(libc::ESTALE) => continue,
             Err(error) => {
                 tracing::warn!(%error, "cannot open a file that was in flight");
-                done.waiting += 1;
+                waiting.push(line.intent.clone());
                 continue;
             }
         };
@@ -220,8 +227,12 @@ pub async fn recover(tenant: &Arc<Tenant>, inodes: &Inodes) -> io::Result<Recove
         let anchor = file.try_clone()?.into();
         let inode = inodes.enter(anchor, subject.handle.clone(), &stat);
         done.looked_at += 1;
-        if !put_in_order(tenant, &inode, &file).await? {
-            done.waiting += 1;
+        if let Ordered::Waits(error) = put_in_order(tenant, &inode, &file, patience).await? {
+            if matches!(error, RecallError::Deadline { .. }) {
+                // One is enough to know that it does not answer.
+                patience = Duration::ZERO;
+            }
+            waiting.push(line.intent.clone());
         }
         unmark(tenant, &inode, &file)?;
         reach(CrashPoint::RecoverAfterFile);
@@ -234,9 +245,8 @@ pub async fn recover(tenant: &Arc<Tenant>, inodes: &Inodes) -> io::Result<Recove
         tenant.barrier(&*last)?;
     }
     reach(CrashPoint::RecoverBeforeClear);
-    if done.waiting == 0 {
-        tenant.work.empty()?;
-    }
+    done.waiting = waiting.len() as u64;
+    tenant.work.keep(&waiting)?;
     Ok(done)
 }
 
@@ -272,13 +282,49 @@ fn open_in_flight(tenant: &Tenant, subject: &Subject) -> io::Result<File> {
     }
 }
 
-/// Puts one file in order. False: it has to wait for the store. The caller holds the file's
+/// Whether a file is in order now.
+#[derive(Clone, Debug)]
+pub enum Ordered {
+    /// It is.
+    Done,
+    /// It is as it was: it has to wait for the store.
+    Waits(RecallError),
+}
+
+/// Puts one file in order, asking the store for up to `patience`. The caller holds the file's
 /// tier lock, or nothing is served yet.
-pub async fn put_in_order(tenant: &Tenant, inode: &Inode, file: &Arc<File>) -> io::Result<bool> {
+pub async fn put_in_order(
+    tenant: &Tenant,
+    inode: &Inode,
+    file: &Arc<File>,
+    patience: Duration,
+) -> io::Result<Ordered> {
     let judged = examine(tenant, inode, file, ContentFact::Unknown)?;
-    match (judged.verdict, judged.record) {
-        (Verdict::NeedsHash { .. }, Some(record)) => {
-            let Some(entry) = entry_of(tenant, &record).await else { return Ok(false) };
+    let entry = match needs_entry(&judged) {
+        Some(at) => Some(entry_of(tenant, at, patience).await),
+        None => None,
+    };
+    order_with(tenant, inode, file, entry).await
+}
+
+/// The entry that putting a file in order asks for; none: it asks for nothing.
+pub fn needs_entry(judged: &Judged) -> Option<EntryRef> {
+    match judged.verdict {
+        Verdict::NeedsHash { .. } | Verdict::RewriteStub => judged.record.map(|record| record.at),
+        _ => None,
+    }
+}
+
+/// Puts one file in order with what the store said of the entry that [`needs_entry`] names.
+pub async fn order_with(
+    tenant: &Tenant,
+    inode: &Inode,
+    file: &Arc<File>,
+    entry: Option<Result<IndexEntry, RecallError>>,
+) -> io::Result<Ordered> {
+    let judged = examine(tenant, inode, file, ContentFact::Unknown)?;
+    match (judged.verdict, judged.record, entry) {
+        (Verdict::NeedsHash { .. }, Some(_), Some(Ok(entry))) => {
             let hashed = Arc::clone(file);
             let local = tokio::task::spawn_blocking(move || hash_local(&hashed))
                 .await
@@ -287,34 +333,48 @@ pub async fn put_in_order(tenant: &Tenant, inode: &Inode, file: &Arc<File>) -> i
                 if local == entry.content { ContentFact::Equal } else { ContentFact::Differs };
             let judged = examine(tenant, inode, file, content)?;
             settle(tenant, inode, file, judged)?;
-            Ok(true)
+            Ok(Ordered::Done)
         }
-        (Verdict::RewriteStub, Some(mut record)) => {
-            let Some(entry) = entry_of(tenant, &record).await else { return Ok(false) };
+        // No copy that these bytes could be: they are all there is, and stay.
+        (Verdict::NeedsHash { .. }, Some(_), Some(Err(error))) if error.is_loss() => {
+            let judged = examine(tenant, inode, file, ContentFact::Differs)?;
+            settle(tenant, inode, file, judged)?;
+            Ok(Ordered::Done)
+        }
+        (Verdict::RewriteStub, Some(mut record), Some(Ok(entry))) => {
             let store = tenant.store.url();
             let stub = Stub::of_entry(&entry, store, &tenant.name, tenant.seal.tenant());
-            let Ok(bytes) = stub.encode(&tenant.seal) else { return Ok(false) };
+            let bytes = stub.encode(&tenant.seal).map_err(io::Error::other)?;
             file.write_all_at(&bytes, 0)?;
             file.sync_data()?;
             cut_to_stub(tenant, inode, file, &mut record)?;
-            Ok(true)
+            Ok(Ordered::Done)
+        }
+        (Verdict::NeedsHash { .. } | Verdict::RewriteStub, Some(_), Some(Err(error))) => {
+            tracing::warn!(ino = %inode.ino, %error, "a file in flight waits for the store");
+            Ok(Ordered::Waits(error))
+        }
+        (Verdict::NeedsHash { .. } | Verdict::RewriteStub, Some(record), None) => {
+            // It changed between two looks; the next one asks.
+            let what = "changed while it was looked at".to_owned();
+            Ok(Ordered::Waits(RecallError::Conflict { what: format!("{}: {what}", record.at) }))
         }
         _ => {
             settle(tenant, inode, file, judged)?;
-            Ok(true)
+            Ok(Ordered::Done)
         }
     }
 }
 
-/// What the segment's index has for a record; none while the store does not answer.
-pub async fn entry_of(tenant: &Tenant, record: &Record) -> Option<IndexEntry> {
-    let key = segment_key(&tenant.name, record.at.segment);
-    let index = read_index(&*tenant.store, &key, tenant.seal.tenant(), record.at.segment).await;
-    match index {
-        Ok(index) => index.entry(record.at.entry).cloned(),
-        Err(error) => {
-            tracing::warn!(at = %record.at, %error, "cannot read a segment's index");
-            None
-        }
-    }
+/// What the store has for an entry, asked for up to `patience`.
+pub async fn entry_of(
+    tenant: &Tenant,
+    at: EntryRef,
+    patience: Duration,
+) -> Result<IndexEntry, RecallError> {
+    let index = remote_index(tenant, at, patience).await?;
+    index.entry(at.entry).cloned().ok_or_else(|| RecallError::Damaged {
+        at,
+        what: "its segment has no such entry".to_owned(),
+    })
 }

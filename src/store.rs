@@ -126,6 +126,26 @@ impl StoreError {
     pub fn is_transient(&self) -> bool {
         matches!(self, StoreError::Unavailable { .. })
     }
+
+    /// What a person can do.
+    pub fn next_step(&self) -> &'static str {
+        match self {
+            StoreError::Denied { .. } => "check the credentials and their permissions",
+            StoreError::Full { .. } => "make room in the store",
+            StoreError::Unavailable { .. } => {
+                "check the endpoint, the region and the network (`coldfs doctor --store URL`)"
+            }
+            StoreError::Corrupt { .. } => {
+                "run the command again; if it stays so, do not use this engine (`coldfs doctor \
+                 --store URL`)"
+            }
+            StoreError::NotFound { .. } => "check that the bucket exists and reads its own writes",
+            StoreError::AlreadyExists { .. } => {
+                "run the command again; if it stays so, check what else writes to this prefix"
+            }
+            StoreError::Offline { .. } => "restore it in the store, or check its lifecycle rules",
+        }
+    }
 }
 
 /// One object of a listing.

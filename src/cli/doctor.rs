@@ -4,30 +4,48 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::Outcome;
 use super::output::{Output, unwritten};
-use crate::control::wire::Problem;
+use super::{Outcome, converse};
+use crate::config::StoreUrl;
+use crate::control::wire::{Problem, ProblemKind};
+use crate::daemon;
 use crate::doctor::{self, Check, Grade};
 
 const EXAMPLES: &str = "\
 Examples:
   coldfs doctor                what this machine has and lacks
   coldfs doctor /srv/t1        and whether this directory can be served
+  coldfs doctor --store s3://bucket/prefix
+      and whether this store takes, gives back and deletes an object
 
 warn: it works, less well. fail: it does not work; the exit code is then 1.";
 
-/// Check this machine, and a directory
+/// Check this machine, a directory and a store
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub struct DoctorArgs {
     /// A directory that is to be served
     data_dir: Option<PathBuf>,
+
+    /// A store that is to be used: disk:DIR or s3://bucket/prefix
+    #[arg(long, value_name = "URL")]
+    store: Option<String>,
 }
 
 pub fn run(args: DoctorArgs, output: &mut Output) -> Result<Outcome, Problem> {
     let mut checks = doctor::machine();
     if let Some(dir) = &args.data_dir {
         checks.push(doctor::data_dir(dir));
+    }
+    if let Some(text) = &args.store {
+        let url: StoreUrl = text.parse().map_err(|cause: String| {
+            let what = format!("--store: {cause}");
+            Problem::new(ProblemKind::Usage, what, "see `coldfs doctor --help`")
+        })?;
+        checks.push(converse(async {
+            let store = daemon::open_store(&url).await?;
+            Ok(doctor::store(&*store).await)
+        })?);
     }
     for check in &checks {
         output.answer(check, people).map_err(unwritten)?;

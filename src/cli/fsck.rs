@@ -67,6 +67,7 @@ fn people(finding: &Finding) -> String {
         (false, Verdict::Orphan) => "orphan",
         (false, Verdict::Conflict) => "conflict",
         (false, Verdict::Lost) => "lost",
+        (false, Verdict::Unanswered) => "unanswered",
     };
     let mut text = format!("{verdict}: {}: {}", finding.path, finding.what);
     if !finding.next_step.is_empty() {

@@ -71,7 +71,7 @@ pub fn absolute(path: &Path) -> Result<PathBuf, Problem> {
             "its daemon died: detach with fusermount3 -u MOUNTPOINT, then mount again",
         ),
         _ => Problem::new(
-            ProblemKind::Usage,
+            ProblemKind::Failed,
             format!("{}: {error}", path.display()),
             "check the path",
         ),

@@ -23,7 +23,7 @@ use crate::control::wire::{
     TenantStatus, Verdict, WirePath,
 };
 use crate::fsck::{Fsck, Mode, Trouble};
-use crate::inode::Inodes;
+use crate::inode::{Inodes, Serving};
 use crate::migrate::Migrator;
 use crate::recall::{Chunks, Recall};
 use crate::sys;
@@ -110,6 +110,53 @@ impl Served {
             missing.push(text.to_owned());
         }
         missing
+    }
+
+    /// Stops recalls of files at or below these paths; of all where there are none.
+    async fn cancel_recalls(self: &Arc<Self>, paths: &[WirePath]) -> Result<u64, Problem> {
+        let under_way = || {
+            let mut recalls = HashMap::new();
+            for inode in self.inodes.all() {
+                if let Serving::Cold(cold) = inode.serving()
+                    && !cold.is_idle()
+                {
+                    recalls.insert(inode.ino.0, cold);
+                }
+            }
+            recalls
+        };
+        let recalls = under_way();
+        if recalls.is_empty() {
+            return Ok(0);
+        }
+        let starts = paths.iter().map(|path| self.locate(path.as_path()));
+        let starts: Vec<Found> = starts.collect::<Result<_, _>>()?;
+        if starts.is_empty() || starts.iter().any(|start| start.path.is_empty()) {
+            return Ok(recalls.values().filter(|cold| cold.cancel_fill()).count() as u64);
+        }
+        let served = Arc::clone(self);
+        walking(move || {
+            let mut recalls = recalls;
+            let mut stopped = 0;
+            for start in starts {
+                let mut visit = |file: Found| {
+                    if let Some(cold) = recalls.remove(&file.stat.st_ino) {
+                        stopped += u64::from(cold.cancel_fill());
+                    }
+                    if recalls.is_empty() {
+                        ControlFlow::Break(())
+                    } else {
+                        ControlFlow::Continue(())
+                    }
+                };
+                let mut fail = |_: &[u8], error: std::io::Error| {
+                    tracing::warn!(%error, "a directory cannot be read");
+                };
+                let _all_or_found = walk(&served.tenant, start, &mut visit, &mut fail);
+            }
+            Ok(stopped)
+        })
+        .await
     }
 
     fn running(
@@ -312,6 +359,7 @@ impl Engine for Commands {
                 cancelled.moves += 1;
             }
         }
+        cancelled.recalls = self.0.cancel_recalls(&request.paths).await?;
         Ok(cancelled)
     }
 
@@ -457,6 +505,7 @@ fn verdict_of(trouble: Trouble) -> Verdict {
         Trouble::Orphan => Verdict::Orphan,
         Trouble::Conflict | Trouble::Foreign => Verdict::Conflict,
         Trouble::Lost => Verdict::Lost,
+        Trouble::Unanswered => Verdict::Unanswered,
     }
 }
 
@@ -468,5 +517,6 @@ fn next_step(trouble: Trouble, repaired: bool) -> &'static str {
         Trouble::Conflict => "compare it with a backup; see .coldfs/conflicts",
         Trouble::Foreign => "use the coldfs or the tenant that wrote it",
         Trouble::Lost => "look for the object in the store's versions or its backup",
+        Trouble::Unanswered => "check the store (`coldfs doctor --store URL`), then run this again",
     }
 }

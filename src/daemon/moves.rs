@@ -19,8 +19,10 @@ use crate::control::wire::{
     FAILURES_NAMED, Failure, MoveRequest, MoveSummary, Problem, ProblemKind, Progress,
     Skip as SkipCount, Verb, WirePath,
 };
-use crate::migrate::{BATCH_FILES, Candidate, Outcome, Skip};
+use crate::inode::{Inode, Serving};
+use crate::migrate::{BATCH_FILES, Candidate, MigrateError, Outcome, Skip};
 use crate::prestage::{Recalled, recall_file};
+use crate::recall::RecallError;
 use crate::tenant::Pin;
 use crate::walk::{Found, find, walk};
 
@@ -28,6 +30,54 @@ use crate::walk::{Found, find, walk};
 const RECALLS_AT_ONCE: usize = 16;
 /// How often a command that waits tries files again that were in use.
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// Why a file that a person named could not be moved.
+#[derive(Debug, thiserror::Error)]
+enum MoveError {
+    /// It could not be found or looked at.
+    #[error(transparent)]
+    Found(#[from] std::io::Error),
+    /// It could not be archived or released.
+    #[error(transparent)]
+    Migrate(#[from] MigrateError),
+    /// It could not be recalled.
+    #[error(transparent)]
+    Recall(#[from] RecallError),
+}
+
+impl MoveError {
+    fn next_step(&self) -> &'static str {
+        match self {
+            MoveError::Found(error) => match error.raw_os_error() {
+                Some(libc::ENOENT | libc::ENOTDIR) => "check the name",
+                Some(libc::EXDEV) => "name a file of the mounted directory's own filesystem",
+                _ => "check its permissions, then run the command again",
+            },
+            MoveError::Migrate(error) => error.next_step(),
+            MoveError::Recall(error) => error.next_step(),
+        }
+    }
+}
+
+/// What became of one file.
+type Ended = Result<Moved, MoveError>;
+
+/// What became of a file that did not fail.
+enum Moved {
+    /// It is where it was to go; so many bytes.
+    Done(u64),
+    /// Left as it is.
+    Skipped(Skip),
+}
+
+fn ended((candidate, outcome): (Candidate, Outcome)) -> (Candidate, Ended) {
+    let ended = match outcome {
+        Outcome::Done(bytes) => Ok(Moved::Done(bytes)),
+        Outcome::Skipped(skip) => Ok(Moved::Skipped(skip)),
+        Outcome::Failed(error) => Err(error.into()),
+    };
+    (candidate, ended)
+}
 
 /// What a walk sends: a batch, or a path that it could not read.
 enum Met {
@@ -142,7 +192,7 @@ fn send_batches(
             match served.migrator.candidate(found.path.clone(), found.fd, &found.stat) {
                 Ok(candidate) => batch.push((candidate, pin)),
                 Err(error) => {
-                    let failure = failure_of(served, &found.path, &error);
+                    let failure = failure_of(served, &found.path, &error.into());
                     return send(sender, Met::Failed(failure));
                 }
             }
@@ -152,9 +202,9 @@ fn send_batches(
             }
             send(sender, Met::Batch(std::mem::take(&mut batch)))
         };
-        let mut failed = |path: &[u8], error| {
+        let mut failed = |path: &[u8], error: std::io::Error| {
             // Refused only where nobody listens any more.
-            drop(sender.blocking_send(Met::Failed(failure_of(served, path, &error))));
+            drop(sender.blocking_send(Met::Failed(failure_of(served, path, &error.into()))));
         };
         match find(&served.tenant, start) {
             Err(error) => failed(start, error),
@@ -185,10 +235,9 @@ fn send(sender: &mpsc::Sender<Met>, met: Met) -> ControlFlow<()> {
     }
 }
 
-fn failure_of(served: &Served, path: &[u8], error: &dyn std::error::Error) -> Failure {
+fn failure_of(served: &Served, path: &[u8], error: &MoveError) -> Failure {
     let path: WirePath = shown(served, path).into();
-    let next_step = "look at it, and run the command again".to_owned();
-    Failure { path, cause: error.to_string(), next_step }
+    Failure { path, cause: error.to_string(), next_step: error.next_step().to_owned() }
 }
 
 type Batch = Vec<(Candidate, Option<Pin>)>;
@@ -208,29 +257,38 @@ impl Running {
             *self.skipped.entry(Skip::Pinned).or_default() += pinned.len() as u64;
         }
         let candidates: Vec<_> = free.into_iter().map(|(candidate, _)| candidate).collect();
-        let outcomes = match self.verb {
-            Verb::Archive => served.migrator.archive(candidates, cancel).await,
-            Verb::Release => served.migrator.release(candidates, cancel).await,
-            Verb::Migrate => self.migrate(served, candidates, cancel).await,
+        let all: Vec<(Candidate, Ended)> = match self.verb {
             Verb::Recall => recall(served, candidates, cancel).await,
+            Verb::Archive => {
+                let outcomes = served.migrator.archive(candidates, cancel).await;
+                outcomes.into_iter().map(ended).collect()
+            }
+            Verb::Release => {
+                let outcomes = served.migrator.release(candidates, cancel).await;
+                outcomes.into_iter().map(ended).collect()
+            }
+            Verb::Migrate => {
+                let outcomes = self.migrate(served, candidates, cancel).await;
+                outcomes.into_iter().map(ended).collect()
+            }
         };
         let mut again = Vec::new();
-        for (candidate, outcome) in outcomes {
-            match outcome {
-                Outcome::Done(bytes) => {
+        for (candidate, ended) in all {
+            match ended {
+                Ok(Moved::Done(bytes)) => {
                     self.done += 1;
                     self.bytes += bytes;
                     served.count_move();
                 }
-                Outcome::Skipped(Skip::Already) => self.already += 1,
-                Outcome::Skipped(Skip::Open | Skip::Fresh | Skip::Changed)
+                Ok(Moved::Skipped(Skip::Already)) => self.already += 1,
+                Ok(Moved::Skipped(Skip::Open | Skip::Fresh | Skip::Changed))
                     if wait && !cancel.is_cancelled() =>
                 {
                     again.push((candidate, None));
                     continue;
                 }
-                Outcome::Skipped(skip) => *self.skipped.entry(skip).or_default() += 1,
-                Outcome::Failed(error) => {
+                Ok(Moved::Skipped(skip)) => *self.skipped.entry(skip).or_default() += 1,
+                Err(error) => {
                     self.fail(failure_of(served, &candidate.path, &error));
                 }
             }
@@ -312,27 +370,37 @@ async fn recall(
     served: &Arc<Served>,
     batch: Vec<Candidate>,
     cancel: &CancellationToken,
-) -> Vec<(Candidate, Outcome)> {
+) -> Vec<(Candidate, Ended)> {
     futures::stream::iter(batch)
         .map(|candidate| async move {
             let (tenant, inodes) = (&served.tenant, &served.inodes);
             let recalled = tokio::select! {
                 recalled = recall_file(tenant, inodes, &served.recall, &candidate.inode) => recalled,
                 () = cancel.cancelled() => {
-                    return (candidate, Outcome::Skipped(Skip::Cancelled));
+                    stop_unless_wanted(&candidate.inode);
+                    Err(RecallError::Cancelled)
                 }
             };
-            let outcome = match recalled {
-                Ok(Recalled::Done(bytes)) => Outcome::Done(bytes),
-                Ok(Recalled::Already) => Outcome::Skipped(Skip::Already),
-                Err(crate::recall::RecallError::Busy) => Outcome::Skipped(Skip::Open),
-                Err(error) => {
-                    Outcome::Failed(crate::migrate::MigrateError::Segment(Arc::new(error)))
-                }
+            let ended = match recalled {
+                Ok(Recalled::Done(bytes)) => Ok(Moved::Done(bytes)),
+                Ok(Recalled::Already) => Ok(Moved::Skipped(Skip::Already)),
+                Err(RecallError::Busy) => Ok(Moved::Skipped(Skip::Open)),
+                Err(RecallError::Cancelled) => Ok(Moved::Skipped(Skip::Cancelled)),
+                Err(error) => Err(error.into()),
             };
-            (candidate, outcome)
+            (candidate, ended)
         })
         .buffer_unordered(RECALLS_AT_ONCE)
         .collect()
         .await
+}
+
+/// Stops the recall of a file that nobody has open: a reader may wait for it as well.
+fn stop_unless_wanted(inode: &Inode) {
+    if let Some(held) = inode.try_tier()
+        && held.opens == 0
+        && let Serving::Cold(cold) = inode.serving()
+    {
+        cold.cancel_fill();
+    }
 }

@@ -8,7 +8,7 @@ use crate::store::ObjectStore;
 use crate::store::s3::{Options, S3Store};
 
 /// Opens the store.
-pub(super) async fn open(url: &StoreUrl) -> Result<Arc<dyn ObjectStore>, Problem> {
+pub async fn open(url: &StoreUrl) -> Result<Arc<dyn ObjectStore>, Problem> {
     let opened = match url {
         StoreUrl::Disk(dir) => S3Store::embedded(dir),
         StoreUrl::S3 { .. } => S3Store::connect(&url.to_string(), Options::default()).await,

@@ -4,8 +4,8 @@ use std::fs::File;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
-use crate::file_id::Extent;
 use crate::record::Record;
 use crate::segment::{EntryPlace, Packing, Piece};
 use crate::store::ObjectKey;
@@ -47,8 +47,8 @@ impl Place {
 pub enum Fill {
     /// Nobody asked for it.
     Idle,
-    /// Under way.
-    Running,
+    /// Under way, until this is cancelled.
+    Running(CancellationToken),
     /// It failed; the body is the stub again.
     Failed(FillError),
     /// The body is whole, and its record says so.
@@ -58,11 +58,9 @@ pub enum Fill {
 /// Why a fill failed, shared by all who waited for it.
 pub type FillError = Arc<dyn std::error::Error + Send + Sync>;
 
-/// What of the packed stream has arrived, and who read how much.
+/// How much was read, and how.
 #[derive(Debug, Default)]
 pub struct Progress {
-    /// A flag a chunk: it is in the local file (chunks of block 0: but for that block).
-    pub arrived: Vec<bool>,
     /// Bytes given to readers since the file was opened cold.
     pub bytes_read: u64,
     /// Where a sequential reader would go on.
@@ -90,10 +88,8 @@ pub struct Cold {
 impl Cold {
     /// A cold file of which nothing is here yet.
     pub fn new(stub: Stub, record: Record, place: Place, file: Arc<File>) -> Self {
-        let chunks = usize::try_from(place.entry.chunk_count()).unwrap_or(0);
-        let progress = Progress { arrived: vec![false; chunks], ..Progress::default() };
         let fill = watch::Sender::new(Fill::Idle);
-        Self { stub, record, place, file, fill, progress: Mutex::new(progress) }
+        Self { stub, record, place, file, fill, progress: Mutex::default() }
     }
 
     /// How far the recall is, and word of when that changes.
@@ -101,15 +97,29 @@ impl Cold {
         self.fill.subscribe()
     }
 
-    /// Begins a fill. False: one is under way or done.
-    pub fn begin_fill(&self) -> bool {
-        self.fill.send_if_modified(|fill| match fill {
+    /// Begins a fill, which ends early when the token is cancelled. None: one is under way or
+    /// done.
+    pub fn begin_fill(&self) -> Option<CancellationToken> {
+        let stop = CancellationToken::new();
+        let begun = self.fill.send_if_modified(|fill| match fill {
             Fill::Idle | Fill::Failed(_) => {
-                *fill = Fill::Running;
+                *fill = Fill::Running(stop.clone());
                 true
             }
-            Fill::Running | Fill::Done => false,
-        })
+            Fill::Running(_) | Fill::Done => false,
+        });
+        begun.then_some(stop)
+    }
+
+    /// Stops the fill that is under way. False: there is none.
+    pub fn cancel_fill(&self) -> bool {
+        match &*self.fill.borrow() {
+            Fill::Running(stop) => {
+                stop.cancel();
+                true
+            }
+            Fill::Idle | Fill::Failed(_) | Fill::Done => false,
+        }
     }
 
     /// Ends a fill.
@@ -119,16 +129,11 @@ impl Cold {
 
     /// Whether no fill is under way.
     pub fn is_idle(&self) -> bool {
-        !matches!(*self.fill.borrow(), Fill::Running)
+        !matches!(*self.fill.borrow(), Fill::Running(_))
     }
 
-    /// What has arrived and was read, under its lock.
+    /// How much was read, under its lock.
     pub fn progress<T>(&self, look: impl FnOnce(&mut Progress) -> T) -> T {
         look(&mut self.progress.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// The whole file, as an extent.
-    pub fn whole(&self) -> Extent {
-        Extent { offset: 0, length: self.place.size_bytes }
     }
 }

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::release::pinned_from_archive;
 use super::{
     BATCH_FILES, Candidate, MigrateError, Migrator, NEVER_MIGRATED_BYTES, Outcome, SEGMENT_BYTES,
-    Skip, is_closed, stored,
+    Skip, Unproven, is_closed, stored,
 };
 use crate::failpoint::{CrashPoint, quiet_time, reach};
 use crate::file_id::{EntryRef, SegmentId, TimeNs};
@@ -373,9 +373,9 @@ async fn conclude(
     match proven {
         Ok(segment) => record_all(migrator, segment, pending).await,
         Err(error) => {
-            let error: Arc<dyn std::error::Error + Send + Sync> = error;
+            let error = Arc::new(error);
             give_up_all(migrator, pending, |_| {
-                Outcome::Failed(MigrateError::Segment(Arc::clone(&error)))
+                Outcome::Failed(MigrateError::Unproven(Arc::clone(&error)))
             })
         }
     }
@@ -508,7 +508,9 @@ pub(super) fn refused(error: WriteError) -> Outcome {
         WriteError::Changed { .. } => Skip::Changed.into(),
         WriteError::Entry(_) | WriteError::Place(_) => Skip::OutOfRange.into(),
         WriteError::IndexFull => Skip::Changed.into(),
-        WriteError::Spoilt => Outcome::Failed(MigrateError::Segment(Arc::new(error))),
+        WriteError::Spoilt => {
+            Outcome::Failed(MigrateError::Unproven(Arc::new(Unproven::Built(error))))
+        }
     }
 }
 

@@ -2,27 +2,28 @@
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use super::{MigrateError, Migrator};
-use crate::file_id::SegmentId;
-use crate::segment::{Index, read_index, segment_key};
+use crate::file_id::{EntryRef, SegmentId};
+use crate::recall::remote_index;
+use crate::segment::Index;
 
 /// Indexes kept in memory: files of a directory tend to share few segments.
 pub(super) const REMEMBERED: NonZeroUsize = NonZeroUsize::new(8).expect("not zero");
 
+/// How long an index is waited for: a store that has to be retried, and no more.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 impl Migrator {
     /// The index of a segment, from memory or from the store.
-    pub(super) async fn index(&self, id: SegmentId) -> Result<Arc<Index>, MigrateError> {
-        if let Some(index) = self.lock_indexes().get(&id) {
+    pub(super) async fn index(&self, at: EntryRef) -> Result<Arc<Index>, MigrateError> {
+        if let Some(index) = self.lock_indexes().get(&at.segment) {
             return Ok(Arc::clone(index));
         }
-        let key = segment_key(&self.tenant.name, id);
-        let tenant = self.tenant.seal.tenant();
-        let index = read_index(&*self.tenant.store, &key, tenant, id)
-            .await
-            .map_err(|error| MigrateError::Segment(Arc::new(error)))?;
+        let index = remote_index(&self.tenant, at, PATIENCE).await.map_err(MigrateError::Index)?;
         let index = Arc::new(index);
-        self.lock_indexes().put(id, Arc::clone(&index));
+        self.lock_indexes().put(at.segment, Arc::clone(&index));
         Ok(index)
     }
 

@@ -53,7 +53,11 @@ pub(super) async fn batch(
         }
         let mut wanted = Vec::with_capacity(part.len());
         for candidate in part {
-            match look_up(migrator, &candidate).await {
+            let looked_up = tokio::select! {
+                looked_up = look_up(migrator, &candidate) => looked_up,
+                () = cancel.cancelled() => Err(Skip::Cancelled.into()),
+            };
+            match looked_up {
                 Ok(entry) => wanted.push((candidate, entry)),
                 Err(outcome) => outcomes.push((candidate, outcome)),
             }
@@ -94,7 +98,7 @@ async fn look_up(migrator: &Migrator, candidate: &Candidate) -> Result<IndexEntr
         }
         State::Released | State::Lost => return Err(Outcome::Skipped(Skip::Already)),
     }
-    let index = migrator.index(record.at.segment).await.map_err(Outcome::Failed)?;
+    let index = migrator.index(record.at).await.map_err(Outcome::Failed)?;
     index.entry(record.at.entry).cloned().ok_or(Outcome::Skipped(Skip::NotArchived))
 }
 
@@ -157,9 +161,13 @@ fn run(
     let ticket = match tenant.work.begin(&intents) {
         Ok(ticket) => ticket,
         Err(error) => {
-            let error = Arc::new(error);
+            let action = "write .coldfs/intents";
             let fail = |(candidate, _, _)| {
-                (candidate, Outcome::Failed(MigrateError::Segment(error.clone())))
+                let source = match error.raw_os_error() {
+                    Some(errno) => io::Error::from_raw_os_error(errno),
+                    None => io::Error::other(error.to_string()),
+                };
+                (candidate, Outcome::Failed(MigrateError::Local { action, source }))
             };
             outcomes.extend(encoded.into_iter().map(fail));
             return outcomes;

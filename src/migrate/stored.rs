@@ -9,7 +9,7 @@ use super::archive::{
     EntryPlaceOf, Pending, Taken, failed, give_up, hasher_end, meta_of, push, read_some,
     record_all, refused, take,
 };
-use super::{Candidate, MigrateError, Migrator, Outcome, Skip};
+use super::{Candidate, MigrateError, Migrator, Outcome, Skip, Unproven};
 use crate::file_id::SegmentId;
 use crate::segment::write::part_bytes_for;
 use crate::segment::{
@@ -18,23 +18,15 @@ use crate::segment::{
 use crate::store::Upload;
 use crate::tenant::Tenant;
 
-type StoreResult<T> = Result<T, Arc<dyn std::error::Error + Send + Sync>>;
-
-fn boxed(
-    error: impl std::error::Error + Send + Sync + 'static,
-) -> Arc<dyn std::error::Error + Send + Sync> {
-    Arc::new(error)
-}
-
 /// Stores a segment of small files and proves it.
 pub(super) async fn store(
     tenant: &Tenant,
     builder: SegmentBuilder,
-) -> StoreResult<VerifiedSegment> {
-    let finished = builder.finish().map_err(boxed)?;
+) -> Result<VerifiedSegment, Unproven> {
+    let finished = builder.finish()?;
     let key = segment_key(&tenant.name, finished.id);
-    tenant.store.put_new(&key, finished.bytes.clone()).await.map_err(boxed)?;
-    verify(&*tenant.store, &key, &finished).await.map_err(boxed)
+    tenant.store.put_new(&key, finished.bytes.clone()).await?;
+    Ok(verify(&*tenant.store, &key, &finished).await?)
 }
 
 /// Archives one large file in a segment of its own.
@@ -77,11 +69,11 @@ async fn send(
     let id = SegmentId::generate();
     let key = segment_key(&tenant.name, id);
     let meta = meta_of(candidate, taken)?;
-    let mut upload = tenant.store.upload(&key).await.map_err(segment_failed)?;
+    let mut upload = tenant.store.upload(&key).await.map_err(unproven)?;
     match send_parts(tenant, id, meta, taken, &mut *upload).await {
         Ok((finished, place)) => {
-            upload.finish().await.map_err(segment_failed)?;
-            let segment = verify(&*tenant.store, &key, &finished).await.map_err(segment_failed)?;
+            upload.finish().await.map_err(unproven)?;
+            let segment = verify(&*tenant.store, &key, &finished).await.map_err(unproven)?;
             Ok((segment, place))
         }
         Err(outcome) => {
@@ -117,7 +109,7 @@ async fn send_parts(
             push(&mut writer, &mut hasher, at, &bytes)?;
             at += bytes.len() as u64;
             while let Some(part) = writer.drain_ready(part_bytes) {
-                upload.part(part).await.map_err(segment_failed)?;
+                upload.part(part).await.map_err(unproven)?;
             }
             if !taken.lease.is_unbroken() {
                 return Err(Outcome::Skipped(Skip::Open));
@@ -128,12 +120,12 @@ async fn send_parts(
     let mut finished = builder.finish().map_err(refused)?;
     let mut tail = std::mem::take(&mut finished.bytes);
     while tail.len() > part_bytes {
-        upload.part(tail.split_to(part_bytes)).await.map_err(segment_failed)?;
+        upload.part(tail.split_to(part_bytes)).await.map_err(unproven)?;
     }
-    upload.part(tail).await.map_err(segment_failed)?;
+    upload.part(tail).await.map_err(unproven)?;
     Ok((finished, EntryPlaceOf(place.at(), place.packed_bytes())))
 }
 
-fn segment_failed(error: impl std::error::Error + Send + Sync + 'static) -> Outcome {
-    Outcome::Failed(MigrateError::Segment(Arc::new(error)))
+fn unproven(error: impl Into<Unproven>) -> Outcome {
+    Outcome::Failed(MigrateError::Unproven(Arc::new(error.into())))
 }

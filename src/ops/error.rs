@@ -27,10 +27,11 @@ impl From<&RecallError> for Errno {
             RecallError::Lost { .. }
             | RecallError::Damaged { .. }
             | RecallError::Offline { .. } => libc::EIO,
-            RecallError::Refused { .. } => libc::EIO,
+            RecallError::Refused { .. } | RecallError::Newer { .. } => libc::EIO,
             RecallError::Orphan | RecallError::Conflict { .. } => libc::EIO,
             RecallError::NoSpace { errno } => *errno,
             RecallError::Busy => libc::EBUSY,
+            RecallError::Cancelled => libc::ECANCELED,
             RecallError::Detaching => libc::ENODEV,
             RecallError::Local(error) => error.raw_os_error().unwrap_or(libc::EIO),
         })

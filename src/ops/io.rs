@@ -10,9 +10,8 @@ use bytes::Bytes;
 
 use super::open::blocking;
 use super::{Answer, Caller, Errno, Fh, Ops};
-use crate::file_id::Ino;
 use crate::inode::{Inode, Serving};
-use crate::recover::{Finding, find, put_in_order};
+use crate::recover::{Finding, Ordered, find, put_in_order};
 use crate::sys;
 use crate::sys::cred::WithoutFsetid;
 
@@ -209,10 +208,11 @@ impl Ops {
                         Finding::Local => file,
                         Finding::InFlight if size == 0 => file,
                         Finding::InFlight => {
-                            if !put_in_order(&self.tenant, &inode, &file).await? {
-                                return Err(Errno(libc::EIO));
+                            let patience = self.recall.options().deadline;
+                            match put_in_order(&self.tenant, &inode, &file, patience).await? {
+                                Ordered::Done => continue,
+                                Ordered::Waits(error) => return Err(error.into()),
                             }
-                            continue;
                         }
                         Finding::Remote { .. } if size == 0 => file,
                         Finding::Remote { record, stub } => {
@@ -247,11 +247,6 @@ impl Ops {
                 Serving::Closed => return Err(Errno(libc::EBADF)),
             }
         }
-    }
-
-    /// The size of the file `ino` as `lseek` and truncation see it; for tests of this layer.
-    pub fn size_bytes(&self, ino: Ino) -> Result<u64, Errno> {
-        Ok(u64::try_from(self.getattr(ino)?.stat.st_size).unwrap_or(0))
     }
 }
 

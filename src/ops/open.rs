@@ -20,7 +20,7 @@ use crate::file_id::{Ino, TimeNs};
 use crate::inode::{Backing, Body, Cold, Inode, Serving, Suspect, TierGuard};
 use crate::recall::RecallError;
 use crate::record::Record;
-use crate::recover::{Finding, find, put_in_order};
+use crate::recover::{Finding, Ordered, find, put_in_order};
 use crate::sys;
 use crate::sys::cred::WithoutFsetid;
 use crate::tier::State;
@@ -153,8 +153,10 @@ impl Ops {
                 Step::Wait(Wait::Disk) => return Err(Errno(libc::EIO)),
                 Step::Wait(Wait::Order(file)) => {
                     let _held = inode.tier().await;
-                    if !put_in_order(&self.tenant, &inode, &file).await? {
-                        return Err(Errno(libc::EIO));
+                    let patience = self.recall.options().deadline;
+                    match put_in_order(&self.tenant, &inode, &file, patience).await? {
+                        Ordered::Done => {}
+                        Ordered::Waits(error) => return Err(error.into()),
                     }
                 }
                 Step::Wait(Wait::Lease) => {

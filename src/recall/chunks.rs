@@ -11,7 +11,7 @@ use lru::LruCache;
 use tokio::sync::Semaphore;
 
 use super::RecallError;
-use super::error::Next;
+use super::insist::insist;
 use crate::file_id::SegmentId;
 use crate::inode::Place;
 use crate::segment::{EntryPlace, ReadError, fetch_chunks};
@@ -19,12 +19,6 @@ use crate::store::{ObjectKey, ObjectStore};
 
 /// GETs of chunks under way at once; more wait their turn.
 pub const FETCHES_AT_ONCE: usize = 32;
-/// First pause before a failed GET is tried again; it doubles up to [`LAST_PAUSE`].
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LAST_PAUSE: Duration = Duration::from_secs(2);
-/// How often bytes that fail their check are fetched again before they count as damaged: once
-/// the line may have erred, not three times in the same place.
-const DAMAGE_RETRIES: u32 = 2;
 
 type Key = (SegmentId, u32, u32);
 type Flight = Shared<BoxFuture<'static, Result<Bytes, RecallError>>>;
@@ -137,36 +131,14 @@ impl Chunks {
         number: u32,
         deadline: Duration,
     ) -> Result<Bytes, RecallError> {
-        let at = place.entry.at();
-        let ends = tokio::time::Instant::now() + deadline;
-        let mut last = "no free place among the requests under way".to_owned();
-        let mut pause = FIRST_PAUSE;
-        let mut damage = DAMAGE_RETRIES;
-        loop {
-            let attempt = async {
-                let permit = self.permits.acquire().await;
-                let fetched = fetch_chunk(&*self.store, &place.key, &place.entry, number).await;
-                drop(permit);
-                fetched
-            };
-            match tokio::time::timeout_at(ends, attempt).await {
-                Ok(Ok(chunk)) => return Ok(chunk),
-                Ok(Err(error)) => match Next::after(at, error) {
-                    Next::Retry(what) => last = what,
-                    Next::Fail(RecallError::Damaged { what, .. }) if damage > 0 => {
-                        damage -= 1;
-                        last = what;
-                    }
-                    Next::Fail(error) => return Err(error),
-                },
-                Err(_elapsed) => return Err(RecallError::Deadline { at, deadline, last }),
-            }
-            if tokio::time::Instant::now() + pause >= ends {
-                return Err(RecallError::Deadline { at, deadline, last });
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LAST_PAUSE);
-        }
+        let first = "no free place among the requests under way";
+        insist(place.entry.at(), deadline, first, || async {
+            let permit = self.permits.acquire().await;
+            let fetched = fetch_chunk(&*self.store, &place.key, &place.entry, number).await;
+            drop(permit);
+            fetched
+        })
+        .await
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {

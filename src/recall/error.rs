@@ -37,6 +37,14 @@ pub enum RecallError {
         /// Which check failed.
         what: String,
     },
+    /// Written by a later coldfs.
+    #[error("{at}: {what}: use the coldfs that wrote it")]
+    Newer {
+        /// What was asked for.
+        at: EntryRef,
+        /// What is newer.
+        what: String,
+    },
     /// The object is in an offline storage class.
     #[error("{at}: its segment is in an offline storage class; restore it in the store first")]
     Offline {
@@ -69,12 +77,47 @@ pub enum RecallError {
     /// Somebody else has the stub open behind the mount.
     #[error("somebody has the stub open behind the mount")]
     Busy,
-    /// The tenant is being detached, or the recall was cancelled.
-    #[error("cancelled")]
+    /// A person cancelled the recall.
+    #[error("the recall was cancelled")]
+    Cancelled,
+    /// The tenant is being detached.
+    #[error("the mount is being detached")]
     Detaching,
     /// A local system call failed.
     #[error("{0}")]
     Local(Arc<io::Error>),
+}
+
+impl RecallError {
+    /// Whether the store answered, and has not what was put there.
+    pub fn is_loss(&self) -> bool {
+        matches!(self, RecallError::Lost { .. } | RecallError::Damaged { .. })
+    }
+
+    /// What a person can do.
+    pub fn next_step(&self) -> &'static str {
+        match self {
+            RecallError::Deadline { .. } => {
+                "check the store (`coldfs doctor --store URL`), then run the command again"
+            }
+            RecallError::Lost { .. } | RecallError::Damaged { .. } => {
+                "look for the object in the store's versions or its backup; `coldfs fsck` lists \
+                 what else is concerned"
+            }
+            RecallError::Newer { .. } => "mount with the newer coldfs",
+            RecallError::Offline { .. } => "restore it in the store, then run the command again",
+            RecallError::Refused { source, .. } => source.next_step(),
+            RecallError::Orphan => "`coldfs fsck --adopt`, if it is this tenant's",
+            RecallError::Conflict { .. } => "compare it with a backup; see .coldfs/conflicts",
+            RecallError::NoSpace { .. } => {
+                "make room on the data filesystem (`coldfs release`), then run the command again"
+            }
+            RecallError::Busy => "close it there, or add --wait",
+            RecallError::Cancelled => "run the command again to go on",
+            RecallError::Detaching => "mount again, then run the command again",
+            RecallError::Local(_) => "check the data filesystem, then run the command again",
+        }
+    }
 }
 
 impl From<io::Error> for RecallError {
@@ -98,8 +141,9 @@ impl Next {
     pub(super) fn after(at: EntryRef, error: ReadError) -> Self {
         match error {
             ReadError::Store(error) => match error {
-                StoreError::Unavailable { .. } | StoreError::Corrupt { .. } => {
-                    Next::Retry(error.to_string())
+                StoreError::Unavailable { .. } => Next::Retry(error.to_string()),
+                StoreError::Corrupt { .. } => {
+                    Next::Fail(RecallError::Damaged { at, what: error.to_string() })
                 }
                 StoreError::NotFound { .. } => {
                     Next::Fail(RecallError::Lost { at, source: Arc::new(error) })
@@ -111,7 +155,12 @@ impl Next {
                     Next::Fail(RecallError::Refused { at, source: Arc::new(error) })
                 }
             },
-            other => Next::Fail(RecallError::Damaged { at, what: other.to_string() }),
+            ReadError::Damaged { .. } => {
+                Next::Fail(RecallError::Damaged { at, what: error.to_string() })
+            }
+            ReadError::Newer { .. } => {
+                Next::Fail(RecallError::Newer { at, what: error.to_string() })
+            }
         }
     }
 }

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use nix::sys::stat::fstat;
 use nix::sys::time::TimeSpec;
+use tokio_util::sync::CancellationToken;
 
 use super::{FILL_CHUNKS_AT_ONCE, Recall, RecallError};
 use crate::failpoint::{CrashPoint, reach};
@@ -40,6 +41,7 @@ pub(super) async fn run(
     recall: &Recall,
     inode: &Arc<Inode>,
     cold: &Arc<Cold>,
+    stop: &CancellationToken,
 ) -> Result<(), RecallError> {
     let (tenant, on_inode, on_cold) =
         (Arc::clone(&recall.tenant), Arc::clone(inode), Arc::clone(cold));
@@ -51,6 +53,7 @@ pub(super) async fn run(
     .await?;
     let filled = tokio::select! {
         filled = fill(recall, cold, &lease) => filled,
+        () = stop.cancelled() => Err(RecallError::Cancelled),
         () = recall.stop.cancelled() => Err(RecallError::Detaching),
     };
     let (tenant, on_inode, on_cold) =
@@ -139,13 +142,6 @@ async fn fill(
                 return Err(RecallError::Busy);
             }
             let head = put_chunk(&cold, number, &chunk, kept)?;
-            cold.progress(|progress| {
-                if let Some(arrived) =
-                    usize::try_from(number).ok().and_then(|number| progress.arrived.get_mut(number))
-                {
-                    *arrived = true;
-                }
-            });
             reach(CrashPoint::RecallAfterChunk);
             Ok(head)
         })

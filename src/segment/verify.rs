@@ -17,7 +17,7 @@ pub const VERIFY_PART_BYTES: u64 = 8 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
     /// The store did not answer: nothing is known; try again.
-    #[error("verify {key}")]
+    #[error("verify: {source}")]
     Store {
         /// The object.
         key: ObjectKey,

@@ -14,6 +14,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::call::Call;
+use super::fuse_thread::assert_may_wait;
 use super::{ObjectInfo, ObjectKey, ObjectStore, StoreError, Upload};
 
 /// What goes wrong.
@@ -48,12 +49,14 @@ pub enum Fault {
     /// The call is not carried out and is said to have been: puts, finishing, deletes.
     /// Other calls fail as by [`Fault::Unavailable`].
     OkButNotDone,
+    /// Another object is answered in its place: gets and sizes. Other calls are carried out.
+    Swap(ObjectKey),
 }
 
 /// When something goes wrong.
 #[derive(Clone, Debug)]
 pub struct Rule {
-    call: Call,
+    call: Option<Call>,
     prefix: String,
     skip: u32,
     times: u32,
@@ -63,7 +66,12 @@ pub struct Rule {
 impl Rule {
     /// Every `call` suffers `fault`.
     pub fn new(call: Call, fault: Fault) -> Self {
-        Self { call, prefix: String::new(), skip: 0, times: u32::MAX, fault }
+        Self { call: Some(call), ..Self::any(fault) }
+    }
+
+    /// Every call of any kind suffers `fault`.
+    pub fn any(fault: Fault) -> Self {
+        Self { call: None, prefix: String::new(), skip: 0, times: u32::MAX, fault }
     }
 
     /// Only keys that begin so.
@@ -91,8 +99,9 @@ struct Script(Mutex<Vec<Rule>>);
 impl Script {
     fn next(&self, call: Call, key: &str) -> Option<Fault> {
         let mut rules = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let fits =
-            |rule: &&mut Rule| rule.call == call && rule.times > 0 && key.starts_with(&rule.prefix);
+        let fits = |rule: &&mut Rule| {
+            rule.call.is_none_or(|of| of == call) && rule.times > 0 && key.starts_with(&rule.prefix)
+        };
         let rule = rules.iter_mut().find(fits)?;
         if rule.skip > 0 {
             rule.skip -= 1;
@@ -108,6 +117,7 @@ impl Script {
 pub struct FaultyStore {
     inner: Arc<dyn ObjectStore>,
     script: Arc<Script>,
+    seen: Arc<Mutex<Vec<Call>>>,
 }
 
 /// What is left to do after a fault was looked up.
@@ -121,7 +131,7 @@ enum Turn {
 impl FaultyStore {
     /// Nothing goes wrong yet.
     pub fn new(inner: Arc<dyn ObjectStore>) -> Self {
-        Self { inner, script: Arc::default() }
+        Self { inner, script: Arc::default(), seen: Arc::default() }
     }
 
     /// Adds a rule.
@@ -134,7 +144,14 @@ impl FaultyStore {
         self.script.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
+    /// The calls made since this was asked last.
+    pub fn take_seen(&self) -> Vec<Call> {
+        std::mem::take(&mut self.seen.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     async fn turn(&self, call: Call, key: &ObjectKey) -> Result<Turn, StoreError> {
+        assert_may_wait();
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).push(call);
         let real = Turn::Real { damage: None, lose_answer: false };
         let Some(fault) = self.script.next(call, key.as_str()) else { return Ok(real) };
         let (action, key, store) = (call.name(), key.clone(), self.url().to_owned());
@@ -152,7 +169,7 @@ impl FaultyStore {
                 tokio::time::sleep(delay).await;
                 Ok(real)
             }
-            Fault::Truncate(_) | Fault::FlipBit(_) => {
+            Fault::Truncate(_) | Fault::FlipBit(_) | Fault::Swap(_) => {
                 Ok(Turn::Real { damage: Some(fault), lose_answer: false })
             }
             Fault::Vanish => {
@@ -187,6 +204,13 @@ impl FaultyStore {
             }),
             outcome => outcome,
         }
+    }
+}
+
+fn swapped<'a>(key: &'a ObjectKey, damage: &'a Option<Fault>) -> &'a ObjectKey {
+    match damage {
+        Some(Fault::Swap(other)) => other,
+        _ => key,
     }
 }
 
@@ -243,7 +267,8 @@ impl ObjectStore for FaultyStore {
         match self.turn(Call::Get, key).await? {
             Turn::Pretend => Ok(Bytes::new()),
             Turn::Real { damage, lose_answer } => {
-                let outcome = self.inner.get(key, range).await.map(|body| damaged(body, damage));
+                let of = swapped(key, &damage);
+                let outcome = self.inner.get(of, range).await.map(|body| damaged(body, damage));
                 self.answer(Call::Get, key, lose_answer, outcome)
             }
         }
@@ -252,8 +277,9 @@ impl ObjectStore for FaultyStore {
     async fn size_bytes(&self, key: &ObjectKey) -> Result<u64, StoreError> {
         match self.turn(Call::Size, key).await? {
             Turn::Pretend => Ok(0),
-            Turn::Real { damage: _, lose_answer } => {
-                self.answer(Call::Size, key, lose_answer, self.inner.size_bytes(key).await)
+            Turn::Real { damage, lose_answer } => {
+                let outcome = self.inner.size_bytes(swapped(key, &damage)).await;
+                self.answer(Call::Size, key, lose_answer, outcome)
             }
         }
     }

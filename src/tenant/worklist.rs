@@ -36,6 +36,8 @@ struct State {
     length: u64,
     sequence: u64,
     batches: usize,
+    /// Lines stay whose files wait for the next recovery.
+    kept: bool,
 }
 
 /// One batch on the list, taken off it when dropped. Keep it until the barrier behind the
@@ -68,8 +70,9 @@ impl WorkList {
         }
         // Nothing is overwritten before recovery has emptied the list.
         let length = found.good_bytes as u64;
-        let state = State { length, sequence: found.next_sequence(), batches: 0 };
         let left_behind = found.pending().to_vec();
+        let kept = !left_behind.is_empty();
+        let state = State { length, sequence: found.next_sequence(), batches: 0, kept };
         Ok(Self { file, left_behind, state: Mutex::new(state), emptied: Condvar::new() })
     }
 
@@ -78,13 +81,20 @@ impl WorkList {
         &self.left_behind
     }
 
-    /// Empties the list; only while no batch is under way.
-    pub fn empty(&self) -> io::Result<()> {
+    /// Empties the list but for these, which wait for the next recovery; only while no batch
+    /// is under way.
+    pub fn keep(&self, waiting: &[Intent]) -> io::Result<()> {
         let mut state = self.lock();
-        if state.batches == 0 {
-            self.start_over(&mut state)?;
+        if state.batches > 0 {
+            return Ok(());
         }
-        Ok(())
+        state.kept = !waiting.is_empty();
+        if waiting.is_empty() {
+            return self.start_over(&mut state);
+        }
+        // Over the old lines: a cut in between leaves some of either, and each is only a look.
+        state.length = 0;
+        self.append(&mut state, waiting)
     }
 
     /// Puts a batch on the list, durably. Takes the disk's time.
@@ -93,6 +103,19 @@ impl WorkList {
         while state.length > MAX_BYTES && state.batches > 0 {
             state = self.emptied.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+        if state.length > MAX_BYTES {
+            return Err(io::Error::other(
+                ".coldfs/intents is full of files that wait for the store: mount again once it \
+                 answers",
+            ));
+        }
+        self.append(&mut state, batch)?;
+        state.batches += 1;
+        drop(state);
+        Ok(Ticket { list: Arc::clone(self), keep: false })
+    }
+
+    fn append(&self, state: &mut State, batch: &[Intent]) -> io::Result<()> {
         let mut bytes = Vec::new();
         for intent in batch {
             let line = Line { sequence: state.sequence, intent: intent.clone() };
@@ -102,9 +125,7 @@ impl WorkList {
         self.file.write_all_at(&bytes, state.length)?;
         self.file.sync_data()?;
         state.length += bytes.len() as u64;
-        state.batches += 1;
-        drop(state);
-        Ok(Ticket { list: Arc::clone(self), keep: false })
+        Ok(())
     }
 
     /// Batches under way.
@@ -134,13 +155,13 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        if self.keep {
-            return;
-        }
         let mut state = self.list.lock();
         state.batches -= 1;
+        state.kept |= self.keep;
         if state.batches == 0 {
-            if let Err(error) = self.list.start_over(&mut state) {
+            if !state.kept
+                && let Err(error) = self.list.start_over(&mut state)
+            {
                 tracing::warn!(%error, "cannot empty .coldfs/intents: the next start looks again");
             }
             self.list.emptied.notify_all();

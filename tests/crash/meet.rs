@@ -114,7 +114,8 @@ impl Meet {
             }
             Meet::Repair => {
                 for name in EDITED {
-                    std::fs::write(site.data.join(name), pattern::bytes(302, EDITED_BYTES)).unwrap();
+                    std::fs::write(site.data.join(name), pattern::bytes(302, EDITED_BYTES))
+                        .unwrap();
                 }
                 with_mount(site, "archive");
                 for name in EDITED {

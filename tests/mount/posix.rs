@@ -58,8 +58,7 @@ fn what_is_no_regular_file_can_be_looked_at_after_its_removal_while_open() {
     raw::mknod(&fifo, libc::S_IFIFO | 0o600, 0).unwrap();
     raw::mknod(&other, libc::S_IFIFO | 0o600, 0).unwrap();
     let open = |path, flags| raw::open(path, flags | libc::O_NONBLOCK, 0).unwrap();
-    let held =
-        [open(&dir, libc::O_RDONLY), open(&fifo, libc::O_RDWR), open(&other, libc::O_RDWR)];
+    let held = [open(&dir, libc::O_RDONLY), open(&fifo, libc::O_RDWR), open(&other, libc::O_RDWR)];
     std::fs::remove_dir(&dir).unwrap();
     std::fs::remove_file(&fifo).unwrap();
     std::fs::write(site.mnt.join("over"), b"").unwrap();

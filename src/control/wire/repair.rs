@@ -39,6 +39,8 @@ pub enum Verdict {
     Conflict,
     /// Bytes are proven missing.
     Lost,
+    /// The store did not say whether it has them.
+    Unanswered,
 }
 
 /// One thing that fsck found.

@@ -1,0 +1,12 @@
+//! Faults of the store, on every call of every path: a path is run once to count its calls,
+//! then once for each call and each fault. Whatever the store does, nothing is lost, no wrong
+//! byte is served, the error is the one promised, nothing hangs, and no FUSE thread waits.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "faults/matrix.rs"]
+mod matrix;
+#[path = "faults/paths.rs"]
+mod paths;
+#[path = "faults/world.rs"]
+mod world;
