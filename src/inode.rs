@@ -21,7 +21,10 @@ use crate::sys;
 
 mod body;
 mod cold;
+mod directories;
 pub mod known;
+
+use directories::Directories;
 
 pub use body::{Backing, Body, Serving, Suspect, TierGuard};
 pub use cold::{Cold, Fill, FillError, Place, Progress};
@@ -80,6 +83,8 @@ pub enum PathFd<'a> {
     Open(Arc<File>),
     /// Opened for this.
     Owned(OwnedFd),
+    /// A directory that is kept open.
+    Kept(Arc<OwnedFd>),
     /// The inode's anchor.
     Anchor(BorrowedFd<'a>),
 }
@@ -89,6 +94,7 @@ impl AsFd for PathFd<'_> {
         match self {
             PathFd::Open(file) => file.as_fd(),
             PathFd::Owned(fd) => fd.as_fd(),
+            PathFd::Kept(fd) => fd.as_fd(),
             PathFd::Anchor(fd) => *fd,
         }
     }
@@ -99,6 +105,7 @@ impl AsFd for PathFd<'_> {
 #[derive(Debug)]
 pub struct Inodes {
     table: DashMap<Ino, Arc<Inode>>,
+    directories: Directories,
     root: OwnedFd,
     by_handle: bool,
 }
@@ -107,7 +114,7 @@ impl Inodes {
     /// An empty table for the filesystem that `root` is on. `by_handle`: whether this process
     /// may open by handle.
     pub fn new(root: OwnedFd, by_handle: bool) -> Self {
-        Self { table: DashMap::new(), root, by_handle }
+        Self { table: DashMap::new(), directories: Directories::new(), root, by_handle }
     }
 
     /// The inode that `fd` names, new or known.
@@ -168,9 +175,12 @@ impl Inodes {
 
     /// Drops the inode from the table where neither kernel nor daemon uses it.
     pub fn tidy(&self, ino: Ino) {
-        self.table.remove_if(&ino, |_, inode| {
+        let removed = self.table.remove_if(&ino, |_, inode| {
             inode.lookups.load(Ordering::Relaxed) == 0 && Arc::strong_count(inode) == 1
         });
+        if removed.is_some_and(|(_, inode)| !inode.is_regular) {
+            self.directories.forget(ino);
+        }
     }
 
     /// Every inode that is in use now.
@@ -193,10 +203,26 @@ impl Inodes {
         if let Some(anchor) = inode.anchor.get() {
             return Ok(PathFd::Anchor(anchor.as_fd()));
         }
-        if let Some(file) = inode.serving().file() {
+        if !inode.is_regular {
+            if let Some(fd) = self.directories.get(inode) {
+                return Ok(PathFd::Kept(fd));
+            }
+        } else if let Some(file) = inode.serving().file() {
             return Ok(PathFd::Open(file));
         }
         sys::handle::open(&self.root, &inode.handle, libc::O_PATH).map(PathFd::Owned)
+    }
+
+    /// A directory's descriptor, kept for the next one who asks.
+    pub fn dir_fd(&self, inode: &Inode) -> io::Result<Arc<OwnedFd>> {
+        let fd = match self.path_fd(inode)? {
+            PathFd::Kept(fd) => return Ok(fd),
+            PathFd::Owned(fd) => fd,
+            other @ (PathFd::Anchor(_) | PathFd::Open(_)) => other.as_fd().try_clone_to_owned()?,
+        };
+        let fd = Arc::new(fd);
+        self.directories.keep(inode, Arc::clone(&fd));
+        Ok(fd)
     }
 
     /// Opens the inode. `EAGAIN` with `O_NONBLOCK`: somebody has a lease on it.

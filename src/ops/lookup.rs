@@ -8,7 +8,7 @@ use nix::sys::stat::fstat;
 use super::names::path_fd_at;
 use super::{Attr, Errno, FUSE_ROOT, HOME_NAME, Name, Ops};
 use crate::file_id::Ino;
-use crate::inode::{Inode, PathFd};
+use crate::inode::Inode;
 use crate::sys;
 
 /// What the kernel is told of a name: one more reference to the inode.
@@ -23,7 +23,7 @@ pub struct Entry {
 /// A directory that a verb works in.
 pub(super) struct Dir {
     inode: Arc<Inode>,
-    fd: std::os::fd::OwnedFd,
+    fd: Arc<std::os::fd::OwnedFd>,
 }
 
 impl Dir {
@@ -55,10 +55,7 @@ impl Ops {
 
     pub(super) fn dir(&self, parent: Ino) -> Result<Dir, Errno> {
         let inode = self.inode(parent)?;
-        let fd = match self.inodes.path_fd(&inode)? {
-            PathFd::Owned(fd) => fd,
-            other => other.as_fd().try_clone_to_owned()?,
-        };
+        let fd = self.inodes.dir_fd(&inode)?;
         Ok(Dir { inode, fd })
     }
 
