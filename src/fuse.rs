@@ -23,6 +23,8 @@ use crate::ops::{Answer, Caller, Errno, Fh, Name, Ops, RegisterBacking, SetAttr,
 use reply::{errno, reply_empty, reply_statfs, reply_xattr, xattr_name};
 
 mod attr;
+mod caching;
+mod forgetting;
 mod init;
 mod killable;
 mod passthrough;
@@ -30,22 +32,8 @@ mod reply;
 pub mod session;
 mod thread;
 
-/// How long the kernel may keep names and attributes.
-#[derive(Clone, Copy, Debug)]
-pub struct Caching {
-    /// Time to live of names and attributes.
-    pub ttl: Duration,
-}
-
-impl Caching {
-    /// Mounted over itself: nobody else reaches the directory.
-    pub const EXCLUSIVE: Caching = Caching { ttl: Duration::from_secs(86_400) };
-    /// Mounted elsewhere: a change made behind the mount is seen within this time.
-    pub const SHARED: Caching = Caching { ttl: Duration::from_secs(1) };
-}
-
-/// Attributes of a file that may be changed through a mapping are kept this long.
-const UNSETTLED_TTL: Duration = Duration::from_secs(1);
+pub use caching::Caching;
+use caching::UNSETTLED_TTL;
 
 /// The filesystem as fuser calls it.
 pub struct Door {
@@ -56,6 +44,7 @@ pub struct Door {
     /// Told at INIT whether the kernel grants passthrough.
     granted: Arc<OnceLock<bool>>,
     notifier: Arc<OnceLock<Notifier>>,
+    forgetting: forgetting::Forgetting,
     /// Told when the kernel has let go of the mount.
     ended: CancellationToken,
 }
@@ -64,10 +53,6 @@ impl Door {
     fn caller(&self, request: &Request, umask: u32) -> Caller {
         thread::own();
         Caller { uid: request.uid(), gid: request.gid(), pid: request.pid(), umask }
-    }
-
-    fn ttl(&self, attr: &crate::ops::Attr) -> Duration {
-        if attr.unsettled { self.caching.ttl.min(UNSETTLED_TTL) } else { self.caching.ttl }
     }
 
     /// Replies with the answer, now or when it is there; a caller that is being killed gets
@@ -94,14 +79,26 @@ impl Door {
     }
 
     fn reply_entry(&self, entry: Result<crate::ops::Entry, Errno>, reply: ReplyEntry) {
-        match entry {
-            Ok(entry) => reply.entry(
-                &self.ttl(&entry.attr),
-                &attr::file_attr(&entry.attr.stat),
-                Generation(entry.generation.into()),
-            ),
+        self.caching.reply_lookup(entry.map(Some), reply);
+    }
+
+    /// What `readdirplus` asks for, less the attributes: the kernel learns no inode by it.
+    fn plain_entries(&self, ino: INodeNo, offset: u64, mut reply: ReplyDirectoryPlus) {
+        let result = self.ops.readdir(Ino(ino.0), offset, &mut |entry| {
+            let attr = attr::only(entry.ino, entry.kind);
+            let (zero, generation) = (Duration::ZERO, Generation(0));
+            !reply.add(INodeNo(0), entry.cookie, &entry.name, &zero, &attr, generation)
+        });
+        match result {
+            Ok(()) => reply.ok(),
             Err(error) => reply.error(errno(error)),
         }
+    }
+
+    /// The name of an entry that the kernel is about to learn.
+    fn entry_name(&self, parent: INodeNo, name: &OsStr) -> Result<Name, Errno> {
+        self.forgetting.note(parent, name);
+        Self::name(name)
     }
 
     fn name(name: &OsStr) -> Result<Name, Errno> {
@@ -124,12 +121,19 @@ impl Filesystem for Door {
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         self.caller(request, 0);
-        match Self::name(name).and_then(|name| self.ops.lookup(Ino(parent.0), &name)) {
-            Ok(Some(entry)) => self.reply_entry(Ok(entry), reply),
-            // A name that is not there is kept too, by an entry without an inode.
-            Ok(None) => reply.entry(&self.caching.ttl, &attr::nothing(), Generation(0)),
-            Err(error) => reply.error(errno(error)),
+        let name = match self.entry_name(parent, name) {
+            Ok(name) => name,
+            Err(error) => return reply.error(errno(error)),
+        };
+        if self.forgetting.is_crowded(&self.ops) {
+            let (ops, caching) = (Arc::clone(&self.ops), self.caching);
+            self.runtime.spawn(async move {
+                forgetting::room(&ops).await;
+                caching.reply_lookup(ops.lookup(Ino(parent.0), &name), reply);
+            });
+            return;
         }
+        self.caching.reply_lookup(self.ops.lookup(Ino(parent.0), &name), reply);
     }
 
     fn forget(&self, _request: &Request, ino: INodeNo, nlookup: u64) {
@@ -139,7 +143,7 @@ impl Filesystem for Door {
     fn getattr(&self, request: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         self.caller(request, 0);
         match self.ops.getattr(Ino(ino.0)) {
-            Ok(attr) => reply.attr(&self.ttl(&attr), &attr::file_attr(&attr.stat)),
+            Ok(attr) => reply.attr(&self.caching.ttl_of(&attr), &attr::file_attr(&attr.stat)),
             Err(error) => reply.error(errno(error)),
         }
     }
@@ -172,12 +176,11 @@ impl Filesystem for Door {
         };
         let change =
             SetAttr { mode, uid, gid, size, atime: atime.map(time), mtime: mtime.map(time) };
-        let ttl = self.caching.ttl;
+        let caching = self.caching;
         self.answer(request.pid(), self.ops.setattr(caller, Ino(ino.0), change), move |attr| {
             match attr {
                 Ok(attr) => {
-                    let ttl = if attr.unsettled { ttl.min(UNSETTLED_TTL) } else { ttl };
-                    reply.attr(&ttl, &attr::file_attr(&attr.stat));
+                    reply.attr(&caching.ttl_of(&attr), &attr::file_attr(&attr.stat));
                 }
                 Err(error) => reply.error(errno(error)),
             }
@@ -203,7 +206,8 @@ impl Filesystem for Door {
         reply: ReplyEntry,
     ) {
         let caller = self.caller(request, umask);
-        let entry = Self::name(name)
+        let entry = self
+            .entry_name(parent, name)
             .and_then(|name| self.ops.mknod(caller, Ino(parent.0), &name, mode, rdev));
         self.reply_entry(entry, reply);
     }
@@ -218,8 +222,9 @@ impl Filesystem for Door {
         reply: ReplyEntry,
     ) {
         let caller = self.caller(request, umask);
-        let entry =
-            Self::name(name).and_then(|name| self.ops.mkdir(caller, Ino(parent.0), &name, mode));
+        let entry = self
+            .entry_name(parent, name)
+            .and_then(|name| self.ops.mkdir(caller, Ino(parent.0), &name, mode));
         self.reply_entry(entry, reply);
     }
 
@@ -244,7 +249,7 @@ impl Filesystem for Door {
         reply: ReplyEntry,
     ) {
         let caller = self.caller(request, 0);
-        let entry = Self::name(name).and_then(|name| {
+        let entry = self.entry_name(parent, name).and_then(|name| {
             let target =
                 CString::new(target.as_os_str().as_bytes()).map_err(|_nul| Errno(libc::EINVAL))?;
             self.ops.symlink(caller, Ino(parent.0), &name, &target)
@@ -279,8 +284,9 @@ impl Filesystem for Door {
         reply: ReplyEntry,
     ) {
         self.caller(request, 0);
-        let entry =
-            Self::name(newname).and_then(|name| self.ops.link(Ino(ino.0), Ino(newparent.0), &name));
+        let entry = self
+            .entry_name(newparent, newname)
+            .and_then(|name| self.ops.link(Ino(ino.0), Ino(newparent.0), &name));
         self.reply_entry(entry, reply);
     }
 
@@ -303,7 +309,7 @@ impl Filesystem for Door {
         reply: ReplyCreate,
     ) {
         let caller = self.caller(request, umask);
-        let name = match Self::name(name) {
+        let name = match self.entry_name(parent, name) {
             Ok(name) => name,
             Err(error) => return reply.error(errno(error)),
         };
@@ -437,15 +443,21 @@ impl Filesystem for Door {
         mut reply: ReplyDirectoryPlus,
     ) {
         self.caller(request, 0);
+        if self.forgetting.is_crowded(&self.ops) {
+            return self.plain_entries(ino, offset, reply);
+        }
         let result = self.ops.readdirplus(Ino(ino.0), offset, &mut |entry, found| match found {
-            Some(found) => !reply.add(
-                INodeNo(found.attr.stat.st_ino),
-                entry.cookie,
-                &entry.name,
-                &self.ttl(&found.attr),
-                &attr::file_attr(&found.attr.stat),
-                Generation(found.generation.into()),
-            ),
+            Some(found) => {
+                self.forgetting.note(ino, &entry.name);
+                !reply.add(
+                    INodeNo(found.attr.stat.st_ino),
+                    entry.cookie,
+                    &entry.name,
+                    &self.caching.ttl_of(&found.attr),
+                    &attr::file_attr(&found.attr.stat),
+                    Generation(found.generation.into()),
+                )
+            }
             None => !reply.add(
                 INodeNo(0),
                 entry.cookie,

@@ -188,6 +188,11 @@ impl Inodes {
         self.table.iter().map(|entry| Arc::clone(entry.value())).collect()
     }
 
+    /// Descriptors that inodes in use keep open; none where they are found by handle instead.
+    pub fn descriptors_kept(&self) -> Option<usize> {
+        (!self.by_handle).then(|| self.table.len())
+    }
+
     /// Number of inodes in use.
     pub fn len(&self) -> usize {
         self.table.len()

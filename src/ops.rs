@@ -132,6 +132,11 @@ impl Ops {
         self.open_files.len()
     }
 
+    /// Descriptors that inodes keep open; none where they are found by handle instead.
+    pub fn descriptors_kept(&self) -> Option<usize> {
+        self.inodes.descriptors_kept()
+    }
+
     fn inode(&self, ino: Ino) -> Result<Arc<Inode>, Errno> {
         if ino == FUSE_ROOT {
             return Ok(Arc::clone(&self.root));

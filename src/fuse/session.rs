@@ -11,6 +11,7 @@ use nix::mount::{MntFlags, umount2};
 
 use tokio_util::sync::CancellationToken;
 
+use super::forgetting::Forgetting;
 use super::{Caching, Door};
 use crate::ops::Ops;
 
@@ -53,6 +54,7 @@ pub fn mount(
     let notifier = Arc::new(OnceLock::new());
     let granted = Arc::new(OnceLock::new());
     let ended = CancellationToken::new();
+    let forgetting = Forgetting::new(&ops, &notifier);
     let door = Door {
         ops,
         runtime,
@@ -60,6 +62,7 @@ pub fn mount(
         passthrough: spec.passthrough,
         granted: Arc::clone(&granted),
         notifier: Arc::clone(&notifier),
+        forgetting,
         ended: ended.clone(),
     };
     let mut config = Config::default();

@@ -61,6 +61,8 @@ fn a_user_without_rights_mounts_migrates_and_reads_back() {
         sums() { (cd "$1"; find . -path ./.coldfs -prune -o -type f -print | sort | xargs sha256sum); }
         for i in 1 2 3; do seq $((i * 5000)) > "$DATA/f$i"; done
         seq 600000 > "$DATA/large"
+        # Every inode in use costs a descriptor: fewer than the files that are made below.
+        ulimit -n 1000
         "$COLDFS" mount "$DATA" "$MNT" --store "disk:$STORE" 2>notes || { cat notes; exit 1; }
         trap 'fusermount3 -uz "$MNT" || true' EXIT
         mkdir "$MNT/d"; seq 90000 > "$MNT/d/new"; ln "$MNT/d/new" "$MNT/d/hard"; ln -s new "$MNT/d/soft"
@@ -73,6 +75,8 @@ fn a_user_without_rights_mounts_migrates_and_reads_back() {
         getfattr -d -m - "$MNT/d/new" 2>/dev/null | grep =
         head -1 "$DATA/d/new"
         sums "$MNT" | diff sums -
+        mkdir "$MNT/many"; (cd "$MNT/many"; seq 3000 | xargs touch; find . -newer "$DATA/f1" | wc -l)
+        rm -r "$MNT/many"
         echo more >> "$MNT/f1"; tail -n 2 "$MNT/f1"; : > "$MNT/f2"
         timeout 60 "$COLDFS" migrate -r --wait "$MNT" >/dev/null
         timeout 60 "$COLDFS" recall -r "$MNT" >/dev/null
@@ -94,7 +98,7 @@ fn a_user_without_rights_mounts_migrates_and_reads_back() {
     );
     let stub = "#!/bin/false coldfs stub 1";
     let expected = format!(
-        "d/f3\nd/hard\nd/new\nf1\nf2\nlarge\nuser.mine=\"kept\"\n{stub}\n5000\nmore\n0\n\
+        "d/f3\nd/hard\nd/new\nf1\nf2\nlarge\nuser.mine=\"kept\"\n{stub}\n3001\n5000\nmore\n0\n\
          \x20 note         hot files are served by the daemon, slower\n\
          \x20 note         records live in user.coldfs, where the tenant's users can remove them\n\
          {stub}\nsame\n"
