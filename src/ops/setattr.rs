@@ -101,8 +101,7 @@ impl Ops {
         };
         let current = match record.state {
             State::Released | State::Lost | State::Recalling => true,
-            State::Suspect => true,
-            State::Archived | State::Releasing => {
+            State::Archived | State::Suspect | State::Releasing => {
                 mtime(&before) == Some(record.mtime)
                     && before.st_size.cast_unsigned() == record.size_bytes
             }
@@ -125,8 +124,9 @@ impl Ops {
             }
             // Local bytes that are not the recorded ones must not come to look like them; a
             // time that a record cannot hold makes the file a resident one, if it is here.
-            _ if matches!(record.state, State::Archived | State::Releasing) => {
+            _ if !matches!(record.state, State::Released | State::Lost | State::Recalling) => {
                 self.tenant.drop_record(&fd, inode)?;
+                held.suspect = None;
             }
             _ => return Err(Errno(libc::EINVAL)),
         }

@@ -277,7 +277,7 @@ impl Life {
             Err(error) => Err(error.0),
             Ok(opened) => {
                 let done = work(opened.fh).await.map_err(|errno| errno.0);
-                on_fuse_thread(|| self.ops.release(opened.fh));
+                on_fuse_thread(|| self.ops.release(opened.fh, |_closed| {}));
                 done
             }
         };

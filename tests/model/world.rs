@@ -9,7 +9,7 @@ use super::harness::facts::{Depth, Fact, Strict, Tree};
 use super::harness::mount::{Mount, Start};
 use super::harness::site::Site;
 use super::harness::{raw, say, wait_for};
-use super::op::{Op, PATHS};
+use super::op::{Mode, Op, PATHS};
 use super::side::{Outcome, Side};
 
 /// Where two directories stopped looking the same.
@@ -60,8 +60,6 @@ struct World<'site> {
     plain: Side,
     /// Files (of the plain side) whose holes depend on what was cached: `fallocate`.
     soft: HashSet<u64>,
-    /// Files (of the mount) that were written through a mapping.
-    mapped: HashSet<u64>,
     started: Instant,
     settled: u32,
     tiered: usize,
@@ -81,7 +79,6 @@ impl<'site> World<'site> {
             plain: Side::new(&site.plain),
             site,
             soft: HashSet::new(),
-            mapped: HashSet::new(),
             started: Instant::now(),
             settled: 0,
             tiered: 0,
@@ -152,11 +149,6 @@ impl<'site> World<'site> {
         let start_ns = now_ns();
         let before = [self.mounted.look(&paths)?, self.plain.look(&paths)?];
         self.note_soft(op);
-        if let Op::MmapWrite { path, .. } = op
-            && let Ok(meta) = std::fs::metadata(self.mounted.root.join(PATHS[usize::from(*path)]))
-        {
-            self.mapped.insert(meta.ino());
-        }
         let ours = self.mounted.apply(op);
         let theirs = self.plain.apply(op);
         if ours != theirs {
@@ -201,11 +193,6 @@ impl<'site> World<'site> {
         let written = self.mounted.written();
         for path in paths {
             let path = self.mounted.root.join(path);
-            let meta = std::fs::metadata(&path).ok().filter(std::fs::Metadata::is_file);
-            if meta.is_some_and(|meta| self.mapped.contains(&meta.ino())) {
-                // A mapping's times are told at its close, which the kernel tells later.
-                raw::stat_anew(&path).ok();
-            }
             wait_for(SETTLE, || {
                 let meta = std::fs::metadata(&path).ok().filter(std::fs::Metadata::is_file);
                 let waits = meta.is_some_and(|meta| {
@@ -213,6 +200,8 @@ impl<'site> World<'site> {
                 });
                 (!waits).then_some(())
             });
+            // The kernel is told a moment after, also of what a mapping did.
+            raw::stat_anew(&path).ok();
         }
     }
 
@@ -350,15 +339,23 @@ impl<'site> World<'site> {
         Tree::with(root, &depth).map_err(|error| error.to_string())
     }
 
-    /// Remembers files whose data map tells what is cached rather than what was written.
+    /// Remembers files whose data map tells what is cached rather than what was written: a page
+    /// written through a mapping gets blocks for the whole folio it is in.
     fn note_soft(&mut self, op: &Op) {
-        let path = match op {
-            Op::Fallocate { path, .. } => path,
-            Op::CopyRange { to, .. } => to,
+        let (path, soft) = match op {
+            Op::Fallocate { path, .. } | Op::MmapWrite { path, .. } => (path, true),
+            Op::CopyRange { to, .. } => (to, true),
+            Op::Truncate { path, len: 0 }
+            | Op::Write { path, mode: Mode::Truncate, .. }
+            | Op::Open { path, mode: Mode::Truncate, .. } => (path, false),
             _ => return,
         };
         if let Ok(meta) = std::fs::metadata(self.plain.root.join(PATHS[usize::from(*path)])) {
-            self.soft.insert(meta.ino());
+            if soft {
+                self.soft.insert(meta.ino());
+            } else {
+                self.soft.remove(&meta.ino());
+            }
         }
     }
 }

@@ -74,6 +74,33 @@ fn what_is_no_regular_file_can_be_looked_at_after_its_removal_while_open() {
 }
 
 #[test]
+fn a_written_file_does_not_look_like_its_copy_once_its_old_time_is_set() {
+    let Some((site, mount)) = site() else { return };
+    let path = site.mnt.join("sparse");
+    std::fs::write(&path, pattern::bytes(1, 20_000)).unwrap();
+    nix::unistd::truncate(&path, 1 << 20).unwrap();
+    mount.all("archive", &path);
+    let mtime = |path| {
+        let meta = std::fs::metadata(path).unwrap();
+        meta.mtime() * 1_000_000_000 + meta.mtime_nsec()
+    };
+    let before = mtime(&path);
+    let file = raw::open(&path, libc::O_RDWR, 0).unwrap();
+    file.write_all_at(&pattern::bytes(2, 300_000), 500_000).unwrap();
+    raw::set_mtime(&path, before).unwrap();
+    assert!(file.metadata().unwrap().blocks() * 512 >= 300_000, "the copy's blocks are shown");
+    drop(file);
+    assert!(std::fs::metadata(&path).unwrap().blocks() * 512 >= 300_000);
+    mount.all("migrate", &path);
+    let mut expected = pattern::bytes(1, 20_000);
+    expected.resize(1 << 20, 0);
+    expected[500_000..800_000].copy_from_slice(&pattern::bytes(2, 300_000));
+    assert!(std::fs::read(&path).unwrap() == expected);
+    assert_eq!(mtime(&path), before);
+    mount.detach();
+}
+
+#[test]
 fn appends_of_many_handles_lose_nothing() {
     let Some((site, mount)) = site() else { return };
     let path = site.mnt.join("log");
