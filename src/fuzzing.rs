@@ -1,8 +1,9 @@
 //! Hostile bytes for the decoders' tests: random, and good ones mangled.
 //!
-//! A run lasts COLDFS_FUZZ_SECONDS (2 without), and prints its seed when it fails; the same
-//! seed in COLDFS_FUZZ_SEED repeats it.
+//! A run lasts COLDFS_FUZZ_SECONDS (2 without), or as long as COLDFS_FUZZ_RUNS take, and prints
+//! its seed when it fails; the same seed in COLDFS_FUZZ_SEED repeats it.
 
+use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::{Duration, Instant};
 
@@ -46,9 +47,10 @@ impl Dice {
 
 /// Runs `attempt` with fresh seeds until the time is over.
 pub(crate) fn run(mut attempt: impl FnMut(&mut Dice)) {
-    let seed_given = std::env::var("COLDFS_FUZZ_SEED").ok().and_then(|text| text.parse().ok());
-    let seconds = std::env::var("COLDFS_FUZZ_SECONDS").ok().and_then(|text| text.parse().ok());
-    let end = Instant::now() + Duration::from_secs_f64(seconds.unwrap_or(2.0));
+    let number = |name| std::env::var(name).ok()?.parse::<u64>().ok();
+    let (seed_given, wanted) = (number("COLDFS_FUZZ_SEED"), number("COLDFS_FUZZ_RUNS"));
+    let end = Instant::now() + Duration::from_secs(number("COLDFS_FUZZ_SECONDS").unwrap_or(2));
+    let mut runs = 0_u64;
     loop {
         let seed: u64 = seed_given.unwrap_or_else(rand::random);
         let mut dice = Dice(StdRng::seed_from_u64(seed));
@@ -56,7 +58,13 @@ pub(crate) fn run(mut attempt: impl FnMut(&mut Dice)) {
             eprintln!("COLDFS_FUZZ_SEED={seed} repeats this");
             resume_unwind(panic);
         }
-        if seed_given.is_some() || Instant::now() >= end {
+        runs += 1;
+        let over = wanted.map_or_else(|| Instant::now() >= end, |wanted| runs >= wanted);
+        if seed_given.is_some() || over {
+            let thread = std::thread::current();
+            let name = thread.name().unwrap_or_default();
+            // Past the capture: how much was tried is part of the result.
+            drop(writeln!(std::io::stderr(), "{name}: {runs} runs"));
             return;
         }
     }

@@ -313,7 +313,8 @@ mod tests {
         fuzzing::run(|dice: &mut Dice| {
             let bytes = dice.mangled(&good);
             let decoded = decode(&bytes);
-            assert!(decoded.good_bytes <= bytes.len());
+            let again = encoded(&decoded.lines);
+            assert_eq!(again, bytes[..decoded.good_bytes], "one way to write a line");
         });
     }
 

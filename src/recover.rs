@@ -331,14 +331,12 @@ pub async fn order_with(
                 .map_err(io::Error::other)??;
             let content =
                 if local == entry.content { ContentFact::Equal } else { ContentFact::Differs };
-            let judged = examine(tenant, inode, file, content)?;
-            settle(tenant, inode, file, judged)?;
+            settle_hashed(tenant, inode, file, content)?;
             Ok(Ordered::Done)
         }
         // No copy that these bytes could be: they are all there is, and stay.
         (Verdict::NeedsHash { .. }, Some(_), Some(Err(error))) if error.is_loss() => {
-            let judged = examine(tenant, inode, file, ContentFact::Differs)?;
-            settle(tenant, inode, file, judged)?;
+            settle_hashed(tenant, inode, file, ContentFact::Differs)?;
             Ok(Ordered::Done)
         }
         (Verdict::RewriteStub, Some(mut record), Some(Ok(entry))) => {
@@ -363,6 +361,25 @@ pub async fn order_with(
             settle(tenant, inode, file, judged)?;
             Ok(Ordered::Done)
         }
+    }
+}
+
+/// Carries out what follows from a content hash. Bytes that are proven to be no version of the
+/// record are the file from now on: with the record, every look would hash them again.
+fn settle_hashed(
+    tenant: &Tenant,
+    inode: &Inode,
+    file: &File,
+    content: ContentFact,
+) -> io::Result<()> {
+    let judged = examine(tenant, inode, file, content)?;
+    match (judged.verdict, judged.record) {
+        (Verdict::Conflict { stub_head: false }, Some(record)) => {
+            let what = format!("other bytes than those of {}: kept, served as they are", record.at);
+            tenant.note_conflict(inode, &what);
+            tenant.drop_record(file, inode)
+        }
+        _ => settle(tenant, inode, file, judged).map(drop),
     }
 }
 

@@ -11,6 +11,8 @@
 
 #[path = "mount/applications.rs"]
 mod applications;
+#[path = "mount/bad_input.rs"]
+mod bad_input;
 #[path = "mount/detached.rs"]
 mod detached;
 #[path = "mount/environments.rs"]

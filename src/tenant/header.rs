@@ -24,8 +24,23 @@ pub enum HeaderError {
         /// The name both have.
         name: String,
     },
+    /// It is this tenant's, with another key.
+    #[error(
+        "{key} in {store} has another key than .coldfs/tenant: one of them was changed; put the \
+         object's text into .coldfs/tenant, or the other way round, whichever reads the stubs"
+    )]
+    OtherKey {
+        /// The object.
+        key: ObjectKey,
+        /// The store's URL.
+        store: String,
+    },
     /// It cannot be read.
-    #[error("{key} in {store} is not an owner object of this coldfs: {what}")]
+    #[error(
+        "{key} in {store} is not an owner object of this coldfs: {what}; restore it from the \
+         store's versions, or, if no other directory uses this tenant name, delete it and mount \
+         again"
+    )]
     Damaged {
         /// The object.
         key: ObjectKey,
@@ -48,21 +63,27 @@ impl Home {
             Ok(size) => size.min(MAX_BYTES),
             Err(StoreError::NotFound { .. }) => {
                 let body = serde_json::to_vec_pretty(identity).unwrap_or_default();
+                let size = body.len() as u64;
                 match store.put_new(&key, Bytes::from(body)).await {
                     Err(StoreError::AlreadyExists { .. }) => store.size_bytes(&key).await?,
-                    other => return Ok(other?),
+                    // Read back below: whoever rebuilds the tenant needs its key.
+                    other => other.map(|()| size)?,
                 }
             }
             Err(error) => return Err(error.into()),
         };
         let body = store.get(&key, 0..size).await?;
-        let owner: Identity = serde_json::from_slice(&body).map_err(|error| {
-            let (key, store) = (key, store.url().to_owned());
-            HeaderError::Damaged { key, store, what: error.to_string() }
+        let owner = Identity::parse(&body).map_err(|what| {
+            let (key, store) = (key.clone(), store.url().to_owned());
+            HeaderError::Damaged { key, store, what }
         })?;
         if owner.seal().tenant() != identity.seal().tenant() {
             let (store, name) = (store.url().to_owned(), identity.name.clone());
             return Err(HeaderError::OtherTenant { store, name });
+        }
+        if !owner.is_same_as(identity) {
+            let store = store.url().to_owned();
+            return Err(HeaderError::OtherKey { key, store });
         }
         Ok(())
     }

@@ -88,7 +88,7 @@ pub enum HomeError {
 }
 
 /// Who a directory belongs to.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Identity {
     format: u32,
@@ -96,6 +96,9 @@ pub struct Identity {
     pub name: String,
     uuid: String,
     key: String,
+    /// A flipped digit of the key would make every record and stub a stranger's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    check: Option<String>,
 }
 
 impl Identity {
@@ -103,7 +106,52 @@ impl Identity {
         let mut random = [0; 48];
         File::open("/dev/urandom")?.read_exact(&mut random)?;
         let (uuid, key) = random.split_at(16);
-        Ok(Self { format: IDENTITY_FORMAT, name: name.into(), uuid: hex(uuid), key: hex(key) })
+        let identity = Self {
+            format: IDENTITY_FORMAT,
+            name: name.into(),
+            uuid: hex(uuid),
+            key: hex(key),
+            check: None,
+        };
+        Ok(Self { check: Some(identity.checksum()), ..identity })
+    }
+
+    fn checksum(&self) -> String {
+        let mut hasher = blake3::Hasher::new_derive_key("coldfs 2026 v1 tenant identity");
+        for part in [&self.name, &self.uuid, &self.key] {
+            hasher.update(&(part.len() as u64).to_le_bytes());
+            hasher.update(part.as_bytes());
+        }
+        hex(&hasher.finalize().as_bytes()[..16])
+    }
+
+    /// Reads an identity, from `.coldfs/tenant` or from the store; an error says what is wrong.
+    pub(super) fn parse(text: &[u8]) -> Result<Self, String> {
+        #[derive(Deserialize)]
+        struct Version {
+            format: u32,
+        }
+        if let Ok(Version { format }) = serde_json::from_slice(text)
+            && format > IDENTITY_FORMAT
+        {
+            return Err(format!("format {format}, newer than this coldfs"));
+        }
+        let identity: Self = serde_json::from_slice(text).map_err(|error| error.to_string())?;
+        if identity.format != IDENTITY_FORMAT {
+            return Err(format!("there is no format {}", identity.format));
+        }
+        if identity.parts().is_none() {
+            return Err("uuid or key is not hexadecimal of the right length".into());
+        }
+        if identity.check.as_ref().is_some_and(|check| *check != identity.checksum()) {
+            return Err("its checksum does not fit: it was changed".into());
+        }
+        Ok(identity)
+    }
+
+    /// Whether both name the same tenant with the same key.
+    pub(super) fn is_same_as(&self, other: &Self) -> bool {
+        self.uuid == other.uuid && self.key == other.key
     }
 
     fn parts(&self) -> Option<(TenantUuid, [u8; 32])> {
@@ -284,18 +332,9 @@ fn read_identity(path: &Path, dir: &OwnedFd) -> Result<Option<Identity>, HomeErr
         Err(Errno::ENOENT) => return Ok(None),
         Err(error) => return Err(damaged(error.desc().into())),
     };
-    let mut text = String::new();
-    file.read_to_string(&mut text).map_err(|error| damaged(error.to_string()))?;
-    let identity: Identity = serde_json::from_str(&text).map_err(|error| {
-        damaged(format!("{error}; restore it from the tenant's owner object in the store"))
-    })?;
-    if identity.format != IDENTITY_FORMAT {
-        return Err(damaged(format!("format {}, newer than this coldfs", identity.format)));
-    }
-    if identity.parts().is_none() {
-        return Err(damaged("uuid or key is not hexadecimal of the right length".into()));
-    }
-    Ok(Some(identity))
+    let mut text = Vec::new();
+    file.read_to_end(&mut text).map_err(|error| damaged(error.to_string()))?;
+    Identity::parse(&text).map(Some).map_err(damaged)
 }
 
 fn make_identity(dir: &OwnedFd, name: &str) -> io::Result<Identity> {
@@ -322,4 +361,38 @@ fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
         *byte = u8::from_str_radix(text.get(2 * at..2 * at + 2)?, 16).ok()?;
     }
     Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fuzzing;
+
+    #[test]
+    fn an_identity_that_was_changed_is_refused() {
+        let good = Identity::generate("t").unwrap();
+        let text = serde_json::to_vec_pretty(&good).unwrap();
+        assert_eq!(Identity::parse(&text).as_ref(), Ok(&good));
+        for bit in 0..text.len() * 8 {
+            let mut flipped = text.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            if let Ok(read) = Identity::parse(&flipped) {
+                // A blank between two words, or the case of a digit.
+                assert!(read.seal().id() == good.seal().id(), "bit {bit}: {read:?}");
+            }
+        }
+        let newer = br#"{"format": 2, "more": []}"#;
+        assert!(Identity::parse(newer).unwrap_err().contains("newer"));
+    }
+
+    #[test]
+    fn decoding_an_identity_never_panics() {
+        let good = serde_json::to_vec_pretty(&Identity::generate("t").unwrap()).unwrap();
+        fuzzing::run(|dice| {
+            if let Ok(identity) = Identity::parse(&dice.mangled(&good)) {
+                let again = serde_json::to_vec(&identity).unwrap();
+                assert_eq!(Identity::parse(&again), Ok(identity));
+            }
+        });
+    }
 }

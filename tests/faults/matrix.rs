@@ -33,8 +33,8 @@ fn faults(world: &World) -> Vec<Fault> {
         Fault::DoneButFails,
         Fault::OkButNotDone,
     ];
-    // The first segment is the twins': as long as the path's own, and of this tenant, too.
-    faults.extend(world.segments().first().cloned().map(Fault::Swap));
+    // As long as the path's own, and of this tenant, too.
+    faults.extend(world.twin.clone().map(Fault::Swap));
     faults
 }
 
@@ -89,7 +89,7 @@ async fn case(path: Path, number: usize, call: Call, fault_number: usize, foreve
     let segments = world.segments();
     world.store.script(rule);
     world.store.take_seen();
-    let end = tokio::time::timeout(LIMIT, path.run(&mut world)).await;
+    let end = tokio::time::timeout(LIMIT, path.run(&mut world, matches!(fault, Fault::Hang))).await;
     let end = end.unwrap_or_else(|_hangs| panic!("{what}: hangs"));
     let seen = world.store.take_seen();
     assert!(seen.get(number) == Some(&call), "{what}: other calls than counted: {seen:?}");
@@ -112,20 +112,23 @@ fn judge(path: Path, effect: Effect, fault: &Fault, forever: bool, end: &End, wh
                 ) => {}
         (Effect::None, _) => panic!("{what}: {end:?}"),
         (_, End::Done) => {
-            let harmless = path == Path::Start || !forever || !path.must_notice();
-            assert!(harmless, "{what}: taken for done");
+            assert!(!forever || !path.must_notice(fault), "{what}: taken for done");
         }
         (Effect::Silence, End::Errno(errno)) => assert_eq!(*errno, libc::ETIMEDOUT, "{what}"),
         (Effect::Refusal(_) | Effect::Lie, End::Errno(errno)) => {
             assert_eq!(*errno, libc::EIO, "{what}");
         }
+        // A release asks for its index for a minute before it says that the store is away.
+        (Effect::Silence, End::Cancelled) if path != Path::Claim => {}
         (_, End::Cancelled) => assert!(matches!(fault, Fault::Hang), "{what}: slow"),
         (effect, End::Said(cause, next)) => {
             assert!(!next.is_empty(), "{what}: no next step");
             // The object, and what happened to it.
             let names = cause.contains("t/") || cause.contains("t-beside/") || cause.contains(':');
             assert!(names, "{what}: names nothing: {cause}");
-            if let Effect::Refusal(word) = effect {
+            if let Effect::Refusal(word) = effect
+                && (forever || path != Path::Claim)
+            {
                 assert!(cause.contains(word), "{what}: {cause}");
             }
         }
@@ -150,7 +153,12 @@ async fn keeps(path: Path, world: &mut World, end: &End, gone: bool, what: &str)
         }
         world.stop().await;
         for (file, bytes) in &expected {
-            assert!(world.is_whole_or_stub(file, bytes), "{what}: {file} raw after {round}");
+            // A torn head is written again from the segment's index; it is no file's bytes.
+            let torn = may_be_lost && *file == "torn";
+            assert!(
+                torn || world.is_whole_or_stub(file, bytes),
+                "{what}: {file} raw after {round}"
+            );
         }
         world.start().await;
     }
@@ -164,8 +172,20 @@ async fn keeps(path: Path, world: &mut World, end: &End, gone: bool, what: &str)
 
 impl Path {
     /// Whether a store that goes wrong for good must end it in an error.
-    fn must_notice(self) -> bool {
-        !matches!(self, Path::Start)
+    fn must_notice(self, fault: &Fault) -> bool {
+        match self {
+            // What waits for the store is put in order later.
+            Path::Start => false,
+            // Shorter than that bit is far.
+            Path::Claim if matches!(fault, Fault::FlipBit(bit) if *bit > 8 * 1_000) => false,
+            // Only the index of what is read is needed, and this bit may be another's.
+            Path::Release
+            | Path::Migrate
+            | Path::FsckCheck
+            | Path::FsckRepair
+            | Path::FsckAdopt => !matches!(fault, Fault::FlipBit(_)),
+            _ => true,
+        }
     }
 }
 
@@ -173,20 +193,26 @@ fn matrix(paths: &[Path]) {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap();
     runtime.block_on(async {
+        // As the daemon does: a lease that somebody breaks sends SIGIO, which kills by default.
+        let _leases = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::io()).unwrap();
         let mut cases = Vec::new();
         for path in paths {
             let mut world = path.prepare().await;
+            let kinds = faults(&world);
             world.store.take_seen();
-            let end = path.run(&mut world).await;
+            let end = path.run(&mut world, false).await;
             assert!(matches!(end, End::Done), "{path:?} without a fault: {end:?}");
             let calls = world.store.take_seen();
             assert!(!calls.is_empty(), "{path:?} asks the store for nothing");
-            let count = faults(&world).len();
             println!("{path:?}: {calls:?}");
             for (number, call) in calls.into_iter().enumerate() {
-                for fault in 0..count {
+                for (fault, kind) in kinds.iter().enumerate() {
+                    // The same bit flipped again on the way back would undo it.
+                    let undone = matches!(kind, Fault::FlipBit(_))
+                        && matches!(call, Call::PutNew | Call::Part);
+                    let often: &[bool] = if undone { &[false] } else { &[false, true] };
                     cases
-                        .extend([false, true].map(|forever| (*path, number, call, fault, forever)));
+                        .extend(often.iter().map(|forever| (*path, number, call, fault, *forever)));
                 }
             }
         }
@@ -228,6 +254,7 @@ fn fsck_and_recovery_survive_every_fault_of_every_call() {
 fn what_needs_no_byte_asks_for_none() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
+        let _leases = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::io()).unwrap();
         let world = Path::ReadInOpen.prepare().await;
         world.store.script(Rule::any(Fault::Hang));
         world.store.take_seen();
