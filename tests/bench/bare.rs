@@ -116,9 +116,9 @@ impl Filesystem for Bare {
             InitFlags::FUSE_ATOMIC_O_TRUNC,
             InitFlags::FUSE_PARALLEL_DIROPS,
         ] {
-            config.add_capabilities(flag).map_err(|_| io::ErrorKind::Unsupported)?;
+            config.add_capabilities(flag).map_err(|_missing| io::ErrorKind::Unsupported)?;
         }
-        config.set_max_stack_depth(1).map_err(|_| io::ErrorKind::Unsupported)?;
+        config.set_max_stack_depth(1).map_err(|_missing| io::ErrorKind::Unsupported)?;
         Ok(())
     }
 
