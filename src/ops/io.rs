@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::open::blocking;
+use super::open::{LEASE_PATIENCE, LEASE_POLL, blocking};
 use super::{Answer, Caller, Errno, Fh, Ops};
-use crate::inode::{Inode, Serving};
+use crate::inode::{Cold, Inode, Serving};
+use crate::recall::RecallError;
 use crate::recover::{Finding, Ordered, find, put_in_order};
 use crate::sys;
 use crate::sys::cred::WithoutFsetid;
@@ -199,7 +200,7 @@ impl Ops {
                 }
                 Serving::Cold(cold) => {
                     drop(held);
-                    self.recall.whole(&inode, &cold).await?;
+                    self.whole_for_change(&inode, &cold).await?;
                     continue;
                 }
                 Serving::Closed => {
@@ -242,9 +243,24 @@ impl Ops {
     async fn bring_home(&self, inode: &Arc<Inode>) -> Result<Arc<File>, Errno> {
         loop {
             match inode.serving() {
-                Serving::Cold(cold) => self.recall.whole(inode, &cold).await?,
+                Serving::Cold(cold) => self.whole_for_change(inode, &cold).await?,
                 Serving::Passthrough { file, .. } | Serving::Local { file } => return Ok(file),
                 Serving::Closed => return Err(Errno(libc::EBADF)),
+            }
+        }
+    }
+
+    /// The whole file, for a change to it: whoever has its stub open behind the mount goes soon,
+    /// and a change cannot be served by chunks.
+    async fn whole_for_change(&self, inode: &Arc<Inode>, cold: &Arc<Cold>) -> Result<(), Errno> {
+        let mut patience = LEASE_PATIENCE;
+        loop {
+            match self.recall.whole(inode, cold).await {
+                Err(RecallError::Busy) if !patience.is_zero() => {
+                    patience = patience.saturating_sub(LEASE_POLL);
+                    tokio::time::sleep(LEASE_POLL).await;
+                }
+                other => return Ok(other?),
             }
         }
     }

@@ -30,8 +30,8 @@ const FMODE_EXEC: i32 = 0x20;
 
 /// How long an open waits for somebody else's lease on the file below, before EBUSY: Linux's
 /// own lease-break-time, 45 s, and some.
-const LEASE_PATIENCE: Duration = Duration::from_secs(50);
-const LEASE_POLL: Duration = Duration::from_millis(20);
+pub(super) const LEASE_PATIENCE: Duration = Duration::from_secs(50);
+pub(super) const LEASE_POLL: Duration = Duration::from_millis(20);
 
 /// Registers a file for kernel passthrough; each door to the kernel has its own way.
 pub trait RegisterBacking: Send + Sync {
