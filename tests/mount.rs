@@ -26,3 +26,5 @@ mod posix;
 mod promises;
 #[path = "mount/races.rs"]
 mod races;
+#[path = "mount/whole_tree.rs"]
+mod whole_tree;
