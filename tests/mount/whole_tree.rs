@@ -15,12 +15,13 @@ use super::harness::{can_tier, has, must, run, say};
 /// One command may take this long, a sign of life or not.
 const PATIENCE: Duration = Duration::from_secs(3_600);
 
-/// The trees that are copied: those of `COLDFS_TREE_SOURCES`, else this project's own.
+/// The trees that are copied: those of `COLDFS_TREE_SOURCES`, else some of this project's own
+/// (not its fixtures: stubs are among them, and are taken for what they are).
 fn sources() -> Vec<PathBuf> {
     let home = Path::new(env!("CARGO_MANIFEST_DIR"));
     match std::env::var_os("COLDFS_TREE_SOURCES") {
         Some(named) => std::env::split_paths(&named).collect(),
-        None => ["src", "tests", "fixtures"].map(|name| home.join(name)).to_vec(),
+        None => ["src", "tests", "docs"].map(|name| home.join(name)).to_vec(),
     }
 }
 
@@ -28,7 +29,7 @@ fn timed(what: &str, files: usize, work: impl FnOnce()) {
     let begun = Instant::now();
     work();
     let seconds = begun.elapsed().as_secs_f64();
-    say(&format!("whole tree: {what}: {files} files in {seconds:.1} s\n"));
+    say(&format!("whole tree: {what}: {files} files in {seconds:.1} s"));
 }
 
 fn mount(site: &Site) -> Mount {
@@ -73,7 +74,7 @@ fn a_whole_tree_comes_through_a_migration_a_detach_and_a_recall() {
     let names = worth_it.count();
     assert!(released > 0 && released <= names, "{released} stubs of {names} names");
     let kib = sectors as f64 / 2.0 / released as f64;
-    say(&format!("whole tree: {released} names of stubs, {kib:.2} KiB each\n"));
+    say(&format!("whole tree: {released} names of stubs, {kib:.2} KiB each"));
     assert!(kib < 8.01, "a stub takes {kib} KiB: a block, or two where attributes fill the inode");
 
     let mounted = mount(&site);
