@@ -62,6 +62,8 @@ pub enum Skip {
     Pinned,
     /// Immutable or append-only.
     Immutable,
+    /// It has file capabilities, which writing a stub would drop.
+    Capabilities,
     /// More extents than a stub can carry.
     Fragmented,
     /// Pages of it are held by a pipe or socket.
@@ -90,6 +92,7 @@ impl Skip {
             Skip::Fresh => "fresh",
             Skip::Pinned => "pinned",
             Skip::Immutable => "immutable",
+            Skip::Capabilities => "capabilities",
             Skip::Fragmented => "fragmented",
             Skip::PagesHeld => "pages-held",
             Skip::OutOfRange => "out-of-range",

@@ -84,6 +84,9 @@ async fn look_up(migrator: &Migrator, candidate: &Candidate) -> Result<IndexEntr
     if tenant.pin(&fd).map_err(failed)?.is_some() {
         return Err(Outcome::Skipped(Skip::Pinned));
     }
+    if has_capabilities(&fd).map_err(failed)? {
+        return Err(Outcome::Skipped(Skip::Capabilities));
+    }
     let record = match tenant.recorded(&fd, &inode.handle).map_err(failed)? {
         Recorded::Trusted(record) => record,
         Recorded::Nothing | Recorded::Misfit => {
@@ -236,6 +239,10 @@ fn run(
     outcomes
 }
 
+fn has_capabilities(fd: impl AsFd) -> io::Result<bool> {
+    Ok(sys::xattr::value(fd, sys::xattr::FILE_CAPABILITIES)?.is_some())
+}
+
 /// archived -> releasing.
 fn mark(
     tenant: &Tenant,
@@ -317,6 +324,9 @@ fn put_stub(
                 tenant.drop_record(&*file, inode).map_err(failed)?;
                 return Err(Skip::Changed.into());
             }
+        }
+        if has_capabilities(&*file).map_err(failed)? {
+            return Err(Skip::Capabilities.into());
         }
         let mut original = Box::new([0; STUB_BYTES]);
         file.read_exact_at(&mut *original, 0).map_err(failed)?;

@@ -28,6 +28,7 @@ use crate::record::Record;
 use crate::segment::Piece;
 use crate::stub::{STUB_BYTES, STUB_LENGTH};
 use crate::sys::lease::{Lease, LeaseKind};
+use crate::sys::xattr;
 use crate::tenant::{Tenant, Ticket};
 use crate::tier::State;
 
@@ -46,9 +47,11 @@ pub(super) async fn run(
     let (tenant, on_inode, on_cold) =
         (Arc::clone(&recall.tenant), Arc::clone(inode), Arc::clone(cold));
     let held = inode.tier().await;
-    let (ticket, lease) = blocking(move || {
+    let (capabilities, (ticket, lease)) = blocking(move || {
         let _held = held;
-        begin(&tenant, &on_inode, &on_cold)
+        // Given to the stub, they are the file's; what is written now drops them.
+        let capabilities = xattr::value(&*on_cold.file, xattr::FILE_CAPABILITIES)?;
+        Ok((capabilities, begin(&tenant, &on_inode, &on_cold)?))
     })
     .await?;
     let filled = tokio::select! {
@@ -64,8 +67,16 @@ pub(super) async fn run(
             Ok(head) => finish(&tenant, &on_inode, &mut held, &on_cold, &lease, &head),
             Err(error) => Err(error),
         };
+        let put_back = || {
+            if let Some(value) = &capabilities
+                && let Err(error) = xattr::set(&*on_cold.file, xattr::FILE_CAPABILITIES, value, 0)
+            {
+                tracing::error!(ino = %on_inode.ino, %error, "a recall lost file capabilities");
+            }
+        };
         match finished {
             Ok(()) => {
+                put_back();
                 let serving = if held.opens == 0 {
                     Serving::Closed
                 } else {
@@ -78,6 +89,7 @@ pub(super) async fn run(
             }
             Err(error) => match cut_back(&tenant, &on_inode, &on_cold) {
                 Ok(()) => {
+                    put_back();
                     drop(ticket);
                     Err(error)
                 }

@@ -84,6 +84,10 @@ pub fn list(fd: impl AsFd) -> io::Result<Vec<u8>> {
     })
 }
 
+/// Where the kernel keeps a program's capabilities (`capabilities(7)`). Any write to the file
+/// drops it, whoever writes.
+pub const FILE_CAPABILITIES: &CStr = c"security.capability";
+
 /// The value of attribute `name`, or none.
 pub fn value(fd: impl AsFd, name: &CStr) -> io::Result<Option<Vec<u8>>> {
     let fd = fd.as_fd();

@@ -351,3 +351,33 @@ fn changes_to_released_files_are_applied_to_the_bytes_they_had() {
     }
     mount.detach();
 }
+
+#[test]
+fn file_capabilities_outlive_a_migration_and_a_recall() {
+    if !can_tier() {
+        return;
+    }
+    // `struct vfs_cap_data` of revision 2: CAP_NET_BIND_SERVICE, permitted and effective.
+    let mut value = [0; 20];
+    value[..4].copy_from_slice(&0x0200_0001u32.to_le_bytes());
+    value[4..8].copy_from_slice(&(1u32 << 10).to_le_bytes());
+    let name = b"security.capability";
+    let site = Site::new();
+    for file in ["before", "after"] {
+        std::fs::write(site.data.join(file), pattern::bytes(3, 50_000)).unwrap();
+    }
+    raw::set_xattr(&site.data.join("before"), name, &value, 0).unwrap();
+    let mount = site.mount();
+    let [before, after] = ["before", "after"].map(|file| site.mnt.join(file));
+    mount.all("migrate", &site.mnt);
+    // Writing a stub would drop them for the time between: such a file keeps its bytes.
+    assert_eq!(mount.state(&before), "archived");
+    assert_eq!(mount.state(&after), "released");
+    raw::set_xattr(&after, name, &value, 0).unwrap();
+    for file in [&before, &after] {
+        assert!(std::fs::read(file).unwrap() == pattern::bytes(3, 50_000));
+        assert_eq!(raw::get_xattr(file, name).unwrap().as_deref(), Some(&value[..]), "{file:?}");
+    }
+    assert_eq!(mount.state(&after), "archived");
+    mount.detach();
+}
