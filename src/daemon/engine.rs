@@ -114,18 +114,14 @@ impl Served {
 
     /// Stops recalls of files at or below these paths; of all where there are none.
     async fn cancel_recalls(self: &Arc<Self>, paths: &[WirePath]) -> Result<u64, Problem> {
-        let under_way = || {
-            let mut recalls = HashMap::new();
-            for inode in self.inodes.all() {
-                if let Serving::Cold(cold) = inode.serving()
-                    && !cold.is_idle()
-                {
-                    recalls.insert(inode.ino.0, cold);
-                }
+        let mut recalls = HashMap::new();
+        for inode in self.inodes.all() {
+            if let Serving::Cold(cold) = inode.serving()
+                && !cold.is_idle()
+            {
+                recalls.insert(inode.ino.0, cold);
             }
-            recalls
-        };
-        let recalls = under_way();
+        }
         if recalls.is_empty() {
             return Ok(0);
         }
@@ -136,7 +132,6 @@ impl Served {
         }
         let served = Arc::clone(self);
         walking(move || {
-            let mut recalls = recalls;
             let mut stopped = 0;
             for start in starts {
                 let mut visit = |file: Found| {
@@ -149,10 +144,7 @@ impl Served {
                         ControlFlow::Continue(())
                     }
                 };
-                let mut fail = |_: &[u8], error: std::io::Error| {
-                    tracing::warn!(%error, "a directory cannot be read");
-                };
-                let _all_or_found = walk(&served.tenant, start, &mut visit, &mut fail);
+                let _all_or_found = walk(&served.tenant, start, &mut visit, &mut unreadable);
             }
             Ok(stopped)
         })
@@ -412,10 +404,7 @@ impl Engine for Commands {
                         ControlFlow::Continue(())
                     }
                 };
-                let mut fail = |_: &[u8], error: std::io::Error| {
-                    tracing::warn!(%error, "a directory cannot be read");
-                };
-                let _all_or_cancelled = walk(&served.tenant, start, &mut visit, &mut fail);
+                let _all_or_cancelled = walk(&served.tenant, start, &mut visit, &mut unreadable);
             }
             Ok(report)
         })
@@ -497,6 +486,11 @@ impl Engine for Commands {
         self.detach.notify_one();
         Ok(())
     }
+}
+
+/// What a walk meets that it cannot go through: said, and passed over.
+fn unreadable(_path: &[u8], error: std::io::Error) {
+    tracing::warn!(%error, "a directory cannot be read");
 }
 
 fn verdict_of(trouble: Trouble) -> Verdict {

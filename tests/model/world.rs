@@ -276,15 +276,7 @@ impl<'site> World<'site> {
         }
         self.mount = Some(self.site.start(&start()));
         let after = self.tree(&self.mounted.root, 0)?;
-        let moved = before.differences(&after, Strict::SameFile);
-        let lines: Vec<String> = moved
-            .into_iter()
-            .filter(|line| !line.contains(": blocks: ") || !self.blocks_alike(line))
-            .collect();
-        if lines.is_empty() {
-            return Ok(());
-        }
-        Err(format!("detaching and mounting moved what applications see: {}", lines.join("; ")))
+        self.unmoved(&before, &after, "detaching and mounting")
     }
 
     /// `content` has a bit for each of the 32 classes of paths whose bytes are read: reading
