@@ -1,6 +1,7 @@
 //! Faults of the store, on every call of every path: a path is run once to count its calls,
 //! then once for each call and each fault. Whatever the store does, nothing is lost, no wrong
-//! byte is served, the error is the one promised, nothing hangs, and no FUSE thread waits.
+//! byte is served, the error is the one promised, nothing hangs, and no FUSE thread waits. And a
+//! recall is stopped at any moment.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -8,5 +9,7 @@
 mod matrix;
 #[path = "faults/paths.rs"]
 mod paths;
+#[path = "faults/stopping.rs"]
+mod stopping;
 #[path = "faults/world.rs"]
 mod world;

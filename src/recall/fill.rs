@@ -54,11 +54,7 @@ pub(super) async fn run(
         Ok((capabilities, begin(&tenant, &on_inode, &on_cold)?))
     })
     .await?;
-    let filled = tokio::select! {
-        filled = fill(recall, cold, &lease) => filled,
-        () = stop.cancelled() => Err(RecallError::Cancelled),
-        () = recall.stop.cancelled() => Err(RecallError::Detaching),
-    };
+    let filled = fill(recall, cold, &lease, stop).await;
     let (tenant, on_inode, on_cold) =
         (Arc::clone(&recall.tenant), Arc::clone(inode), Arc::clone(cold));
     let mut held = inode.tier().await;
@@ -131,11 +127,13 @@ fn begin(tenant: &Tenant, inode: &Inode, cold: &Cold) -> Result<(Ticket, Arc<Lea
     Ok((ticket, lease))
 }
 
-/// Fetches everything and writes it but for block 0, which it returns.
+/// Fetches everything and writes it but for block 0, which it returns. It stops between two
+/// chunks only: once it has returned, nothing writes to the file any more.
 async fn fill(
     recall: &Recall,
     cold: &Arc<Cold>,
     lease: &Arc<Lease>,
+    stop: &CancellationToken,
 ) -> Result<Option<Head>, RecallError> {
     let entry = &cold.place.entry;
     let mut head = None;
@@ -145,7 +143,14 @@ async fn fill(
             (number, recall.chunks.get(&cold.place, number, deadline).await)
         })
         .buffered(FILL_CHUNKS_AT_ONCE);
-    while let Some((number, chunk)) = chunks.next().await {
+    loop {
+        let next = tokio::select! {
+            biased;
+            () = stop.cancelled() => return Err(RecallError::Cancelled),
+            () = recall.stop.cancelled() => return Err(RecallError::Detaching),
+            next = chunks.next() => next,
+        };
+        let Some((number, chunk)) = next else { return Ok(head) };
         let chunk = chunk?;
         let (cold, lease) = (Arc::clone(cold), Arc::clone(lease));
         let kept = head.take();
@@ -159,7 +164,6 @@ async fn fill(
         })
         .await?;
     }
-    Ok(head)
 }
 
 fn put_chunk(

@@ -1,0 +1,69 @@
+//! A recall that is stopped, at any moment of it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use coldfs::migrate::{Outcome, Skip};
+use tokio_util::sync::CancellationToken;
+
+use super::paths::Path;
+use super::world::content;
+
+/// Lives that end while a recall fills the file.
+const LIVES: u32 = 250;
+/// For whatever a life has left running.
+const AFTERWARDS: Duration = Duration::from_millis(15);
+
+#[test]
+fn a_recall_that_is_stopped_leaves_a_stub_and_nothing_that_still_writes() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    // Threads that are kept from running are what a stop can overtake.
+    let busy = Busy::new(4);
+    runtime.block_on(async {
+        let _leases = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::io()).unwrap();
+        let whole = content("range");
+        let mut world = Path::ReadByRange.prepare().await;
+        let mut stopped = 0;
+        for life in 0..LIVES {
+            let running = u64::from(life % 50) * 300;
+            let middle =
+                tokio::time::timeout(Duration::from_micros(running), world.life().recall("range"));
+            stopped += u32::from(middle.await.is_err());
+            world.stop().await;
+            tokio::time::sleep(AFTERWARDS).await;
+            assert!(world.is_whole_or_stub("range", &whole), "stopped after {running} us");
+            world.start().await;
+            assert_eq!(world.life().read_all("range").await.as_ref(), Ok(&whole));
+            world.life().recall("range").await.unwrap();
+            let cancel = CancellationToken::new();
+            // The recall has answered; it may not have closed the file yet.
+            while matches!(
+                world.life().release(&["range"], &cancel).await[..],
+                [Outcome::Skipped(Skip::Open)]
+            ) {}
+        }
+        assert!(stopped > LIVES / 10, "hardly any was stopped: no test");
+    });
+    drop(busy);
+}
+
+/// Threads that only take time, until they are dropped.
+struct Busy(Arc<AtomicBool>);
+
+impl Busy {
+    fn new(threads: usize) -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        for _ in 0..threads {
+            let over = Arc::clone(&over);
+            std::thread::spawn(move || while !over.load(Ordering::Relaxed) {});
+        }
+        Self(over)
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
