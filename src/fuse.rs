@@ -295,7 +295,7 @@ impl Filesystem for Door {
         let reply = Arc::new(passthrough::Registrar::new(reply, self.passthrough));
         let door: Arc<dyn RegisterBacking> = reply.clone();
         let answer = self.ops.open(caller, Ino(ino.0), flags.0, door);
-        self.answer(request.pid(), answer, move |opened| passthrough::reply_open(reply, opened));
+        self.answer(request.pid(), answer, move |opened| passthrough::reply_open(&reply, opened));
     }
 
     fn create(
@@ -318,7 +318,7 @@ impl Filesystem for Door {
         let ttl = self.caching.ttl;
         let answer = self.ops.create(caller, Ino(parent.0), &name, mode, flags, door);
         self.answer(request.pid(), answer, move |created| {
-            passthrough::reply_create(reply, created, ttl.min(UNSETTLED_TTL));
+            passthrough::reply_create(&reply, created, ttl.min(UNSETTLED_TTL));
         });
     }
 

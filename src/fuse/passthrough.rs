@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use fuser::{BackingId, FileHandle, Generation, ReplyCreate, ReplyOpen};
@@ -30,63 +30,63 @@ impl CanRegister for ReplyCreate {
     }
 }
 
-/// A reply that waits for its open, and registers files meanwhile.
+/// A reply that waits for its open, and registers files until it is sent. It may be sent before
+/// the open has ended: to a process that is being killed.
 pub(super) struct Registrar<R> {
-    reply: R,
+    reply: Mutex<Option<R>>,
     passthrough: bool,
 }
 
 impl<R> Registrar<R> {
     pub(super) fn new(reply: R, passthrough: bool) -> Self {
-        Self { reply, passthrough }
+        Self { reply: Mutex::new(Some(reply)), passthrough }
+    }
+
+    fn take(&self) -> Option<R> {
+        self.reply.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
 impl<R: CanRegister> RegisterBacking for Registrar<R> {
     fn register(&self, file: &File) -> io::Result<Backing> {
-        if !self.passthrough {
-            return Err(io::ErrorKind::Unsupported.into());
+        let reply = self.reply.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*reply {
+            Some(reply) if self.passthrough => Ok(Arc::new(reply.open_backing(file)?)),
+            Some(_) | None => Err(io::ErrorKind::Unsupported.into()),
         }
-        Ok(Arc::new(self.reply.open_backing(file)?))
     }
 }
 
-pub(super) fn reply_open(reply: Arc<Registrar<ReplyOpen>>, opened: Result<Opened, Errno>) {
-    let Some(registrar) = Arc::into_inner(reply) else {
-        tracing::error!("an open's reply is held elsewhere: it is never sent");
-        return;
-    };
-    let reply = registrar.reply;
+pub(super) fn reply_open(registrar: &Registrar<ReplyOpen>, opened: Result<Opened, Errno>) {
+    let Some(reply) = registrar.take() else { return };
     match opened {
         Err(error) => reply.error(errno(error)),
         Ok(opened) => {
-            let flags = opened_flags(&opened.how);
-            match registered(&opened.how) {
-                Some(id) => reply.opened_passthrough(FileHandle(opened.fh.0), flags, id),
-                None => reply.opened(FileHandle(opened.fh.0), flags),
+            let (fh, how) = opened.hand_over();
+            let (fh, flags) = (FileHandle(fh.0), opened_flags(&how));
+            match registered(&how) {
+                Some(id) => reply.opened_passthrough(fh, flags, id),
+                None => reply.opened(fh, flags),
             }
         }
     }
 }
 
 pub(super) fn reply_create(
-    reply: Arc<Registrar<ReplyCreate>>,
+    registrar: &Registrar<ReplyCreate>,
     created: Result<(Entry, Opened), Errno>,
     ttl: Duration,
 ) {
-    let Some(registrar) = Arc::into_inner(reply) else {
-        tracing::error!("a create's reply is held elsewhere: it is never sent");
-        return;
-    };
-    let reply = registrar.reply;
+    let Some(reply) = registrar.take() else { return };
     let (entry, opened) = match created {
         Err(error) => return reply.error(errno(error)),
         Ok(created) => created,
     };
     let (attr, generation) =
         (attr::file_attr(&entry.attr.stat), Generation(entry.generation.into()));
-    let (fh, flags) = (FileHandle(opened.fh.0), opened_flags(&opened.how));
-    match registered(&opened.how) {
+    let (fh, how) = opened.hand_over();
+    let (fh, flags) = (FileHandle(fh.0), opened_flags(&how));
+    match registered(&how) {
         Some(id) => reply.created_passthrough(&ttl, &attr, generation, fh, flags, id),
         None => reply.created(&ttl, &attr, generation, fh, flags),
     }

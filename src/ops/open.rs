@@ -48,12 +48,26 @@ pub enum How {
     Daemon,
 }
 
-/// An opened file.
+/// An opened file. One that nobody takes over is closed again: whoever waited for it may have
+/// been killed meanwhile.
 pub struct Opened {
-    /// Its number.
-    pub fh: Fh,
-    /// How it is served.
-    pub how: How,
+    ops: Arc<Ops>,
+    open: Option<(Fh, How)>,
+}
+
+impl Opened {
+    /// Its number, and how it is served: from now on it is the caller's to close.
+    pub fn hand_over(mut self) -> (Fh, How) {
+        self.open.take().expect("only this takes it, and takes all")
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        if let Some((fh, _how)) = self.open.take() {
+            self.ops.release(fh, |_closed| {});
+        }
+    }
 }
 
 /// A file description that was closed.
@@ -74,6 +88,13 @@ struct OpenRequest {
     /// Whether a recall inside this open was tried and cannot be had.
     whole_refused: bool,
     door: Arc<dyn RegisterBacking>,
+}
+
+/// A new file, not yet open.
+struct Created {
+    inode: Arc<Inode>,
+    file: Arc<File>,
+    entry: Entry,
 }
 
 enum Step {
@@ -188,7 +209,7 @@ impl Ops {
     }
 
     fn open_step(
-        &self,
+        self: &Arc<Self>,
         inode: &Arc<Inode>,
         held: &mut TierGuard,
         request: &OpenRequest,
@@ -204,20 +225,20 @@ impl Ops {
                 if !self.prepare_local(inode, held, &file, request, may_block)? {
                     return Ok(Step::Wait(Wait::Disk));
                 }
-                Ok(self.opened(inode, held, request, How::Passthrough(backing)))
+                Ok(Step::Done(self.opened(inode, held, request, How::Passthrough(backing))))
             }
             Serving::Local { file } => {
                 if !self.prepare_local(inode, held, &file, request, may_block)? {
                     return Ok(Step::Wait(Wait::Disk));
                 }
-                Ok(self.opened(inode, held, request, How::Daemon))
+                Ok(Step::Done(self.opened(inode, held, request, How::Daemon)))
             }
             Serving::Cold(cold) => self.open_cold(inode, held, request, cold),
         }
     }
 
     fn first_open(
-        &self,
+        self: &Arc<Self>,
         inode: &Arc<Inode>,
         held: &mut TierGuard,
         request: &OpenRequest,
@@ -238,7 +259,7 @@ impl Ops {
                     return Ok(Step::Wait(Wait::Disk));
                 }
                 let how = self.serve_local(inode, held, file, request);
-                Ok(self.opened(inode, held, request, how))
+                Ok(Step::Done(self.opened(inode, held, request, how)))
             }
             Finding::Remote { record, stub } => {
                 let cold = self.recall.cold(record, stub, file)?;
@@ -254,7 +275,7 @@ impl Ops {
     }
 
     fn open_cold(
-        &self,
+        self: &Arc<Self>,
         inode: &Arc<Inode>,
         held: &mut TierGuard,
         request: &OpenRequest,
@@ -265,14 +286,14 @@ impl Ops {
             self.cut_to_nothing(inode, &cold.file)?;
             let file = Arc::clone(&cold.file);
             inode.serve(held, Serving::Local { file });
-            return Ok(self.opened(inode, held, request, How::Daemon));
+            return Ok(Step::Done(self.opened(inode, held, request, How::Daemon)));
         }
         let small = cold.record.size_bytes <= self.recall.options().whole_in_open_bytes;
         let wanted = request.truncate || request.exec || (small && held.opens == 0);
         if wanted && !request.whole_refused && !self.tenant.is_read_only() {
             return Ok(Step::Wait(Wait::Fill(cold)));
         }
-        Ok(self.opened(inode, held, request, How::Daemon))
+        Ok(Step::Done(self.opened(inode, held, request, How::Daemon)))
     }
 
     /// What an open of a local file needs before it may be answered. False: it would take the
@@ -386,10 +407,17 @@ impl Ops {
         request.door.register(file).ok()
     }
 
-    fn opened(&self, inode: &Arc<Inode>, held: &mut Body, request: &OpenRequest, how: How) -> Step {
+    fn opened(
+        self: &Arc<Self>,
+        inode: &Arc<Inode>,
+        held: &mut Body,
+        request: &OpenRequest,
+        how: How,
+    ) -> Opened {
         held.opens += 1;
         held.writers += u32::from(request.writable);
-        Step::Done(Opened { fh: self.add_open_file(inode, request.writable), how })
+        let fh = self.add_open_file(inode, request.writable);
+        Opened { ops: Arc::clone(self), open: Some((fh, how)) }
     }
 
     /// Creates a file and opens it; opens it if it is there and `flags` allow.
@@ -402,29 +430,33 @@ impl Ops {
         flags: i32,
         door: Arc<dyn RegisterBacking>,
     ) -> Answer<(Entry, Opened)> {
-        match self.create_now(caller, parent, name, mode, door.clone()) {
-            Err(Errno(libc::EEXIST)) if flags & libc::O_EXCL == 0 => {}
-            other => return Answer::Now(other),
-        }
-        let found = self.lookup(parent, name).and_then(|entry| entry.ok_or(Errno(libc::ENOENT)));
-        let entry = match found {
-            Ok(entry) => entry,
-            Err(error) => return Answer::Now(Err(error)),
+        let opened = match self.create_file(caller, parent, name, mode) {
+            Ok(created) => self.open_created(caller, created, door),
+            Err(Errno(libc::EEXIST)) if flags & libc::O_EXCL == 0 => {
+                let found = self.lookup(parent, name);
+                found.and_then(|entry| entry.ok_or(Errno(libc::ENOENT))).map(|entry| {
+                    let ino = Ino(entry.attr.stat.st_ino);
+                    (entry, self.open(caller, ino, flags, door))
+                })
+            }
+            Err(error) => Err(error),
         };
-        match self.open(caller, Ino(entry.attr.stat.st_ino), flags, door) {
-            Answer::Now(opened) => Answer::Now(opened.map(|opened| (entry, opened))),
-            Answer::Later(opened) => Answer::later(async move { Ok((entry, opened.await?)) }),
+        match opened {
+            Ok((entry, Answer::Now(opened))) => Answer::Now(opened.map(|opened| (entry, opened))),
+            Ok((entry, Answer::Later(opened))) => {
+                Answer::later(async move { Ok((entry, opened.await?)) })
+            }
+            Err(error) => Answer::Now(Err(error)),
         }
     }
 
-    fn create_now(
+    fn create_file(
         &self,
         caller: Caller,
         parent: Ino,
         name: &Name,
         mode: u32,
-        door: Arc<dyn RegisterBacking>,
-    ) -> Result<(Entry, Opened), Errno> {
+    ) -> Result<Created, Errno> {
         use nix::fcntl::{OFlag, openat};
         let dir = self.dir_for_change(parent, name)?;
         let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_RDWR | OFlag::O_NOFOLLOW;
@@ -437,7 +469,18 @@ impl Ops {
         let handle = sys::handle::of(&file, c"")?;
         let anchor = file.try_clone()?;
         let inode = self.inodes.enter_looked_up(anchor, handle, &stat);
-        let file = Arc::new(File::from(file));
+        let generation = inode.handle.generation();
+        let entry = Entry { attr: Attr { stat, unsettled: true }, generation };
+        Ok(Created { inode, file: Arc::new(File::from(file)), entry })
+    }
+
+    fn open_created(
+        self: &Arc<Self>,
+        caller: Caller,
+        created: Created,
+        door: Arc<dyn RegisterBacking>,
+    ) -> Result<(Entry, Answer<Opened>), Errno> {
+        let Created { inode, file, entry } = created;
         let request = OpenRequest {
             writable: true,
             truncate: false,
@@ -446,15 +489,28 @@ impl Ops {
             whole_refused: true,
             door,
         };
-        // Nobody else knows the file yet: its lock is free.
-        let mut held = inode.try_tier().ok_or(Errno(libc::EAGAIN))?;
-        let how = self.serve_local(&inode, &mut held, file, &request);
-        let generation = inode.handle.generation();
-        let entry = Entry { attr: Attr { stat, unsettled: true }, generation };
-        match self.opened(&inode, &mut held, &request, how) {
-            Step::Done(opened) => Ok((entry, opened)),
-            Step::Wait(_) => Err(Errno(libc::EIO)),
-        }
+        let open = move |ops: &Arc<Self>, inode: &Arc<Inode>, held: &mut TierGuard| {
+            if matches!(inode.serving(), Serving::Closed) {
+                let how = ops.serve_local(inode, held, file, &request);
+                return Ok(ops.opened(inode, held, &request, how));
+            }
+            match ops.open_step(inode, held, &request, true)? {
+                Step::Done(opened) => Ok(opened),
+                Step::Wait(_) => Err(Errno(libc::EIO)),
+            }
+        };
+        // A walk that sees the new name may be looking whether the file is one to move.
+        let answer = match inode.try_tier() {
+            Some(mut held) => Answer::Now(open(self, &inode, &mut held)),
+            None => {
+                let ops = Arc::clone(self);
+                Answer::later(async move {
+                    let mut held = inode.tier().await;
+                    blocking(move || open(&ops, &inode, &mut held)).await
+                })
+            }
+        };
+        Ok((entry, answer))
     }
 
     /// Closes an open file description, then says what of it the kernel cannot know; later

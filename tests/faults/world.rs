@@ -271,8 +271,9 @@ impl Life {
         let done = match answered(answer).await {
             Err(error) => Err(error.0),
             Ok(opened) => {
-                let done = work(opened.fh).await.map_err(|errno| errno.0);
-                on_fuse_thread(|| self.ops.release(opened.fh, |_closed| {}));
+                let (fh, _how) = opened.hand_over();
+                let done = work(fh).await.map_err(|errno| errno.0);
+                on_fuse_thread(|| self.ops.release(fh, |_closed| {}));
                 done
             }
         };

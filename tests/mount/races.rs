@@ -366,3 +366,37 @@ fn replace(race: &Race, rng: &mut StdRng) -> Result<(), String> {
     }
     Err(format!("{} bytes of {}", read.len(), blocks as usize * BLOCK))
 }
+
+/// Threads that create, and files that each creates.
+const CREATORS: usize = 3;
+const CREATED: usize = 4_000;
+
+#[test]
+fn creating_files_never_fails_because_a_migration_looks_at_them() {
+    if !can_mount() {
+        return;
+    }
+    let site = Site::new();
+    let mount = site.start(&Start { quiet_ms: 20, ..Start::default() });
+    let creating = AtomicU64::new(CREATORS as u64);
+    std::thread::scope(|scope| {
+        for creator in 0..CREATORS {
+            let (mnt, creating) = (&site.mnt, &creating);
+            scope.spawn(move || {
+                let made = (0..CREATED).find_map(|number| {
+                    let path = mnt.join(format!("{creator}-{number}"));
+                    let made = std::fs::write(&path, b"new").and_then(|()| std::fs::read(&path));
+                    // Few names at once: the walk comes round to each new one soon.
+                    let made = made.and_then(|_| std::fs::remove_file(&path));
+                    made.err().map(|error| format!("{}: {error}", path.display()))
+                });
+                creating.fetch_sub(1, Ordering::SeqCst);
+                assert_eq!(made, None);
+            });
+        }
+        while creating.load(Ordering::SeqCst) > 0 {
+            mount.quick("migrate", &site.mnt, true);
+        }
+    });
+    mount.detach();
+}
