@@ -68,9 +68,19 @@ pub fn look(tenant: &Tenant, inode: &Inode, file: &File) -> io::Result<Judged> {
 
 /// Finds out what a file is, and puts it in order where that needs no store. The caller holds
 /// the file's tier lock.
+///
+/// A void record of a file that is at rest stays: to remove it would move the ctime of a file
+/// that is only read. A writer's open or the next archive removes it.
 pub fn find(tenant: &Tenant, inode: &Inode, file: &File) -> io::Result<Finding> {
     let judged = examine(tenant, inode, file, ContentFact::Unknown)?;
-    settle(tenant, inode, file, judged)
+    let at_rest = match judged.record.map(|record| record.state) {
+        None | Some(State::Archived | State::Suspect) => true,
+        Some(State::Releasing | State::Released | State::Recalling | State::Lost) => false,
+    };
+    match judged.verdict {
+        Verdict::ResidentEmpty | Verdict::ResidentDropRecord if at_rest => Ok(Finding::Local),
+        _ => settle(tenant, inode, file, judged),
+    }
 }
 
 /// Carries a verdict out; one arm a verdict.

@@ -1,6 +1,7 @@
 //! Two directories that get the same operations, and the comparison after each.
 
 use std::collections::HashSet;
+use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -60,6 +61,9 @@ struct World<'site> {
     plain: Side,
     /// Files (of the plain side) whose holes depend on what was cached: `fallocate`.
     soft: HashSet<u64>,
+    /// Files (of the mounted side) written by a mapping whose descriptor was closed before: the
+    /// last close that the daemon hears of may be earlier than the last write.
+    mapped: HashSet<u64>,
     started: Instant,
     settled: u32,
     tiered: usize,
@@ -79,6 +83,7 @@ impl<'site> World<'site> {
             plain: Side::new(&site.plain),
             site,
             soft: HashSet::new(),
+            mapped: HashSet::new(),
             started: Instant::now(),
             settled: 0,
             tiered: 0,
@@ -189,10 +194,17 @@ impl<'site> World<'site> {
 
     /// The record of a file that was archived, then written, goes at its last close, which the
     /// kernel tells later, and that moves the ctime (SEMANTICS.md): waits until it has.
-    fn settle_closed(&self, paths: &[&str]) {
+    fn settle_closed(&mut self, paths: &[&str]) {
         let written = self.mounted.written();
         for path in paths {
             let path = self.mounted.root.join(path);
+            if let Ok(meta) = std::fs::symlink_metadata(&path)
+                && self.mapped.remove(&meta.ino())
+                && meta.is_file()
+            {
+                // After a mapping it is the next writer's open (SEMANTICS.md).
+                File::options().read(true).write(true).open(&path).ok();
+            }
             wait_for(SETTLE, || {
                 let meta = std::fs::metadata(&path).ok().filter(std::fs::Metadata::is_file);
                 let waits = meta.is_some_and(|meta| {
@@ -334,6 +346,11 @@ impl<'site> World<'site> {
     /// Remembers files whose data map tells what is cached rather than what was written: a page
     /// written through a mapping gets blocks for the whole folio it is in.
     fn note_soft(&mut self, op: &Op) {
+        if let Op::MmapWrite { path, .. } = op
+            && let Ok(meta) = std::fs::metadata(self.mounted.root.join(PATHS[usize::from(*path)]))
+        {
+            self.mapped.insert(meta.ino());
+        }
         let (path, soft) = match op {
             Op::Fallocate { path, .. } | Op::MmapWrite { path, .. } => (path, true),
             Op::CopyRange { to, .. } => (to, true),
