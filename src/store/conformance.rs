@@ -204,3 +204,12 @@ async fn the_served_store_conforms() {
     let error = store(&credentials.secret_key).size_bytes(&key("x")).await.unwrap_err();
     assert!(error.is_transient(), "{error}");
 }
+
+/// The engine that `COLDFS_TEST_STORE` names (`scripts/engines`), by the standard chain.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_engine_conforms() {
+    let Ok(bucket) = std::env::var("COLDFS_TEST_STORE") else { return };
+    let url = format!("{bucket}/conformance-{:016x}", rand::random::<u64>());
+    let store = S3Store::connect(&url, Options::default()).await.unwrap();
+    conforms(Arc::new(store)).await;
+}

@@ -163,6 +163,10 @@ impl S3Store {
             Ok(answer) => answer,
             // A HEAD's answer has no body that could say whether it is the bucket that is gone.
             Err(StoreError::NotFound { .. }) => return Err(self.object_or_bucket(context).await),
+            // Or why it is denied: keys, permissions, a clock.
+            Err(denied @ StoreError::Denied { .. }) => {
+                return Err(self.get_once(context, 0..1).await.err().unwrap_or(denied));
+            }
             Err(error) => return Err(error),
         };
         answer

@@ -93,9 +93,8 @@ impl Site {
             Subject::Coldfs => {
                 let mut command = coldfs();
                 command.arg("mount").arg(&self.data).arg(&self.mnt);
-                let store =
-                    start.store.clone().unwrap_or_else(|| format!("disk:{}", self.store.display()));
-                command.args(["--store", &store, "--foreground"]).args(&start.args);
+                let store = start.store.as_ref().unwrap_or(&self.store_url);
+                command.args(["--store", store, "--foreground"]).args(&start.args);
                 command.env("COLDFS_RUNTIME_DIR", &self.runtime);
                 command.env(QUIET_MS, start.quiet_ms.to_string());
                 if let Some(name) = &start.crash_at {
@@ -268,7 +267,9 @@ impl Mount {
         assert!(detached.is_some(), "{} stays busy", self.mnt.display());
         if let Some(child) = &mut self.child {
             let status = wait_for(END_LIMIT, || child.try_wait().unwrap());
-            let status = status.expect("the daemon ends once it is detached");
+            let status = status.unwrap_or_else(|| {
+                panic!("the daemon does not end once it is detached:\n{}", threads(child.id()))
+            });
             self.child = None;
             assert!(status.success(), "the daemon ended with {status}\n{}", self.log_tail());
         }
@@ -427,4 +428,29 @@ impl Drop for Watchdog {
     fn drop(&mut self) {
         self.shared.over.store(true, Ordering::SeqCst);
     }
+}
+
+/// What each thread of a process that hangs is doing.
+fn threads(pid: u32) -> String {
+    if super::on_path("gdb") {
+        let pid = pid.to_string();
+        let output = run(Command::new("gdb").args([
+            "-p",
+            &pid,
+            "-batch",
+            "-ex",
+            "set print frame-arguments none",
+            "-ex",
+            "thread apply all bt 24",
+        ]));
+        return String::from_utf8_lossy(&output.stdout).into_owned();
+    }
+    let mut text = String::new();
+    for task in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+        for file in ["comm", "wchan", "stack"] {
+            text += &std::fs::read_to_string(task.path().join(file)).unwrap_or_default();
+            text.push('\n');
+        }
+    }
+    text
 }

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use super::raw;
 use super::volume::{FsKind, Volume};
 
-/// Directories of one test. Fields drop in order: the volume is unmounted before the
+/// Directories of one test. `COLDFS_TEST_STORE` (`s3://BUCKET`) puts cold files into an engine. Fields drop in order: the volume is unmounted before the
 /// directory that holds its image goes.
 pub struct Site {
     pub volume: Option<Volume>,
@@ -16,8 +16,10 @@ pub struct Site {
     pub data: PathBuf,
     /// Where it is mounted.
     pub mnt: PathBuf,
-    /// The `disk:` store.
+    /// Where a `disk:` store keeps its objects.
     pub store: PathBuf,
+    /// What is mounted with, unless a test says otherwise.
+    pub store_url: String,
     /// Sockets of this test's daemons, so that tests do not meet.
     pub runtime: PathBuf,
     /// A directory beside `data`, on the same filesystem, with nothing between.
@@ -58,17 +60,31 @@ impl Site {
             std::fs::create_dir(&path).unwrap();
             path
         };
+        let store = make(dir.path().join("store"));
+        // A bucket of an engine is shared by all tests of a run: each has a prefix of its own.
+        let name = dir.path().file_name().unwrap().to_str().unwrap();
+        let store_url = match std::env::var("COLDFS_TEST_STORE") {
+            Ok(bucket) => format!("{bucket}/{name}"),
+            Err(_) => format!("disk:{}", store.display()),
+        };
         let site = Self {
             data: make(root.join("data")),
             plain: make(root.join("plain")),
             mnt: make(dir.path().join("mnt")),
-            store: make(dir.path().join("store")),
+            store,
+            store_url,
             runtime: make(dir.path().join("run")),
             volume,
             dir,
         };
         raw::chmod(&site.runtime, 0o700);
         site
+    }
+
+    /// With the store in `store`, whatever is tested with: for tests that look into it.
+    pub fn with_disk_store(mut self) -> Self {
+        self.store_url = format!("disk:{}", self.store.display());
+        self
     }
 
     /// Lets other users come as far as this site's directories.

@@ -45,7 +45,7 @@ fn detached() -> Option<Site> {
     if !can_tier() {
         return None;
     }
-    let site = Site::new();
+    let site = Site::new().with_disk_store();
     for (index, name) in ["cold", "warm"].into_iter().enumerate() {
         std::fs::write(site.data.join(name), pattern::bytes(index as u64, BYTES)).unwrap();
     }

@@ -86,6 +86,7 @@ fn p2_local_bytes_stay_when_the_store_has_no_room_for_them() {
         return;
     }
     let (site, zoo) = site_with_zoo();
+    let site = site.with_disk_store();
     must(Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "none"]).arg(&site.store));
     let store = Unmount(site.store.clone());
     let mount = site.mount();
@@ -199,6 +200,7 @@ fn p4_looking_at_released_files_never_touches_the_store() {
         return;
     }
     let (site, mut zoo) = site_with_zoo();
+    let site = site.with_disk_store();
     let mount = site.mount();
     mount.all("migrate", &site.mnt);
     mount.detach();
@@ -405,6 +407,7 @@ fn a_missing_object_is_an_error_and_never_zeros() {
         return;
     }
     let (site, zoo) = site_with_zoo();
+    let site = site.with_disk_store();
     let mount = site.mount();
     mount.all("migrate", &site.mnt);
     mount.detach();
@@ -513,7 +516,7 @@ fn a_second_daemon_is_refused_a_directory_that_is_served() {
             .arg(&site.data)
             .arg(&other)
             .arg("--store")
-            .arg(format!("disk:{}", site.store.display()))
+            .arg(&site.store_url)
             .arg("--foreground")
             .env("COLDFS_RUNTIME_DIR", &site.runtime),
         Duration::from_secs(20),
