@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::sync::Arc;
 
-use crate::inode::{Inode, Inodes, Serving};
+use crate::inode::{Cold, Inode, Inodes, Serving};
 use crate::recall::{Recall, RecallError};
 use crate::recover::{Finding, Ordered, find, put_in_order};
 use crate::tenant::Tenant;
@@ -27,37 +27,48 @@ pub async fn recall_file(
     if !inode.is_regular {
         return Ok(Recalled::Already);
     }
+    let mut came = None;
+    loop {
+        let Some(cold) = cold(tenant, inodes, recall, inode).await? else {
+            return Ok(came.map_or(Recalled::Already, Recalled::Done));
+        };
+        came = Some(cold.place.size_bytes);
+        recall.whole(inode, &cold).await?;
+    }
+}
+
+/// The file as it is served while its bytes are remote; none: they are here.
+async fn cold(
+    tenant: &Arc<Tenant>,
+    inodes: &Inodes,
+    recall: &Arc<Recall>,
+    inode: &Arc<Inode>,
+) -> Result<Option<Arc<Cold>>, RecallError> {
     let mut held = inode.tier().await;
-    let cold = match inode.serving() {
-        Serving::Cold(cold) => cold,
-        Serving::Passthrough { .. } | Serving::Local { .. } => return Ok(Recalled::Already),
-        Serving::Closed => {
-            // Most files of a tree are at home: those are not even opened.
-            if !tenant.has_record(inodes.path_fd(inode)?)? {
-                return Ok(Recalled::Already);
-            }
-            let flags = libc::O_RDWR | libc::O_NONBLOCK | libc::O_NOATIME;
-            let file = match inodes.open(inode, flags) {
-                Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => {
-                    return Err(RecallError::Busy);
-                }
-                other => Arc::new(other?),
-            };
-            match ordered(tenant, recall, inode, &file).await? {
-                Finding::Local => return Ok(Recalled::Already),
-                Finding::Refused(error) => return Err(error),
-                Finding::InFlight => return Err(RecallError::Busy),
-                Finding::Remote { record, stub } => {
-                    let cold = recall.cold(record, stub, file)?;
-                    inode.serve(&mut held, Serving::Cold(Arc::clone(&cold)));
-                    cold
-                }
-            }
-        }
+    match inode.serving() {
+        Serving::Cold(cold) => return Ok(Some(cold)),
+        Serving::Passthrough { .. } | Serving::Local { .. } => return Ok(None),
+        Serving::Closed => {}
+    }
+    // Most files of a tree are at home: those are not even opened.
+    if !tenant.has_record(inodes.path_fd(inode)?)? {
+        return Ok(None);
+    }
+    let flags = libc::O_RDWR | libc::O_NONBLOCK | libc::O_NOATIME;
+    let file = match inodes.open(inode, flags) {
+        Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => return Err(RecallError::Busy),
+        other => Arc::new(other?),
     };
-    drop(held);
-    recall.whole(inode, &cold).await?;
-    Ok(Recalled::Done(cold.place.size_bytes))
+    match ordered(tenant, recall, inode, &file).await? {
+        Finding::Local => Ok(None),
+        Finding::Refused(error) => Err(error),
+        Finding::InFlight => Err(RecallError::Busy),
+        Finding::Remote { record, stub } => {
+            let cold = recall.cold(record, stub, file)?;
+            inode.serve(&mut held, Serving::Cold(Arc::clone(&cold)));
+            Ok(Some(cold))
+        }
+    }
 }
 
 async fn ordered(

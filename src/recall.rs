@@ -10,13 +10,15 @@
 use std::fs::File;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::inode::{Cold, Fill, Inode, Inodes, Place};
+use crate::inode::{Cold, Fill, Inode, Inodes, Place, Serving};
 use crate::record::Record;
 use crate::segment::{EntryPlace, Packing, Piece, segment_key};
 use crate::stub::Stub;
@@ -61,7 +63,9 @@ const SEQUENTIAL_READS: u32 = 2;
 /// Chunks fetched ahead of a sequential reader.
 const READ_AHEAD_CHUNKS: u32 = 4;
 /// Chunks that one fill fetches at once.
-const FILL_CHUNKS_AT_ONCE: usize = 4;
+const FILL_CHUNKS_AT_ONCE: u32 = 4;
+/// Chunks that all fills of a tenant hold at once, of up to 1 MiB each; more fills wait.
+const FILLING_CHUNKS: usize = 64;
 
 /// The recalls of a tenant.
 pub struct Recall {
@@ -71,6 +75,8 @@ pub struct Recall {
     options: Options,
     runtime: tokio::runtime::Handle,
     tasks: TaskTracker,
+    filling: Semaphore,
+    promised_bytes: AtomicU64,
     stop: CancellationToken,
 }
 
@@ -83,8 +89,17 @@ impl Recall {
         options: Options,
         runtime: tokio::runtime::Handle,
     ) -> Self {
-        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        Self { tenant, inodes, chunks, options, runtime, tasks, stop }
+        Self {
+            tenant,
+            inodes,
+            chunks,
+            options,
+            runtime,
+            tasks: TaskTracker::new(),
+            filling: Semaphore::new(FILLING_CHUNKS),
+            promised_bytes: AtomicU64::new(0),
+            stop: CancellationToken::new(),
+        }
     }
 
     /// What was turned.
@@ -199,7 +214,8 @@ impl Recall {
         }
     }
 
-    /// Recalls a whole file and waits until it is here.
+    /// Recalls a whole file and waits until it is here, or has become another: the caller looks
+    /// at it again.
     pub async fn whole(
         self: &Arc<Self>,
         inode: &Arc<Inode>,
@@ -212,9 +228,11 @@ impl Recall {
             .await
             .map_err(|_gone| RecallError::Detaching)?;
         match &*ended {
-            Fill::Failed(error) => {
-                Err(error.downcast_ref::<RecallError>().cloned().unwrap_or(RecallError::Detaching))
-            }
+            Fill::Failed(error) => match error.downcast_ref::<RecallError>() {
+                Some(RecallError::Superseded) => Ok(()),
+                Some(error) => Err(error.clone()),
+                None => Err(RecallError::Detaching),
+            },
             Fill::Idle | Fill::Running(_) | Fill::Done => Ok(()),
         }
     }
@@ -225,6 +243,11 @@ impl Recall {
         self.spawn(async move {
             let ended = match fill::run(&recall, &inode, &cold, &stop).await {
                 Ok(()) => Fill::Done,
+                Err(RecallError::Cancelled | RecallError::Superseded)
+                    if cold.was_unwanted() || !is_served(&inode, &cold) =>
+                {
+                    Fill::Failed(Arc::new(RecallError::Superseded))
+                }
                 Err(error) => {
                     tracing::warn!(ino = %inode.ino, at = %cold.record.at, %error, "recall failed");
                     if error.is_loss() {
@@ -256,6 +279,10 @@ impl Recall {
             tracing::error!(ino = %inode.ino, %error, "cannot record the state {}", state.word());
         }
     }
+}
+
+fn is_served(inode: &Inode, cold: &Arc<Cold>) -> bool {
+    matches!(inode.serving(), Serving::Cold(now) if Arc::ptr_eq(&now, cold))
 }
 
 impl std::fmt::Debug for Recall {

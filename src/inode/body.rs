@@ -29,6 +29,8 @@ pub struct Body {
     /// An archive is reading the file, or waits for its segment, under this lease. Whoever
     /// opens the file takes it away: readers and writers win (P3).
     pub archiving: Option<Arc<Lease>>,
+    /// A recall is filling the body in place.
+    pub filling: bool,
 }
 
 /// An archived file that is open for writing.

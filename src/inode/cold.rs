@@ -1,6 +1,7 @@
 //! A file that is open, or being filled, while its bytes are remote.
 
 use std::fs::File;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
@@ -82,6 +83,7 @@ pub struct Cold {
     /// every other).
     pub file: Arc<File>,
     fill: watch::Sender<Fill>,
+    unwanted: AtomicBool,
     progress: Mutex<Progress>,
 }
 
@@ -89,7 +91,8 @@ impl Cold {
     /// A cold file of which nothing is here yet.
     pub fn new(stub: Stub, record: Record, place: Place, file: Arc<File>) -> Self {
         let fill = watch::Sender::new(Fill::Idle);
-        Self { stub, record, place, file, fill, progress: Mutex::default() }
+        let (unwanted, progress) = (AtomicBool::new(false), Mutex::default());
+        Self { stub, record, place, file, fill, unwanted, progress }
     }
 
     /// How far the recall is, and word of when that changes.
@@ -120,6 +123,18 @@ impl Cold {
             }
             Fill::Idle | Fill::Failed(_) | Fill::Done => false,
         }
+    }
+
+    /// Stops the fill because its bytes are not wanted any more: whoever waits for it looks at
+    /// the file again.
+    pub fn unwant_fill(&self) {
+        self.unwanted.store(true, Ordering::Release);
+        self.cancel_fill();
+    }
+
+    /// Whether the fill that ends now was unwanted; asked once.
+    pub fn was_unwanted(&self) -> bool {
+        self.unwanted.swap(false, Ordering::AcqRel)
     }
 
     /// Ends a fill.

@@ -31,7 +31,7 @@ impl From<&RecallError> for Errno {
             RecallError::Orphan | RecallError::Conflict { .. } => libc::EIO,
             RecallError::NoSpace { errno } => *errno,
             RecallError::Busy => libc::EBUSY,
-            RecallError::Cancelled => libc::ECANCELED,
+            RecallError::Cancelled | RecallError::Superseded => libc::ECANCELED,
             RecallError::Detaching => libc::ENODEV,
             RecallError::Local(error) => error.raw_os_error().unwrap_or(libc::EIO),
         })

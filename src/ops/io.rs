@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::open::{LEASE_PATIENCE, LEASE_POLL, blocking};
+use super::open::{LEASE_PATIENCE, LEASE_POLL, blocking, stop_fill};
 use super::{Answer, Caller, Errno, Fh, Ops};
 use crate::inode::{Cold, Inode, Serving};
 use crate::recall::RecallError;
@@ -71,8 +71,8 @@ impl Ops {
     /// Makes a file's data (and, unless `data_only`, its attributes) durable.
     pub fn fsync(self: &Arc<Self>, fh: Fh, data_only: bool) -> Answer<()> {
         let file = match self.open_file(fh).map(|open| open.inode.serving()) {
-            // Nothing of it was written here, and its fill is durable before it counts.
-            Ok(Serving::Cold(_)) => return Answer::Now(Ok(())),
+            // No byte of it was written here, and its fill is durable before it counts.
+            Ok(Serving::Cold(_)) if data_only => return Answer::Now(Ok(())),
             Ok(serving) => serving.file().ok_or(Errno(libc::EBADF)),
             Err(error) => Err(error),
         };
@@ -186,17 +186,23 @@ impl Ops {
         inode: Arc<Inode>,
         size: u64,
     ) -> Result<(), Errno> {
+        let mut patience = LEASE_PATIENCE;
         loop {
             let mut held = inode.tier().await;
             if let Some(lease) = held.archiving.take() {
                 lease.give_up();
             }
+            let mut stub_is_open = false;
             let file = match inode.serving() {
                 Serving::Passthrough { file, .. } | Serving::Local { file } => file,
-                Serving::Cold(cold) if cold.is_idle() && size == 0 => {
-                    let file = Arc::clone(&cold.file);
-                    inode.serve(&mut held, Serving::Local { file: Arc::clone(&file) });
-                    file
+                Serving::Cold(cold) if size == 0 && held.filling => {
+                    drop(held);
+                    stop_fill(&cold).await;
+                    continue;
+                }
+                Serving::Cold(cold) if size == 0 => {
+                    stub_is_open = true;
+                    Arc::clone(&cold.file)
                 }
                 Serving::Cold(cold) => {
                     drop(held);
@@ -204,7 +210,18 @@ impl Ops {
                     continue;
                 }
                 Serving::Closed => {
-                    let file = Arc::new(self.inodes.open(&inode, libc::O_RDWR)?);
+                    let file = match self.inodes.open(&inode, libc::O_RDWR | libc::O_NONBLOCK) {
+                        Err(error)
+                            if error.raw_os_error() == Some(libc::EAGAIN)
+                                && !patience.is_zero() =>
+                        {
+                            drop(held);
+                            patience = patience.saturating_sub(LEASE_POLL);
+                            tokio::time::sleep(LEASE_POLL).await;
+                            continue;
+                        }
+                        other => Arc::new(other?),
+                    };
                     match find(&self.tenant, &inode, &file)? {
                         Finding::Local => file,
                         Finding::InFlight if size == 0 => file,
@@ -227,8 +244,14 @@ impl Ops {
             };
             let ops = Arc::clone(&self);
             return blocking(move || {
-                let _held = held;
                 set_size(caller, &file, size)?;
+                if stub_is_open {
+                    let serving = match held.opens {
+                        0 => Serving::Closed,
+                        _ => Serving::Local { file: Arc::clone(&file) },
+                    };
+                    inode.serve(&mut held, serving);
+                }
                 if ops.tenant.has_record(&file)? {
                     ops.tenant.drop_record(&file, &inode)?;
                     file.sync_all()?;

@@ -17,7 +17,7 @@ use super::lookup::Entry;
 use super::{Answer, Attr, Caller, Errno, Fh, Name, Ops};
 use crate::failpoint::{CrashPoint, reach};
 use crate::file_id::{Ino, TimeNs};
-use crate::inode::{Backing, Body, Cold, Inode, Serving, Suspect, TierGuard};
+use crate::inode::{Backing, Body, Cold, Fill, Inode, Serving, Suspect, TierGuard};
 use crate::recall::RecallError;
 use crate::record::Record;
 use crate::recover::{Finding, Ordered, find, put_in_order};
@@ -111,6 +111,8 @@ enum Wait {
     Order(Arc<File>),
     /// The file comes home first.
     Fill(Arc<Cold>),
+    /// Its recall is stopped first: what was there is not wanted any more.
+    Stop(Arc<Cold>),
 }
 
 impl Ops {
@@ -160,6 +162,8 @@ impl Ops {
         inode: Arc<Inode>,
         mut request: OpenRequest,
     ) -> Result<Opened, Errno> {
+        // A caller that is killed drops this future wherever it is.
+        let _unused = CloseUnused { ops: Arc::clone(&self), inode: Arc::clone(&inode) };
         let mut patience = LEASE_PATIENCE;
         loop {
             let held = inode.tier().await;
@@ -187,11 +191,10 @@ impl Ops {
                     patience = patience.saturating_sub(LEASE_POLL);
                     tokio::time::sleep(LEASE_POLL).await;
                 }
+                Step::Wait(Wait::Stop(cold)) => stop_fill(&cold).await,
                 Step::Wait(Wait::Fill(cold)) => match self.recall.whole(&inode, &cold).await {
                     Ok(()) => {}
-                    Err(RecallError::NoSpace { .. } | RecallError::Busy)
-                        if !request.exec && !request.truncate =>
-                    {
+                    Err(RecallError::NoSpace { .. } | RecallError::Busy) if !request.exec => {
                         request.whole_refused = true;
                     }
                     // A program cannot be served chunk by chunk: whoever is in the way goes soon.
@@ -199,10 +202,7 @@ impl Ops {
                         patience = patience.saturating_sub(LEASE_POLL);
                         tokio::time::sleep(LEASE_POLL).await;
                     }
-                    Err(error) => {
-                        self.close_if_unused(&inode).await;
-                        return Err(error.into());
-                    }
+                    Err(error) => return Err(error.into()),
                 },
             }
         }
@@ -233,7 +233,7 @@ impl Ops {
                 }
                 Ok(Step::Done(self.opened(inode, held, request, How::Daemon)))
             }
-            Serving::Cold(cold) => self.open_cold(inode, held, request, cold),
+            Serving::Cold(cold) => self.open_cold(inode, held, request, cold, may_block),
         }
     }
 
@@ -264,7 +264,15 @@ impl Ops {
             Finding::Remote { record, stub } => {
                 let cold = self.recall.cold(record, stub, file)?;
                 inode.serve(held, Serving::Cold(Arc::clone(&cold)));
-                self.open_cold(inode, held, request, cold)
+                self.open_cold(inode, held, request, cold, may_block)
+            }
+            Finding::InFlight if request.truncate => {
+                if !may_block {
+                    return Ok(Step::Wait(Wait::Disk));
+                }
+                self.cut_to_nothing(inode, &file)?;
+                let how = self.serve_local(inode, held, file, request);
+                Ok(Step::Done(self.opened(inode, held, request, how)))
             }
             Finding::InFlight => Ok(Step::Wait(Wait::Order(file))),
             Finding::Refused(error) => {
@@ -280,16 +288,26 @@ impl Ops {
         held: &mut TierGuard,
         request: &OpenRequest,
         cold: Arc<Cold>,
+        may_block: bool,
     ) -> Result<Step, Errno> {
-        if request.truncate && cold.is_idle() {
-            // No fetch: what was there is not wanted any more.
-            self.cut_to_nothing(inode, &cold.file)?;
-            let file = Arc::clone(&cold.file);
-            inode.serve(held, Serving::Local { file });
+        if request.truncate && held.filling {
+            return Ok(Step::Wait(Wait::Stop(cold)));
+        }
+        if request.truncate {
+            if !may_block {
+                return Ok(Step::Wait(Wait::Disk));
+            }
+            // No fetch: what was there is not wanted any more. A fill that has not begun under
+            // the tier lock finds the file served otherwise, and ends.
+            let cut = self.cut_to_nothing(inode, &cold.file);
+            if fstat(&*cold.file)?.st_size == 0 {
+                inode.serve(held, Serving::Local { file: Arc::clone(&cold.file) });
+            }
+            cut?;
             return Ok(Step::Done(self.opened(inode, held, request, How::Daemon)));
         }
         let small = cold.record.size_bytes <= self.recall.options().whole_in_open_bytes;
-        let wanted = request.truncate || request.exec || (small && held.opens == 0);
+        let wanted = request.exec || (small && held.opens == 0);
         if wanted && !request.whole_refused && !self.tenant.is_read_only() {
             return Ok(Step::Wait(Wait::Fill(cold)));
         }
@@ -573,6 +591,29 @@ impl Ops {
         }
         Ok(())
     }
+}
+
+/// Closes a file that an open left cold and nobody uses.
+struct CloseUnused {
+    ops: Arc<Ops>,
+    inode: Arc<Inode>,
+}
+
+impl Drop for CloseUnused {
+    fn drop(&mut self) {
+        if matches!(self.inode.serving(), Serving::Cold(_)) {
+            let (ops, inode) = (Arc::clone(&self.ops), Arc::clone(&self.inode));
+            self.ops.recall.spawn(async move { ops.close_if_unused(&inode).await });
+        }
+    }
+}
+
+/// Stops a fill and waits until the body is the stub again.
+pub(super) async fn stop_fill(cold: &Cold) {
+    let mut fill = cold.watch_fill();
+    cold.unwant_fill();
+    // An error: nobody fills it any more.
+    drop(fill.wait_for(|fill| !matches!(fill, Fill::Running(_))).await);
 }
 
 /// Whether an archived file's record is of these very bytes.

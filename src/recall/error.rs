@@ -80,6 +80,9 @@ pub enum RecallError {
     /// A person cancelled the recall.
     #[error("the recall was cancelled")]
     Cancelled,
+    /// The file became another meanwhile: whoever waited looks at it again.
+    #[error("the file was changed before it was recalled")]
+    Superseded,
     /// The tenant is being detached.
     #[error("the mount is being detached")]
     Detaching,
@@ -113,7 +116,7 @@ impl RecallError {
                 "make room on the data filesystem (`coldfs release`), then run the command again"
             }
             RecallError::Busy => "close it there, or add --wait",
-            RecallError::Cancelled => "run the command again to go on",
+            RecallError::Cancelled | RecallError::Superseded => "run the command again to go on",
             RecallError::Detaching => "mount again, then run the command again",
             RecallError::Local(_) => "check the data filesystem, then run the command again",
         }

@@ -12,14 +12,17 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
 use nix::sys::stat::fstat;
 use nix::sys::time::TimeSpec;
+use tokio::sync::SemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
-use super::{FILL_CHUNKS_AT_ONCE, Recall, RecallError};
+use super::{FILL_CHUNKS_AT_ONCE, Recall, RecallError, is_served};
 use crate::failpoint::{CrashPoint, reach};
 use crate::file_id::TimeNs;
 use crate::inode::{Body, Cold, Inode, Serving, Suspect};
@@ -35,6 +38,9 @@ use crate::tier::State;
 /// Room that a recall leaves free on the data filesystem, bytes: writers come first.
 const RESERVE_BYTES: u64 = 64 << 20;
 
+/// How often a fill looks whether somebody behind the mount wants the file.
+const LEASE_LOOK: Duration = Duration::from_secs(1);
+
 /// The first block, kept back until all else is on disk.
 type Head = Box<[u8; STUB_BYTES]>;
 
@@ -44,69 +50,108 @@ pub(super) async fn run(
     cold: &Arc<Cold>,
     stop: &CancellationToken,
 ) -> Result<(), RecallError> {
+    let _turn = turn(recall, cold, stop).await?;
+    let packed_bytes = cold.place.packing.packed_bytes();
+    let promise = Promise::of(&recall.promised_bytes, packed_bytes);
     let (tenant, on_inode, on_cold) =
         (Arc::clone(&recall.tenant), Arc::clone(inode), Arc::clone(cold));
-    let held = inode.tier().await;
-    let (capabilities, (ticket, lease)) = blocking(move || {
-        let _held = held;
-        // Given to the stub, they are the file's; what is written now drops them.
-        let capabilities = xattr::value(&*on_cold.file, xattr::FILE_CAPABILITIES)?;
-        Ok((capabilities, begin(&tenant, &on_inode, &on_cold)?))
-    })
-    .await?;
-    let filled = fill(recall, cold, &lease, stop).await;
+    let mut held = inode.tier().await;
+    // It was asked for outside the lock: the file may be another by now.
+    if !is_served(inode, cold) {
+        return Err(RecallError::Superseded);
+    }
+    let promised_bytes = promise.all_bytes();
+    let begun = blocking(move || begin(&tenant, &on_inode, &mut held, &on_cold, promised_bytes));
+    let begun = begun.await?;
+    let filled = fill(recall, cold, &begun.lease, stop).await;
     let (tenant, on_inode, on_cold) =
         (Arc::clone(&recall.tenant), Arc::clone(inode), Arc::clone(cold));
     let mut held = inode.tier().await;
     blocking(move || {
-        let finished = match filled {
-            Ok(head) => finish(&tenant, &on_inode, &mut held, &on_cold, &lease, &head),
-            Err(error) => Err(error),
-        };
-        let put_back = || {
-            if let Some(value) = &capabilities
-                && let Err(error) = xattr::set(&*on_cold.file, xattr::FILE_CAPABILITIES, value, 0)
-            {
-                tracing::error!(ino = %on_inode.ino, %error, "a recall lost file capabilities");
-            }
-        };
-        match finished {
-            Ok(()) => {
-                put_back();
-                let serving = if held.opens == 0 {
-                    Serving::Closed
-                } else {
-                    Serving::Local { file: Arc::clone(&on_cold.file) }
-                };
-                on_inode.serve(&mut held, serving);
-                drop(lease);
-                drop(ticket);
-                Ok(())
-            }
-            Err(error) => match cut_back(&tenant, &on_inode, &on_cold) {
-                Ok(()) => {
-                    put_back();
-                    drop(ticket);
-                    Err(error)
-                }
-                Err(second) => {
-                    ticket.leave();
-                    tracing::error!(ino = %on_inode.ino, error = %second, "cannot cut a recall back");
-                    Err(error)
-                }
-            },
-        }
+        held.filling = false;
+        end(&tenant, &on_inode, &mut held, &on_cold, begun, filled)
     })
     .await
 }
 
+/// Waits until this fill may hold its chunks in memory.
+async fn turn<'recall>(
+    recall: &'recall Recall,
+    cold: &Cold,
+    stop: &CancellationToken,
+) -> Result<SemaphorePermit<'recall>, RecallError> {
+    let chunks = cold.place.entry.chunk_count().clamp(1, FILL_CHUNKS_AT_ONCE);
+    let deadline = recall.options.deadline;
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => Err(RecallError::Cancelled),
+        () = recall.stop.cancelled() => Err(RecallError::Detaching),
+        turn = recall.filling.acquire_many(chunks) => turn.map_err(|_closed| RecallError::Detaching),
+        () = tokio::time::sleep(deadline) => {
+            let last = "other recalls are before it".to_owned();
+            Err(RecallError::Deadline { at: cold.record.at, deadline, last })
+        }
+    }
+}
+
+/// Bytes that fills under way may still write.
+struct Promise<'recall> {
+    all: &'recall AtomicU64,
+    bytes: u64,
+}
+
+impl<'recall> Promise<'recall> {
+    fn of(all: &'recall AtomicU64, bytes: u64) -> Self {
+        all.fetch_add(bytes, Ordering::Relaxed);
+        Self { all, bytes }
+    }
+
+    fn all_bytes(&self) -> u64 {
+        self.all.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Promise<'_> {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// A fill under way.
+struct Begun {
+    ticket: Ticket,
+    lease: Arc<Lease>,
+    /// Given to the stub, they are the file's; what is written now drops them.
+    capabilities: Option<Vec<u8>>,
+}
+
 /// Puts the file on the work list, takes it, and makes room for its bytes.
-fn begin(tenant: &Tenant, inode: &Inode, cold: &Cold) -> Result<(Ticket, Arc<Lease>), RecallError> {
+fn begin(
+    tenant: &Tenant,
+    inode: &Inode,
+    held: &mut Body,
+    cold: &Cold,
+    promised_bytes: u64,
+) -> Result<Begun, RecallError> {
+    let mut record = match tenant.record(&*cold.file, inode)? {
+        Some(record)
+            if record.at == cold.record.at
+                && matches!(record.state, State::Released | State::Lost | State::Recalling) =>
+        {
+            record
+        }
+        // Another record would say that other bytes are the file's.
+        _ => {
+            let what = "its record is gone while its stub is open".to_owned();
+            return Err(RecallError::Conflict { what });
+        }
+    };
     let free = nix::sys::statvfs::fstatvfs(&*cold.file).map_err(io::Error::from)?;
     let free_bytes = free.blocks_available() * free.fragment_size();
-    if free_bytes < cold.place.packing.packed_bytes().saturating_add(RESERVE_BYTES) {
+    if free_bytes < promised_bytes.saturating_add(RESERVE_BYTES) {
         return Err(RecallError::NoSpace { errno: libc::ENOSPC });
     }
+    let capabilities = xattr::value(&*cold.file, xattr::FILE_CAPABILITIES)?;
     let lease = match Lease::take(Arc::clone(&cold.file), LeaseKind::Write) {
         Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => return Err(RecallError::Busy),
         other => Arc::new(other?),
@@ -115,7 +160,6 @@ fn begin(tenant: &Tenant, inode: &Inode, cold: &Cold) -> Result<(Ticket, Arc<Lea
     let intent = Intent::Recall(subject);
     let ticket = tenant.work.begin(&[intent])?;
     reach(CrashPoint::RecallAfterIntent);
-    let mut record = tenant.record(&*cold.file, inode)?.unwrap_or(cold.record);
     record.state = State::Recalling;
     tenant.set_record(&*cold.file, inode, &record)?;
     reach(CrashPoint::RecallAfterRecord);
@@ -124,7 +168,75 @@ fn begin(tenant: &Tenant, inode: &Inode, cold: &Cold) -> Result<(Ticket, Arc<Lea
         return Err(error.into());
     }
     reach(CrashPoint::RecallAfterExtend);
-    Ok((ticket, lease))
+    held.filling = true;
+    Ok(Begun { ticket, lease, capabilities })
+}
+
+/// Ends a fill: the file is whole, or its stub again.
+fn end(
+    tenant: &Tenant,
+    inode: &Inode,
+    held: &mut Body,
+    cold: &Cold,
+    begun: Begun,
+    filled: Result<Option<Head>, RecallError>,
+) -> Result<(), RecallError> {
+    let Begun { ticket, lease, capabilities } = begun;
+    let mut head_is_written = false;
+    let whole = filled.and_then(|head| {
+        sync_tail(cold, &lease)?;
+        head_is_written = true;
+        finish(tenant, inode, held, cold, &lease, head.as_deref())
+    });
+    let put_back = || {
+        if let Some(value) = &capabilities
+            && let Err(error) = xattr::set(&*cold.file, xattr::FILE_CAPABILITIES, value, 0)
+        {
+            tracing::error!(ino = %inode.ino, %error, "a recall lost file capabilities");
+        }
+    };
+    let Err(error) = whole else {
+        put_back();
+        let serving = match held.opens {
+            0 => Serving::Closed,
+            _ => Serving::Local { file: Arc::clone(&cold.file) },
+        };
+        inode.serve(held, serving);
+        drop(lease);
+        drop(ticket);
+        return Ok(());
+    };
+    match undo(tenant, inode, cold, &lease, head_is_written) {
+        Ok(()) => {
+            put_back();
+            drop(ticket);
+        }
+        Err(second) => {
+            // The next start decides, by what is there then.
+            ticket.leave();
+            tracing::error!(ino = %inode.ino, error = %second, "cannot cut a recall back");
+        }
+    }
+    Err(error)
+}
+
+/// Makes the body the stub that it was.
+fn undo(
+    tenant: &Tenant,
+    inode: &Inode,
+    cold: &Cold,
+    lease: &Lease,
+    head_is_written: bool,
+) -> io::Result<()> {
+    if !lease.keeps_out() {
+        return Err(io::Error::other("somebody has it open behind the mount by now"));
+    }
+    if head_is_written {
+        let stub = cold.stub.encode(&tenant.seal).map_err(io::Error::other)?;
+        cold.file.write_all_at(&stub, 0)?;
+        cold.file.sync_data()?;
+    }
+    cut_back(tenant, inode, cold)
 }
 
 /// Fetches everything and writes it but for block 0, which it returns. It stops between two
@@ -142,13 +254,19 @@ async fn fill(
             let deadline = recall.options.deadline;
             (number, recall.chunks.get(&cold.place, number, deadline).await)
         })
-        .buffered(FILL_CHUNKS_AT_ONCE);
+        .buffered(FILL_CHUNKS_AT_ONCE as usize);
     loop {
         let next = tokio::select! {
             biased;
             () = stop.cancelled() => return Err(RecallError::Cancelled),
             () = recall.stop.cancelled() => return Err(RecallError::Detaching),
             next = chunks.next() => next,
+            () = tokio::time::sleep(LEASE_LOOK) => {
+                if lease.is_unbroken() {
+                    continue;
+                }
+                return Err(RecallError::Busy);
+            }
         };
         let Some((number, chunk)) = next else { return Ok(head) };
         let chunk = chunk?;
@@ -195,22 +313,25 @@ fn put_chunk(
     Ok(head)
 }
 
-/// Makes the file what it was, durably, block 0 last.
+/// Makes all but block 0 durable.
+fn sync_tail(cold: &Cold, lease: &Lease) -> Result<(), RecallError> {
+    cold.file.sync_data()?;
+    reach(CrashPoint::RecallAfterTail);
+    if lease.is_unbroken() { Ok(()) } else { Err(RecallError::Busy) }
+}
+
+/// Makes the file what it was, durably, block 0 last. Once its record says so it is at home,
+/// whatever fails after.
 fn finish(
     tenant: &Tenant,
     inode: &Inode,
     held: &mut Body,
     cold: &Cold,
     lease: &Lease,
-    head: &Option<Head>,
+    head: Option<&[u8; STUB_BYTES]>,
 ) -> Result<(), RecallError> {
     let file = &cold.file;
-    file.sync_data()?;
-    reach(CrashPoint::RecallAfterTail);
-    if !lease.is_unbroken() {
-        return Err(RecallError::Busy);
-    }
-    put_head(file, head.as_deref())?;
+    put_head(file, head)?;
     reach(CrashPoint::RecallAfterHead);
     file.sync_data()?;
     reach(CrashPoint::RecallAfterSync);
@@ -220,19 +341,36 @@ fn finish(
     // I7: all bytes are on disk.
     record.state = if held.writers > 0 { State::Suspect } else { State::Archived };
     tenant.set_record(&**file, inode, &record)?;
+    match note_version(tenant, inode, held, file, lease, record) {
+        Ok(()) => {}
+        // Whoever writes to it makes its record durable again first.
+        Err(error) => tracing::warn!(ino = %inode.ino, %error, "a recall's version is not known"),
+    }
+    reach(CrashPoint::RecallBeforeClear);
+    Ok(())
+}
+
+/// Remembers by which ctime the recalled version is known.
+fn note_version(
+    tenant: &Tenant,
+    inode: &Inode,
+    held: &mut Body,
+    file: &File,
+    lease: &Lease,
+    record: Record,
+) -> io::Result<()> {
     if held.writers > 0 {
         file.sync_all()?;
     }
-    let stat = fstat(&**file).map_err(io::Error::from)?;
-    if let Some(ctime) = TimeNs::from_parts(stat.st_ctime, stat.st_ctime_nsec) {
-        if held.writers > 0 {
-            let archived = Record { state: State::Archived, ..record };
-            held.suspect = Some(Suspect { archived, ctime });
-        } else {
-            tenant.known.remember(inode.ino, &inode.handle, ctime);
-        }
+    let stat = fstat(file)?;
+    let Some(ctime) = TimeNs::from_parts(stat.st_ctime, stat.st_ctime_nsec) else { return Ok(()) };
+    if held.writers > 0 {
+        let archived = Record { state: State::Archived, ..record };
+        held.suspect = Some(Suspect { archived, ctime });
+    } else if lease.is_unbroken() {
+        // Else somebody may have written before the times were put back.
+        tenant.known.remember(inode.ino, &inode.handle, ctime);
     }
-    reach(CrashPoint::RecallBeforeClear);
     Ok(())
 }
 

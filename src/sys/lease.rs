@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::check;
@@ -32,6 +33,8 @@ pub struct Lease {
     file: Arc<File>,
     kind: LeaseKind,
     since: Instant,
+    /// When it was last seen unbroken, milliseconds after `since`.
+    seen_ms: AtomicU64,
 }
 
 impl Lease {
@@ -41,7 +44,7 @@ impl Lease {
         set(file.as_fd(), word(kind))?;
         #[allow(clippy::disallowed_methods, reason = "the age of a lease is real time")]
         let since = Instant::now();
-        Ok(Self { file, kind, since })
+        Ok(Self { file, kind, since, seen_ms: AtomicU64::new(0) })
     }
 
     /// Whether nobody asked for the file since, and it is young enough to be written under.
@@ -53,7 +56,19 @@ impl Lease {
     pub fn is_unbroken(&self) -> bool {
         // SAFETY: F_GETLEASE takes no pointer; the descriptor is open.
         let now = unsafe { libc::fcntl(self.file.as_raw_fd(), libc::F_GETLEASE) };
-        now == word(self.kind)
+        let unbroken = now == word(self.kind);
+        if unbroken {
+            let age = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+            self.seen_ms.store(age, Ordering::Relaxed);
+        }
+        unbroken
+    }
+
+    /// Whether nobody can be in yet: it is unbroken, or was not long ago, and the kernel keeps
+    /// whoever broke it waiting.
+    pub fn keeps_out(&self) -> bool {
+        let seen = Duration::from_millis(self.seen_ms.load(Ordering::Relaxed));
+        self.is_unbroken() || self.since.elapsed().saturating_sub(seen) < TRUSTED_FOR
     }
 
     /// Gives the lease back now, whoever else holds a reference to it.

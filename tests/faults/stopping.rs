@@ -48,6 +48,20 @@ fn a_recall_that_is_stopped_leaves_a_stub_and_nothing_that_still_writes() {
     drop(busy);
 }
 
+#[test]
+fn a_recall_that_begins_after_its_file_was_replaced_leaves_the_new_bytes() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let _leases = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::io()).unwrap();
+        let mut world = Path::ReadByRange.prepare().await;
+        let new = content("new");
+        assert_eq!(world.life().replace_under_a_recall("range", &new).await, Ok(()));
+        assert_eq!(world.life().read_all("range").await.as_ref(), Ok(&new));
+        world.restart().await;
+        assert_eq!(world.life().read_all("range").await.as_ref(), Ok(&new));
+    });
+}
+
 /// Threads that only take time, until they are dropped.
 struct Busy(Arc<AtomicBool>);
 

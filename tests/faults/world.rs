@@ -11,7 +11,7 @@ use std::time::Duration;
 use coldfs::failpoint::QUIET_MS;
 use coldfs::file_id::Ino;
 use coldfs::fsck::{Finding, Fsck, Mode};
-use coldfs::inode::{Backing, Inodes};
+use coldfs::inode::{Backing, Inodes, Serving};
 use coldfs::intents::{Intent, Subject};
 use coldfs::migrate::{Candidate, Migrator, Outcome};
 use coldfs::ops::{Answer, Caller, Errno, FUSE_ROOT, Name, Ops, RegisterBacking, SetAttr};
@@ -312,6 +312,20 @@ impl Life {
             answered(on_fuse_thread(|| self.ops.fsync(fh, false))).await
         };
         self.with_open(file, libc::O_RDWR, write).await
+    }
+
+    /// Replaces a file's content while somebody has it open for reading, and a recall of what
+    /// was there was asked for just before.
+    pub async fn replace_under_a_recall(&self, file: &str, new: &[u8]) -> Result<(), i32> {
+        let replace = async |_reader| {
+            let inode = self.candidate(file).inode;
+            let Serving::Cold(cold) = inode.serving() else { panic!("{file} is not served cold") };
+            let recalled = self.recall.whole(&inode, &cold);
+            self.truncate(file, 0).await.map_err(Errno)?;
+            self.overwrite(file, 0, new).await.map_err(Errno)?;
+            Ok(recalled.await?)
+        };
+        self.with_open(file, libc::O_RDONLY, replace).await
     }
 
     pub async fn truncate(&self, file: &str, size: u64) -> Result<(), i32> {
