@@ -19,6 +19,7 @@ use crate::recall::Recall;
 use crate::tenant::Tenant;
 
 mod attr;
+mod create;
 mod dir;
 mod error;
 mod handle;

@@ -13,15 +13,13 @@ use std::time::Duration;
 
 use nix::sys::stat::{FileStat, fstat};
 
-use super::lookup::Entry;
-use super::{Answer, Attr, Caller, Errno, Fh, Name, Ops};
+use super::{Answer, Caller, Errno, Fh, Ops};
 use crate::failpoint::{CrashPoint, reach};
 use crate::file_id::{Ino, TimeNs};
 use crate::inode::{Backing, Body, Cold, Fill, Inode, Serving, Suspect, TierGuard};
 use crate::recall::RecallError;
 use crate::record::Record;
 use crate::recover::{Finding, Ordered, find, put_in_order};
-use crate::sys;
 use crate::sys::cred::WithoutFsetid;
 use crate::tier::State;
 
@@ -80,29 +78,22 @@ pub struct Closed {
 }
 
 #[derive(Clone)]
-struct OpenRequest {
-    writable: bool,
-    truncate: bool,
-    exec: bool,
-    unprivileged: bool,
+pub(super) struct OpenRequest {
+    pub(super) writable: bool,
+    pub(super) truncate: bool,
+    pub(super) exec: bool,
+    pub(super) unprivileged: bool,
     /// Whether a recall inside this open was tried and cannot be had.
-    whole_refused: bool,
-    door: Arc<dyn RegisterBacking>,
+    pub(super) whole_refused: bool,
+    pub(super) door: Arc<dyn RegisterBacking>,
 }
 
-/// A new file, not yet open.
-struct Created {
-    inode: Arc<Inode>,
-    file: Arc<File>,
-    entry: Entry,
-}
-
-enum Step {
+pub(super) enum Step {
     Done(Opened),
     Wait(Wait),
 }
 
-enum Wait {
+pub(super) enum Wait {
     /// Something takes the disk's time: not on a FUSE thread.
     Disk,
     /// Somebody else has a lease on the file below.
@@ -208,7 +199,7 @@ impl Ops {
         }
     }
 
-    fn open_step(
+    pub(super) fn open_step(
         self: &Arc<Self>,
         inode: &Arc<Inode>,
         held: &mut TierGuard,
@@ -399,7 +390,7 @@ impl Ops {
     }
 
     /// Serves a local file from now on: by passthrough where the kernel takes it.
-    fn serve_local(
+    pub(super) fn serve_local(
         &self,
         inode: &Inode,
         held: &mut Body,
@@ -425,7 +416,7 @@ impl Ops {
         request.door.register(file).ok()
     }
 
-    fn opened(
+    pub(super) fn opened(
         self: &Arc<Self>,
         inode: &Arc<Inode>,
         held: &mut Body,
@@ -436,99 +427,6 @@ impl Ops {
         held.writers += u32::from(request.writable);
         let fh = self.add_open_file(inode, request.writable);
         Opened { ops: Arc::clone(self), open: Some((fh, how)) }
-    }
-
-    /// Creates a file and opens it; opens it if it is there and `flags` allow.
-    pub fn create(
-        self: &Arc<Self>,
-        caller: Caller,
-        parent: Ino,
-        name: &Name,
-        mode: u32,
-        flags: i32,
-        door: Arc<dyn RegisterBacking>,
-    ) -> Answer<(Entry, Opened)> {
-        let opened = match self.create_file(caller, parent, name, mode) {
-            Ok(created) => self.open_created(caller, created, door),
-            Err(Errno(libc::EEXIST)) if flags & libc::O_EXCL == 0 => {
-                let found = self.lookup(parent, name);
-                found.and_then(|entry| entry.ok_or(Errno(libc::ENOENT))).map(|entry| {
-                    let ino = Ino(entry.attr.stat.st_ino);
-                    (entry, self.open(caller, ino, flags, door))
-                })
-            }
-            Err(error) => Err(error),
-        };
-        match opened {
-            Ok((entry, Answer::Now(opened))) => Answer::Now(opened.map(|opened| (entry, opened))),
-            Ok((entry, Answer::Later(opened))) => {
-                Answer::later(async move { Ok((entry, opened.await?)) })
-            }
-            Err(error) => Answer::Now(Err(error)),
-        }
-    }
-
-    fn create_file(
-        &self,
-        caller: Caller,
-        parent: Ino,
-        name: &Name,
-        mode: u32,
-    ) -> Result<Created, Errno> {
-        use nix::fcntl::{OFlag, openat};
-        let dir = self.dir_for_change(parent, name)?;
-        let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_RDWR | OFlag::O_NOFOLLOW;
-        let file = {
-            let _caller = caller.enter()?;
-            let mode = nix::sys::stat::Mode::from_bits_truncate(mode);
-            openat(dir.as_fd(), name.as_cstr(), flags | OFlag::O_CLOEXEC, mode)?
-        };
-        let stat = fstat(&file)?;
-        let handle = sys::handle::of(&file, c"")?;
-        let anchor = file.try_clone()?;
-        let inode = self.inodes.enter_looked_up(anchor, handle, &stat);
-        let generation = inode.handle.generation();
-        let entry = Entry { attr: Attr { stat, unsettled: true }, generation };
-        Ok(Created { inode, file: Arc::new(File::from(file)), entry })
-    }
-
-    fn open_created(
-        self: &Arc<Self>,
-        caller: Caller,
-        created: Created,
-        door: Arc<dyn RegisterBacking>,
-    ) -> Result<(Entry, Answer<Opened>), Errno> {
-        let Created { inode, file, entry } = created;
-        let request = OpenRequest {
-            writable: true,
-            truncate: false,
-            exec: false,
-            unprivileged: caller.uid != 0,
-            whole_refused: true,
-            door,
-        };
-        let open = move |ops: &Arc<Self>, inode: &Arc<Inode>, held: &mut TierGuard| {
-            if matches!(inode.serving(), Serving::Closed) {
-                let how = ops.serve_local(inode, held, file, &request);
-                return Ok(ops.opened(inode, held, &request, how));
-            }
-            match ops.open_step(inode, held, &request, true)? {
-                Step::Done(opened) => Ok(opened),
-                Step::Wait(_) => Err(Errno(libc::EIO)),
-            }
-        };
-        // A walk that sees the new name may be looking whether the file is one to move.
-        let answer = match inode.try_tier() {
-            Some(mut held) => Answer::Now(open(self, &inode, &mut held)),
-            None => {
-                let ops = Arc::clone(self);
-                Answer::later(async move {
-                    let mut held = inode.tier().await;
-                    blocking(move || open(&ops, &inode, &mut held)).await
-                })
-            }
-        };
-        Ok((entry, answer))
     }
 
     /// Closes an open file description, then says what of it the kernel cannot know; later
