@@ -144,6 +144,11 @@ impl FaultyStore {
         self.script.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
+    /// How many calls were made since they were taken last.
+    pub fn seen_count(&self) -> usize {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     /// The calls made since this was asked last.
     pub fn take_seen(&self) -> Vec<Call> {
         std::mem::take(&mut self.seen.lock().unwrap_or_else(PoisonError::into_inner))

@@ -89,7 +89,11 @@ async fn case(path: Path, number: usize, call: Call, fault_number: usize, foreve
     let segments = world.segments();
     world.store.script(rule);
     world.store.take_seen();
-    let end = tokio::time::timeout(LIMIT, path.run(&mut world, matches!(fault, Fault::Hang))).await;
+    let end = tokio::time::timeout(
+        LIMIT,
+        path.run(&mut world, matches!(fault, Fault::Hang).then_some(number)),
+    )
+    .await;
     let end = end.unwrap_or_else(|_hangs| panic!("{what}: hangs"));
     let seen = world.store.take_seen();
     assert!(seen.get(number) == Some(&call), "{what}: other calls than counted: {seen:?}");
@@ -200,7 +204,7 @@ fn matrix(paths: &[Path]) {
             let mut world = path.prepare().await;
             let kinds = faults(&world);
             world.store.take_seen();
-            let end = path.run(&mut world, false).await;
+            let end = path.run(&mut world, None).await;
             assert!(matches!(end, End::Done), "{path:?} without a fault: {end:?}");
             let calls = world.store.take_seen();
             assert!(!calls.is_empty(), "{path:?} asks the store for nothing");

@@ -136,20 +136,21 @@ impl Path {
         expected
     }
 
-    /// Runs it. What is read on the way must be right, however the store behaves.
-    pub async fn run(self, world: &mut World, hangs: bool) -> End {
+    /// Runs it. What is read on the way must be right, however the store behaves. A store ends
+    /// every call by itself; one that does not, at the call with this number, is given up by a
+    /// person.
+    pub async fn run(self, world: &mut World, hangs_at: Option<usize>) -> End {
         let cancel = CancellationToken::new();
-        let stop = cancel.clone();
-        // A store ends every call by itself; one that does not is given up by a person.
-        let patience = match (self, hangs) {
-            (Path::ArchiveLarge, true) => 10 * DEADLINE,
-            // Tens of megabytes on a machine that is busy.
-            (Path::ArchiveLarge, false) => LIMIT,
-            _ => 2 * DEADLINE,
-        };
+        let (stop, store) = (cancel.clone(), world.store.clone());
         let patience = tokio::spawn(async move {
-            tokio::time::sleep(patience).await;
-            stop.cancel();
+            if let Some(number) = hangs_at {
+                // Tens of megabytes may come before, on a machine that is busy.
+                while store.seen_count() <= number {
+                    tokio::time::sleep(DEADLINE / 10).await;
+                }
+                tokio::time::sleep(2 * DEADLINE).await;
+                stop.cancel();
+            }
         });
         let end = self.run_until(world, &cancel).await;
         patience.abort();
