@@ -20,11 +20,14 @@ mod environments;
 #[path = "mount/full.rs"]
 mod full;
 mod harness;
+#[path = "mount/names.rs"]
+mod names;
 #[path = "mount/posix.rs"]
 mod posix;
 #[path = "mount/promises.rs"]
 mod promises;
 #[path = "mount/races.rs"]
 mod races;
+--
 #[path = "mount/whole_tree.rs"]
 mod whole_tree;
