@@ -16,7 +16,7 @@ use bytes::{Bytes, BytesMut};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::inode::{Cold, Fill, Inode, Inodes, Place};
+use crate::inode::{Cold, Fill, FillError, Inode, Inodes, Place, Refusal};
 use crate::record::Record;
 use crate::segment::{EntryPlace, Packing, Piece, segment_key};
 use crate::stub::Stub;
@@ -60,6 +60,10 @@ const WHOLE_AT_SHARE: u64 = 4;
 const SEQUENTIAL_READS: u32 = 2;
 /// Chunks fetched ahead of a sequential reader.
 const READ_AHEAD_CHUNKS: u32 = 4;
+/// A read that would wait gets the answer of one that waited in vain until this long ago. The
+/// kernel asks for a page again, alone, when the read-ahead that it was in fails, and would
+/// wait for two more deadlines before whoever maps or reads the file hears of the first.
+const SAME_ANSWER_FOR: Duration = Duration::from_secs(1);
 /// Chunks that one fill fetches at once.
 const FILL_CHUNKS_AT_ONCE: usize = 4;
 
@@ -134,9 +138,23 @@ impl Recall {
         if offset >= end {
             return Ok(Bytes::new());
         }
-        self.plan(inode, cold, offset, end);
-        let read = self.fetch(cold, offset, end).await;
+        let refused = cold.progress(|progress| refusal_of_just_now(progress.refusal.as_ref()));
+        if refused.is_none() {
+            self.plan(inode, cold, offset, end);
+        }
+        let mut cancels = cold.watch_cancels();
+        let read = tokio::select! {
+            biased;
+            read = self.fetch(cold, offset, end) => read,
+            Some(error) = std::future::ready(refused) => return Err(error),
+            _ = cancels.changed() => Err(RecallError::Cancelled),
+        };
         match &read {
+            Err(error @ (RecallError::Deadline { .. } | RecallError::Cancelled)) => {
+                let at = tokio::time::Instant::now();
+                let error = Arc::new(error.clone());
+                cold.progress(|progress| progress.refusal = Some(Refusal { at, error }));
+            }
             Err(error) if error.is_loss() => {
                 self.note_state(inode, cold, State::Lost).await;
             }
@@ -212,9 +230,7 @@ impl Recall {
             .await
             .map_err(|_gone| RecallError::Detaching)?;
         match &*ended {
-            Fill::Failed(error) => {
-                Err(error.downcast_ref::<RecallError>().cloned().unwrap_or(RecallError::Detaching))
-            }
+            Fill::Failed(error) => Err(as_recall_error(error)),
             Fill::Idle | Fill::Running(_) | Fill::Done => Ok(()),
         }
     }
@@ -256,6 +272,15 @@ impl Recall {
             tracing::error!(ino = %inode.ino, %error, "cannot record the state {}", state.word());
         }
     }
+}
+
+fn as_recall_error(error: &FillError) -> RecallError {
+    error.downcast_ref::<RecallError>().cloned().unwrap_or(RecallError::Detaching)
+}
+
+fn refusal_of_just_now(refusal: Option<&Refusal>) -> Option<RecallError> {
+    let Refusal { at, error } = refusal?;
+    (at.elapsed() < SAME_ANSWER_FOR).then(|| as_recall_error(error))
 }
 
 impl std::fmt::Debug for Recall {

@@ -28,6 +28,7 @@ mod posix;
 mod promises;
 #[path = "mount/races.rs"]
 mod races;
---
+#[path = "mount/waiting.rs"]
+mod waiting;
 #[path = "mount/whole_tree.rs"]
 mod whole_tree;

@@ -235,6 +235,28 @@ impl Mapping {
         }
     }
 
+    /// Reads one byte in a process of its own; the signal that killed it, if one did.
+    pub fn touch_in_a_child(&self, offset: usize) -> Option<i32> {
+        assert!(offset < self.len);
+        // SAFETY: the child of a fork shares the mapping, calls only what is safe after a fork
+        // of many threads, and ends without a word to the test's runtime.
+        let child = unsafe {
+            match libc::fork() {
+                0 => {
+                    libc::signal(libc::SIGBUS, libc::SIG_DFL);
+                    std::ptr::read_volatile(self.at.cast::<u8>().add(offset));
+                    libc::_exit(0)
+                }
+                child => child,
+            }
+        };
+        let mut status = 0;
+        // SAFETY: the status has room.
+        let ended = unsafe { libc::waitpid(child, &mut status, 0) };
+        assert_eq!(ended, child, "the child of a fork: {}", io::Error::last_os_error());
+        libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status))
+    }
+
     pub fn sync(&self) -> io::Result<()> {
         // SAFETY: the mapping's own address and length.
         check(i64::from(unsafe { libc::msync(self.at, self.len, libc::MS_SYNC) })).map(drop)
