@@ -3,9 +3,12 @@
 use std::fs::File;
 use std::sync::Arc;
 
+use nix::sys::stat::fstat;
+
 use crate::inode::{Inode, Inodes, Serving};
 use crate::recall::{Recall, RecallError};
 use crate::recover::{Finding, Ordered, find, put_in_order};
+use crate::stub::STUB_LENGTH;
 use crate::tenant::Tenant;
 
 /// What became of a file that was to be recalled.
@@ -33,7 +36,10 @@ pub async fn recall_file(
         Serving::Passthrough { .. } | Serving::Local { .. } => return Ok(Recalled::Already),
         Serving::Closed => {
             // Most files of a tree are at home: those are not even opened.
-            if !tenant.has_record(inodes.path_fd(inode)?)? {
+            let fd = inodes.path_fd(inode)?;
+            let stat = fstat(&fd).map_err(std::io::Error::from)?;
+            let of_a_stub = stat.st_size == STUB_LENGTH.cast_signed();
+            if !of_a_stub && !tenant.has_record(fd)? {
                 return Ok(Recalled::Already);
             }
             let flags = libc::O_RDWR | libc::O_NONBLOCK | libc::O_NOATIME;

@@ -59,6 +59,8 @@ pub struct Judged {
     pub record: Option<Record>,
     /// The stub at its head, if it is ours.
     pub stub: Option<Stub>,
+    /// Whose its head or its record is, if it is another's: in words.
+    pub stranger: Option<String>,
 }
 
 /// Finds out what a file is, and changes nothing.
@@ -87,7 +89,11 @@ pub fn find(tenant: &Tenant, inode: &Inode, file: &File) -> io::Result<Finding> 
 fn settle(tenant: &Tenant, inode: &Inode, file: &File, judged: Judged) -> io::Result<Finding> {
     let refused =
         |what: &str| Ok(Finding::Refused(RecallError::Conflict { what: what.to_owned() }));
-    let Judged { verdict, record, stub } = judged;
+    let Judged { verdict, record, stub, stranger } = judged;
+    let orphan = || match &stranger {
+        Some(what) => RecallError::Stranger { what: what.clone() },
+        None => RecallError::Orphan,
+    };
     match verdict {
         Verdict::Resident => Ok(Finding::Local),
         Verdict::ResidentEmpty | Verdict::ResidentDropRecord => {
@@ -121,13 +127,14 @@ fn settle(tenant: &Tenant, inode: &Inode, file: &File, judged: Judged) -> io::Re
             (Some(record), Some(stub)) => Ok(Finding::Remote { record, stub }),
             _ => refused("a verdict without a record"),
         },
-        Verdict::OrphanStub => Ok(Finding::Refused(RecallError::Orphan)),
+        Verdict::OrphanStub => Ok(Finding::Refused(orphan())),
         Verdict::OrphanOverRecord => {
             tenant.note_conflict(inode, "another file's stub stands in its place");
-            Ok(Finding::Refused(RecallError::Orphan))
+            Ok(Finding::Refused(orphan()))
         }
         Verdict::ForeignKept { stub_head: true } => {
-            refused("a stub of another tenant or of a newer coldfs")
+            let what = stranger.unwrap_or_else(|| "a stub under a foreign record".into());
+            Ok(Finding::Refused(RecallError::Stranger { what }))
         }
         Verdict::ForeignKept { stub_head: false } => Ok(Finding::Local),
         Verdict::Conflict { stub_head: true } => {
@@ -150,13 +157,17 @@ fn examine(
     let stat = fstat(file)?;
     let size = u64::try_from(stat.st_size).unwrap_or(0);
     let recorded = tenant.recorded(file, &inode.handle)?;
-    let mut judged = Judged { verdict: Verdict::Resident, record: None, stub: None };
+    let mut judged =
+        Judged { verdict: Verdict::Resident, record: None, stub: None, stranger: None };
     let fact = match &recorded {
         // A stub without a record is looked for where it could be one.
         Recorded::Nothing if size != STUB_LENGTH => return Ok(judged),
         Recorded::Nothing => RecordFact::None,
         Recorded::Misfit => RecordFact::Misfit,
-        Recorded::Foreign(_) => RecordFact::Foreign,
+        Recorded::Foreign(why) => {
+            judged.stranger = Some(why.to_string());
+            RecordFact::Foreign
+        }
         Recorded::Trusted(record) => {
             judged.record = Some(*record);
             RecordFact::Is(record.state)
@@ -171,7 +182,17 @@ fn examine(
             judged.stub = Some(stub);
             if named { HeadFact::Stub } else { HeadFact::OtherStub }
         }
-        StubHead::Unsealed(_) | StubHead::Newer(_) => HeadFact::OtherStub,
+        StubHead::Unsealed(stub) => {
+            if stub.tenant != tenant.seal.tenant() {
+                let (name, store) = (stub.tenant_name, stub.store);
+                judged.stranger = Some(format!("a stub of the tenant {name:?} in {store:?}"));
+            }
+            HeadFact::OtherStub
+        }
+        StubHead::Newer(version) => {
+            judged.stranger = Some(format!("a stub of version {version}, of a newer coldfs"));
+            HeadFact::OtherStub
+        }
         StubHead::Damaged(_) | StubHead::NotAStub if holds_stub_sector(&bytes[..filled]) => {
             HeadFact::Torn
         }

@@ -28,6 +28,8 @@ mod posix;
 mod promises;
 #[path = "mount/races.rs"]
 mod races;
+#[path = "mount/strangers.rs"]
+mod strangers;
 #[path = "mount/waiting.rs"]
 mod waiting;
 #[path = "mount/whole_tree.rs"]

@@ -28,7 +28,9 @@ impl From<&RecallError> for Errno {
             | RecallError::Damaged { .. }
             | RecallError::Offline { .. } => libc::EIO,
             RecallError::Refused { .. } | RecallError::Newer { .. } => libc::EIO,
-            RecallError::Orphan | RecallError::Conflict { .. } => libc::EIO,
+            RecallError::Orphan | RecallError::Stranger { .. } | RecallError::Conflict { .. } => {
+                libc::EIO
+            }
             RecallError::NoSpace { errno } => *errno,
             RecallError::Busy => libc::EBUSY,
             RecallError::Cancelled => libc::ECANCELED,

@@ -62,6 +62,12 @@ pub enum RecallError {
     /// The body is a stub that no record of this tenant names.
     #[error("a stub without its record; run `coldfs fsck --adopt`")]
     Orphan,
+    /// The body is a stub that this tenant or this coldfs did not write.
+    #[error("{what}")]
+    Stranger {
+        /// Whose it is.
+        what: String,
+    },
     /// The body is neither what the record says nor anything that could be explained.
     #[error("changed behind our back: {what}; see .coldfs/conflicts")]
     Conflict {
@@ -108,6 +114,9 @@ impl RecallError {
             RecallError::Offline { .. } => "restore it in the store, then run the command again",
             RecallError::Refused { source, .. } => source.next_step(),
             RecallError::Orphan => "`coldfs fsck --adopt`, if it is this tenant's",
+            RecallError::Stranger { .. } => {
+                "use the coldfs or the tenant that wrote it: copy the file there, through its mount"
+            }
             RecallError::Conflict { .. } => "compare it with a backup; see .coldfs/conflicts",
             RecallError::NoSpace { .. } => {
                 "make room on the data filesystem (`coldfs release`), then run the command again"
