@@ -229,6 +229,10 @@ impl<'a> Fsck<'a> {
                 reach(CrashPoint::FsckAfterRepair);
                 Ok(Finding { trouble, what: what.into(), repaired: true })
             }
+            Ordered::Unrecorded => {
+                let what = format!("{what}: its bytes are here; no room for its record");
+                Ok(Finding { trouble, what, repaired: false })
+            }
             Ordered::Waits(error) => {
                 let trouble = trouble_of(&error);
                 Ok(Finding { trouble, what: format!("{what}: {error}"), repaired: false })

@@ -47,6 +47,9 @@ pub async fn recall_file(
                 Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => {
                     return Err(RecallError::Busy);
                 }
+                Err(error) if matches!(error.raw_os_error(), Some(libc::EACCES | libc::EPERM)) => {
+                    return Err(RecallError::Unwritable);
+                }
                 other => Arc::new(other?),
             };
             match ordered(tenant, recall, inode, &file).await? {
@@ -76,6 +79,7 @@ async fn ordered(
         Finding::InFlight => {
             match put_in_order(tenant, inode, file, recall.options().deadline).await? {
                 Ordered::Done => Ok(find(tenant, inode, file)?),
+                Ordered::Unrecorded => Ok(Finding::Local),
                 Ordered::Waits(error) => Err(error),
             }
         }

@@ -27,6 +27,8 @@ mod chunks;
 mod error;
 mod fill;
 mod insist;
+mod privileges;
+mod room;
 
 pub use chunks::Chunks;
 pub use error::RecallError;
@@ -76,6 +78,7 @@ pub struct Recall {
     runtime: tokio::runtime::Handle,
     tasks: TaskTracker,
     stop: CancellationToken,
+    room: room::Room,
 }
 
 impl Recall {
@@ -88,7 +91,8 @@ impl Recall {
         runtime: tokio::runtime::Handle,
     ) -> Self {
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        Self { tenant, inodes, chunks, options, runtime, tasks, stop }
+        let room = room::Room::default();
+        Self { tenant, inodes, chunks, options, runtime, tasks, stop, room }
     }
 
     /// What was turned.
@@ -149,6 +153,9 @@ impl Recall {
             Some(error) = std::future::ready(refused) => return Err(error),
             _ = cancels.changed() => Err(RecallError::Cancelled),
         };
+        if read.is_ok() {
+            cold.progress(|progress| progress.refusal = None);
+        }
         match &read {
             Err(error @ (RecallError::Deadline { .. } | RecallError::Cancelled)) => {
                 let at = tokio::time::Instant::now();

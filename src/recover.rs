@@ -108,18 +108,30 @@ fn settle(tenant: &Tenant, inode: &Inode, file: &File, judged: Judged) -> io::Re
         }
         Verdict::ArchivedProven => {
             let Some(record) = record else { return refused("a verdict without a record") };
-            restore_mtime(file, record.mtime)?;
-            file.sync_all()?;
             let archived = Record { state: State::Archived, ..record };
-            tenant.set_record(file, inode, &archived)?;
-            Ok(Finding::Local)
+            let recorded = restore_mtime(file, record.mtime)
+                .and_then(|()| file.sync_all())
+                .and_then(|()| tenant.set_record(file, inode, &archived));
+            match recorded {
+                Err(error) if is_no_room(&error) => {
+                    tracing::warn!(ino = %inode.ino, %error, "cannot record that a file is here");
+                    Ok(Finding::InFlight)
+                }
+                other => other.map(|()| Finding::Local),
+            }
         }
         Verdict::FinishRelease | Verdict::CutBack => {
             let (Some(mut record), Some(stub)) = (record, stub) else {
                 return refused("a verdict without a record");
             };
             if !tenant.is_read_only() {
-                cut_to_stub(tenant, inode, file, &mut record)?;
+                match cut_to_stub(tenant, inode, file, &mut record) {
+                    // Without room btrfs refuses even that; the bytes are in the store.
+                    Err(error) if is_no_room(&error) => {
+                        tracing::warn!(ino = %inode.ino, %error, "cannot cut a file to its stub");
+                    }
+                    other => other?,
+                }
             }
             Ok(Finding::Remote { record, stub })
         }
@@ -146,6 +158,10 @@ fn settle(tenant: &Tenant, inode: &Inode, file: &File, judged: Judged) -> io::Re
             Ok(Finding::Local)
         }
     }
+}
+
+fn is_no_room(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
 }
 
 fn examine(
@@ -258,12 +274,16 @@ pub async fn recover(tenant: &Arc<Tenant>, inodes: &Inodes) -> io::Result<Recove
         let anchor = file.try_clone()?.into();
         let inode = inodes.enter(anchor, subject.handle.clone(), &stat);
         done.looked_at += 1;
-        if let Ordered::Waits(error) = put_in_order(tenant, &inode, &file, patience).await? {
-            if matches!(error, RecallError::Deadline { .. }) {
-                // One is enough to know that it does not answer.
-                patience = Duration::ZERO;
+        match put_in_order(tenant, &inode, &file, patience).await? {
+            Ordered::Done => {}
+            Ordered::Unrecorded => waiting.push(line.intent.clone()),
+            Ordered::Waits(error) => {
+                if matches!(error, RecallError::Deadline { .. }) {
+                    // One is enough to know that it does not answer.
+                    patience = Duration::ZERO;
+                }
+                waiting.push(line.intent.clone());
             }
-            waiting.push(line.intent.clone());
         }
         unmark(tenant, &inode, &file)?;
         reach(CrashPoint::RecoverAfterFile);
@@ -318,6 +338,8 @@ fn open_in_flight(tenant: &Tenant, subject: &Subject) -> io::Result<File> {
 pub enum Ordered {
     /// It is.
     Done,
+    /// Its bytes are proven to be here, and there is no room for a record that says so.
+    Unrecorded,
     /// It is as it was: it has to wait for the store.
     Waits(RecallError),
 }
@@ -362,13 +384,11 @@ pub async fn order_with(
                 .map_err(io::Error::other)??;
             let content =
                 if local == entry.content { ContentFact::Equal } else { ContentFact::Differs };
-            settle_hashed(tenant, inode, file, content)?;
-            Ok(Ordered::Done)
+            settle_hashed(tenant, inode, file, content)
         }
         // No copy that these bytes could be: they are all there is, and stay.
         (Verdict::NeedsHash { .. }, Some(_), Some(Err(error))) if error.is_loss() => {
-            settle_hashed(tenant, inode, file, ContentFact::Differs)?;
-            Ok(Ordered::Done)
+            settle_hashed(tenant, inode, file, ContentFact::Differs)
         }
         (Verdict::RewriteStub, Some(mut record), Some(Ok(entry))) => {
             let store = tenant.store.url();
@@ -402,15 +422,19 @@ fn settle_hashed(
     inode: &Inode,
     file: &File,
     content: ContentFact,
-) -> io::Result<()> {
+) -> io::Result<Ordered> {
     let judged = examine(tenant, inode, file, content)?;
     match (judged.verdict, judged.record) {
         (Verdict::Conflict { stub_head: false }, Some(record)) => {
             let what = format!("other bytes than those of {}: kept, served as they are", record.at);
             tenant.note_conflict(inode, &what);
-            tenant.drop_record(file, inode)
+            tenant.drop_record(file, inode)?;
+            Ok(Ordered::Done)
         }
-        _ => settle(tenant, inode, file, judged).map(drop),
+        _ => match settle(tenant, inode, file, judged)? {
+            Finding::InFlight => Ok(Ordered::Unrecorded),
+            Finding::Local | Finding::Remote { .. } | Finding::Refused(_) => Ok(Ordered::Done),
+        },
     }
 }
 

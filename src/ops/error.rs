@@ -32,6 +32,7 @@ impl From<&RecallError> for Errno {
                 libc::EIO
             }
             RecallError::NoSpace { errno } => *errno,
+            RecallError::Unwritable => libc::EACCES,
             RecallError::Busy => libc::EBUSY,
             RecallError::Cancelled => libc::ECANCELED,
             RecallError::Detaching => libc::ENODEV,

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::open::{LEASE_PATIENCE, LEASE_POLL, blocking};
 use super::{Answer, Caller, Errno, Fh, Ops};
-use crate::inode::{Cold, Inode, Serving};
+use crate::inode::{Cold, Inode, Serving, TierGuard};
 use crate::recall::RecallError;
 use crate::recover::{Finding, Ordered, find, put_in_order};
 use crate::sys;
@@ -186,56 +186,66 @@ impl Ops {
         inode: Arc<Inode>,
         size: u64,
     ) -> Result<(), Errno> {
+        let (held, file) = self.at_home(&inode, size != 0).await?;
+        blocking(move || {
+            let _held = held;
+            set_size(caller, &file, size)?;
+            if self.tenant.has_record(&file)? {
+                self.tenant.drop_record(&file, &inode)?;
+                file.sync_all()?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// The body of a file under its tier lock; whole, if its bytes are `wanted`.
+    pub(super) async fn at_home(
+        &self,
+        inode: &Arc<Inode>,
+        wanted: bool,
+    ) -> Result<(TierGuard, Arc<File>), Errno> {
         loop {
             let mut held = inode.tier().await;
             if let Some(lease) = held.archiving.take() {
                 lease.give_up();
             }
-            let file = match inode.serving() {
-                Serving::Passthrough { file, .. } | Serving::Local { file } => file,
-                Serving::Cold(cold) if cold.is_idle() && size == 0 => {
+            match inode.serving() {
+                Serving::Passthrough { file, .. } | Serving::Local { file } => {
+                    return Ok((held, file));
+                }
+                Serving::Cold(cold) if cold.is_idle() && !wanted => {
                     let file = Arc::clone(&cold.file);
                     inode.serve(&mut held, Serving::Local { file: Arc::clone(&file) });
-                    file
+                    return Ok((held, file));
                 }
                 Serving::Cold(cold) => {
                     drop(held);
-                    self.whole_for_change(&inode, &cold).await?;
-                    continue;
+                    self.whole_for_change(inode, &cold).await?;
                 }
                 Serving::Closed => {
-                    let file = Arc::new(self.inodes.open(&inode, libc::O_RDWR)?);
-                    match find(&self.tenant, &inode, &file)? {
-                        Finding::Local => file,
-                        Finding::InFlight if size == 0 => file,
+                    let file = Arc::new(self.inodes.open(inode, libc::O_RDWR)?);
+                    match find(&self.tenant, inode, &file)? {
+                        Finding::Local => return Ok((held, file)),
+                        Finding::InFlight | Finding::Remote { .. } if !wanted => {
+                            return Ok((held, file));
+                        }
                         Finding::InFlight => {
                             let patience = self.recall.options().deadline;
-                            match put_in_order(&self.tenant, &inode, &file, patience).await? {
-                                Ordered::Done => continue,
+                            match put_in_order(&self.tenant, inode, &file, patience).await? {
+                                Ordered::Done => {}
+                                Ordered::Unrecorded => return Ok((held, file)),
                                 Ordered::Waits(error) => return Err(error.into()),
                             }
                         }
-                        Finding::Remote { .. } if size == 0 => file,
                         Finding::Remote { record, stub } => {
                             let cold = self.recall.cold(record, stub, file)?;
                             inode.serve(&mut held, Serving::Cold(cold));
-                            continue;
                         }
                         Finding::Refused(error) => return Err(error.into()),
                     }
                 }
-            };
-            let ops = Arc::clone(&self);
-            return blocking(move || {
-                let _held = held;
-                set_size(caller, &file, size)?;
-                if ops.tenant.has_record(&file)? {
-                    ops.tenant.drop_record(&file, &inode)?;
-                    file.sync_all()?;
-                }
-                Ok(())
-            })
-            .await;
+            }
         }
     }
 

@@ -80,6 +80,9 @@ pub enum RecallError {
         /// ENOSPC or EDQUOT.
         errno: i32,
     },
+    /// The stub cannot be filled: its owner may not write it, or nobody may.
+    #[error("read-only or immutable below: it is read from the store, and stays there")]
+    Unwritable,
     /// Somebody else has the stub open behind the mount.
     #[error("somebody has the stub open behind the mount")]
     Busy,
@@ -120,6 +123,9 @@ impl RecallError {
             RecallError::Conflict { .. } => "compare it with a backup; see .coldfs/conflicts",
             RecallError::NoSpace { .. } => {
                 "make room on the data filesystem (`coldfs release`), then run the command again"
+            }
+            RecallError::Unwritable => {
+                "make it writable (chmod u+rw, chattr -i), then run the command again"
             }
             RecallError::Busy => "close it there, or add --wait",
             RecallError::Cancelled => "run the command again to go on",

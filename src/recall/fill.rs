@@ -19,6 +19,8 @@ use nix::sys::stat::fstat;
 use nix::sys::time::TimeSpec;
 use tokio_util::sync::CancellationToken;
 
+use super::privileges::Privileges;
+use super::room::Share;
 use super::{FILL_CHUNKS_AT_ONCE, Recall, RecallError};
 use crate::failpoint::{CrashPoint, reach};
 use crate::file_id::TimeNs;
@@ -26,14 +28,10 @@ use crate::inode::{Body, Cold, Inode, Serving, Suspect};
 use crate::intents::{Intent, Subject};
 use crate::record::Record;
 use crate::segment::Piece;
-use crate::stub::{STUB_BYTES, STUB_LENGTH};
+use crate::stub::{STUB_BYTES, STUB_LENGTH, Stub, StubHead};
 use crate::sys::lease::{Lease, LeaseKind};
-use crate::sys::xattr;
 use crate::tenant::{Tenant, Ticket};
 use crate::tier::State;
-
-/// Room that a recall leaves free on the data filesystem, bytes: writers come first.
-const RESERVE_BYTES: u64 = 64 << 20;
 
 /// The first block, kept back until all else is on disk.
 type Head = Box<[u8; STUB_BYTES]>;
@@ -46,28 +44,27 @@ pub(super) async fn run(
 ) -> Result<(), RecallError> {
     let (tenant, on_inode, on_cold) =
         (Arc::clone(&recall.tenant), Arc::clone(inode), Arc::clone(cold));
+    let room = recall.room.clone();
     let held = inode.tier().await;
-    let (capabilities, (ticket, lease)) = blocking(move || {
+    let (privileges, mut share, (ticket, lease)) = blocking(move || {
         let _held = held;
-        // Given to the stub, they are the file's; what is written now drops them.
-        let capabilities = xattr::value(&*on_cold.file, xattr::FILE_CAPABILITIES)?;
-        Ok((capabilities, begin(&tenant, &on_inode, &on_cold)?))
+        let privileges = Privileges::of(&on_cold.file)?;
+        let share = room.share(&on_cold.file, on_cold.place.packing.packed_bytes())?;
+        Ok((privileges, share, begin(&tenant, &on_inode, &on_cold)?))
     })
     .await?;
-    let filled = fill(recall, cold, &lease, stop).await;
+    let filled = fill(recall, cold, &lease, &mut share, stop).await;
     let (tenant, on_inode, on_cold) =
         (Arc::clone(&recall.tenant), Arc::clone(inode), Arc::clone(cold));
     let mut held = inode.tier().await;
     blocking(move || {
-        let finished = match filled {
-            Ok(head) => finish(&tenant, &on_inode, &mut held, &on_cold, &lease, &head),
-            Err(error) => Err(error),
+        let finished = match &filled {
+            Ok(head) => finish(&tenant, &on_inode, &mut held, &on_cold, &lease, head),
+            Err(error) => Err(error.clone()),
         };
         let put_back = || {
-            if let Some(value) = &capabilities
-                && let Err(error) = xattr::set(&*on_cold.file, xattr::FILE_CAPABILITIES, value, 0)
-            {
-                tracing::error!(ino = %on_inode.ino, %error, "a recall lost file capabilities");
+            if let Err(error) = privileges.restore(&on_cold.file) {
+                tracing::error!(ino = %on_inode.ino, %error, "a recall lost set-ID bits or capabilities");
             }
         };
         match finished {
@@ -83,7 +80,7 @@ pub(super) async fn run(
                 drop(ticket);
                 Ok(())
             }
-            Err(error) => match cut_back(&tenant, &on_inode, &on_cold) {
+            Err(error) => match undo(&tenant, &on_inode, &on_cold, &lease, filled) {
                 Ok(()) => {
                     put_back();
                     drop(ticket);
@@ -100,12 +97,10 @@ pub(super) async fn run(
     .await
 }
 
-/// Puts the file on the work list, takes it, and makes room for its bytes.
+/// Puts the file on the work list, takes it, and makes it as long as it was.
 fn begin(tenant: &Tenant, inode: &Inode, cold: &Cold) -> Result<(Ticket, Arc<Lease>), RecallError> {
-    let free = nix::sys::statvfs::fstatvfs(&*cold.file).map_err(io::Error::from)?;
-    let free_bytes = free.blocks_available() * free.fragment_size();
-    if free_bytes < cold.place.packing.packed_bytes().saturating_add(RESERVE_BYTES) {
-        return Err(RecallError::NoSpace { errno: libc::ENOSPC });
+    if !is_writable(&cold.file)? {
+        return Err(RecallError::Unwritable);
     }
     let lease = match Lease::take(Arc::clone(&cold.file), LeaseKind::Write) {
         Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => return Err(RecallError::Busy),
@@ -127,12 +122,19 @@ fn begin(tenant: &Tenant, inode: &Inode, cold: &Cold) -> Result<(Ticket, Arc<Lea
     Ok((ticket, lease))
 }
 
+fn is_writable(file: &File) -> io::Result<bool> {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    let flags = OFlag::from_bits_retain(fcntl(file, FcntlArg::F_GETFL)?);
+    Ok(flags & OFlag::O_ACCMODE == OFlag::O_RDWR)
+}
+
 /// Fetches everything and writes it but for block 0, which it returns. It stops between two
 /// chunks only: once it has returned, nothing writes to the file any more.
 async fn fill(
     recall: &Recall,
     cold: &Arc<Cold>,
     lease: &Arc<Lease>,
+    share: &mut Share,
     stop: &CancellationToken,
 ) -> Result<Option<Head>, RecallError> {
     let entry = &cold.place.entry;
@@ -154,6 +156,7 @@ async fn fill(
         let chunk = chunk?;
         let (cold, lease) = (Arc::clone(cold), Arc::clone(lease));
         let kept = head.take();
+        let length = chunk.len() as u64;
         head = blocking(move || {
             if !lease.is_unbroken() {
                 return Err(RecallError::Busy);
@@ -163,6 +166,7 @@ async fn fill(
             Ok(head)
         })
         .await?;
+        share.written(length);
     }
 }
 
@@ -250,13 +254,43 @@ fn put_head(file: &File, head: Option<&[u8; STUB_BYTES]>) -> io::Result<()> {
     }
 }
 
+/// Takes a recall back that could not be finished, also where its block 0 is written already.
+fn undo(
+    tenant: &Tenant,
+    inode: &Inode,
+    cold: &Cold,
+    lease: &Lease,
+    filled: Result<Option<Head>, RecallError>,
+) -> io::Result<()> {
+    if let Ok(Some(head)) = filled
+        && lease.is_unbroken()
+        && head_of(&cold.file)? == *head
+    {
+        let stub = cold.stub.encode(&tenant.seal).map_err(io::Error::other)?;
+        cold.file.write_all_at(&stub, 0)?;
+        cold.file.sync_data()?;
+    }
+    cut_back(tenant, inode, cold)
+}
+
 /// recalling -> released: the head is still the stub, the rest goes.
-pub(crate) fn cut_back(tenant: &Tenant, inode: &Inode, cold: &Cold) -> io::Result<()> {
+fn cut_back(tenant: &Tenant, inode: &Inode, cold: &Cold) -> io::Result<()> {
     let Some(mut record) = tenant.record(&*cold.file, inode)? else { return Ok(()) };
     if record.state != State::Recalling {
         return Ok(());
     }
+    // P6: cut to anything else, the file would read as its own beginning.
+    match Stub::parse(&head_of(&cold.file)?, &tenant.seal) {
+        StubHead::Sealed(stub) if stub == cold.stub => {}
+        _ => return Err(io::Error::other("its head is not its stub; the next open looks at it")),
+    }
     cut_to_stub(tenant, inode, &cold.file, &mut record)
+}
+
+fn head_of(file: &File) -> io::Result<[u8; STUB_BYTES]> {
+    let mut head = [0; STUB_BYTES];
+    file.read_exact_at(&mut head, 0)?;
+    Ok(head)
 }
 
 /// Cuts a file whose head is its stub to that stub, and says so.

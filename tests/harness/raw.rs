@@ -235,17 +235,19 @@ impl Mapping {
         }
     }
 
-    /// Reads one byte in a process of its own; the signal that killed it, if one did.
-    pub fn touch_in_a_child(&self, offset: usize) -> Option<i32> {
-        assert!(offset < self.len);
+    /// Compares in a process of its own what is mapped at `offset`; an error: the signal that
+    /// killed it.
+    pub fn compare_in_a_child(&self, offset: usize, expected: &[u8]) -> Result<bool, i32> {
+        assert!(offset + expected.len() <= self.len);
         // SAFETY: the child of a fork shares the mapping, calls only what is safe after a fork
         // of many threads, and ends without a word to the test's runtime.
         let child = unsafe {
             match libc::fork() {
                 0 => {
                     libc::signal(libc::SIGBUS, libc::SIG_DFL);
-                    std::ptr::read_volatile(self.at.cast::<u8>().add(offset));
-                    libc::_exit(0)
+                    let mapped = self.at.cast::<u8>().add(offset);
+                    let same = std::slice::from_raw_parts(mapped, expected.len()) == expected;
+                    libc::_exit(i32::from(!same))
                 }
                 child => child,
             }
@@ -254,7 +256,10 @@ impl Mapping {
         // SAFETY: the status has room.
         let ended = unsafe { libc::waitpid(child, &mut status, 0) };
         assert_eq!(ended, child, "the child of a fork: {}", io::Error::last_os_error());
-        libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status))
+        if libc::WIFSIGNALED(status) {
+            return Err(libc::WTERMSIG(status));
+        }
+        Ok(libc::WEXITSTATUS(status) == 0)
     }
 
     pub fn sync(&self) -> io::Result<()> {

@@ -1,7 +1,7 @@
 //! Stubs that were carried off: to another tenant, and to another machine with another store.
 //! They are refused by name, whatever carried them, and nothing is lost where they came from.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::Command;
 
 use super::harness::mount::{Mount, Start};
@@ -13,7 +13,7 @@ const BYTES: usize = 200_000;
 /// Recalled inside `open`, and served by chunks.
 const FILES: [(&str, usize); 2] = [("small", BYTES), ("large", 20 << 20)];
 
-fn words(mount: &Mount, args: &[&str], path: &PathBuf) -> (Option<i32>, String) {
+fn words(mount: &Mount, args: &[&str], path: &Path) -> (Option<i32>, String) {
     let args = args.iter().map(std::ffi::OsStr::new).chain([path.as_os_str()]);
     let output = mount.coldfs(args);
     let text = [output.stdout, output.stderr].concat();

@@ -96,31 +96,24 @@ fn waiting(command: &mut Command) -> Child {
 fn a_process_killed_while_it_waits_for_a_cold_file_dies_and_leaves_nothing_open() {
     let Some(stalled) = Stalled::new("60s") else { return };
     let path = |name| stalled.path(name);
-    let dd = |args: &[&str], to: PathBuf| {
-        waiting(Command::new("dd").args(args).arg(format!("of={}", to.display())))
-    };
-    let write = ["if=/dev/zero", "conv=notrunc", "bs=4096", "count=1", "seek=9"];
+    // One that changes each file: the kernel lets a second one wait for the first.
+    let write = format!("of={}", path("large").display());
+    let write = ["if=/dev/zero", &write, "conv=notrunc", "bs=4096", "count=1", "seek=9"];
+    // The shell itself waits in execve, which it does in the place of the program.
+    let exec = format!("exec {}", path("program").display());
     let kills = [
-        ("open", vec![waiting(Command::new("cat").arg(path("small")))]),
-        ("read", vec![waiting(Command::new("cat").arg(path("large")))]),
-        ("write", vec![dd(&write, path("medium")), dd(&write, path("large"))]),
-        ("truncate", vec![waiting(Command::new("truncate").args(["-s", "9"]).arg(path("medium")))]),
-        // The shell itself waits in execve, which it does in the place of the program.
-        (
-            "exec",
-            vec![waiting(
-                Command::new("sh").arg("-c").arg(format!("exec {}", path("program").display())),
-            )],
-        ),
+        ("open", waiting(Command::new("cat").arg(path("small")))),
+        ("read", waiting(Command::new("cat").arg(path("large")))),
+        ("write", waiting(Command::new("dd").args(write))),
+        ("truncate", waiting(Command::new("truncate").args(["-s", "9"]).arg(path("medium")))),
+        ("exec", waiting(Command::new("sh").args(["-c", &exec]))),
     ];
     std::thread::sleep(Duration::from_millis(400));
-    for (what, children) in kills {
-        for mut child in children {
-            assert!(child.try_wait().unwrap().is_none(), "{what}: had nothing to wait for");
-            child.kill().unwrap();
-            let ended = wait_for(SOON, || child.try_wait().unwrap());
-            assert!(ended.is_some(), "{what}: a killed process still waits");
-        }
+    for (what, mut child) in kills {
+        assert!(child.try_wait().unwrap().is_none(), "{what}: had nothing to wait for");
+        child.kill().unwrap();
+        let ended = wait_for(SOON, || child.try_wait().unwrap());
+        assert!(ended.is_some(), "{what}: a killed process still waits");
     }
     stalled.server.thaw();
     for name in ["small", "medium", "large", "program"] {
@@ -146,17 +139,15 @@ fn a_mapping_of_a_large_cold_file_reads_right_and_faults_when_the_store_is_gone(
     let file = raw::open(&stalled.path(name), libc::O_RDONLY, 0).unwrap();
     let mapping = raw::Mapping::new(&file, bytes, false).unwrap();
     drop(file);
+    let whole = pattern::bytes(2, bytes);
     let begun = Instant::now();
-    assert_eq!(mapping.touch_in_a_child(0), Some(libc::SIGBUS));
+    assert_eq!(mapping.compare_in_a_child(0, &whole[..1]), Err(libc::SIGBUS));
     let waited = begun.elapsed();
     assert!(waited >= DEADLINE && waited < DEADLINE + SOON, "{waited:?}");
-    assert_eq!(mapping.touch_in_a_child(bytes - 1), Some(libc::SIGBUS));
+    assert_eq!(mapping.compare_in_a_child(bytes - 1, &whole[bytes - 1..]), Err(libc::SIGBUS));
     stalled.server.thaw();
-    let whole = pattern::bytes(2, bytes);
-    let back =
-        wait_for(Duration::from_secs(10), || mapping.touch_in_a_child(0).is_none().then_some(()));
-    assert!(back.is_some(), "the store is back and the mapping still faults");
-    assert!(mapping.read(0, bytes) == whole, "a mapping reads wrong");
+    let back = wait_for(Duration::from_secs(10), || mapping.compare_in_a_child(0, &whole).ok());
+    assert_eq!(back, Some(true), "what a mapping reads once the store is back");
     drop(mapping);
     stalled.end();
 }
