@@ -187,14 +187,19 @@ impl<'a> Fsck<'a> {
                 Ok(Some(self.order(inode, file, Trouble::InFlight, what, remote).await?))
             }
             Verdict::OrphanStub | Verdict::OrphanOverRecord => {
-                Ok(Some(self.orphan(inode, file, judged.stub, remote)?))
+                let Judged { stub, stranger, .. } = judged;
+                match stranger {
+                    Some(what) => finding(Trouble::Foreign, &what),
+                    None => Ok(Some(self.orphan(inode, file, stub, remote)?)),
+                }
             }
             Verdict::Conflict { .. } => finding(
                 Trouble::Conflict,
                 "neither the recorded bytes nor a stub: changed behind the mount",
             ),
             Verdict::ForeignKept { .. } => {
-                finding(Trouble::Foreign, "a record of another tenant or of a newer coldfs")
+                let what = judged.stranger.unwrap_or_else(|| "a foreign record".into());
+                finding(Trouble::Foreign, &what)
             }
             Verdict::Archived | Verdict::Released | Verdict::Lost => {
                 match (judged.record, remote) {
@@ -223,6 +228,10 @@ impl<'a> Fsck<'a> {
             Ordered::Done => {
                 reach(CrashPoint::FsckAfterRepair);
                 Ok(Finding { trouble, what: what.into(), repaired: true })
+            }
+            Ordered::Unrecorded => {
+                let what = format!("{what}: its bytes are here; no room for its record");
+                Ok(Finding { trouble, what, repaired: false })
             }
             Ordered::Waits(error) => {
                 let trouble = trouble_of(&error);
@@ -280,7 +289,7 @@ impl<'a> Fsck<'a> {
     ) -> io::Result<Finding> {
         let finding = |trouble, what: String, repaired| Ok(Finding { trouble, what, repaired });
         let Some(stub) = stub else {
-            let what = "a stub that is damaged, or of another tenant or key".into();
+            let what = "a stub that is damaged, or of another key".into();
             return finding(Trouble::Orphan, what, false);
         };
         let Some((_, answer)) = remote else {

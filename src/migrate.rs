@@ -64,6 +64,10 @@ pub enum Skip {
     Immutable,
     /// It has file capabilities, which writing a stub would drop.
     Capabilities,
+    /// It has a set-ID bit, which this process's writing a stub would clear.
+    SetId,
+    /// Rootless, and its owner may not read and write it: its record could not be kept.
+    Unwritable,
     /// More extents than a stub can carry.
     Fragmented,
     /// Pages of it are held by a pipe or socket.
@@ -93,6 +97,8 @@ impl Skip {
             Skip::Pinned => "pinned",
             Skip::Immutable => "immutable",
             Skip::Capabilities => "capabilities",
+            Skip::SetId => "set-id",
+            Skip::Unwritable => "not-writable",
             Skip::Fragmented => "fragmented",
             Skip::PagesHeld => "pages-held",
             Skip::OutOfRange => "out-of-range",

@@ -19,6 +19,7 @@ use crate::recall::Recall;
 use crate::tenant::Tenant;
 
 mod attr;
+mod close;
 mod create;
 mod dir;
 mod error;
@@ -33,11 +34,12 @@ mod virtual_xattr;
 mod xattr;
 
 pub use attr::Attr;
+pub use close::Closed;
 pub use dir::{DirEntry, Listing};
 pub use error::Errno;
 pub use handle::Fh;
 pub use lookup::Entry;
-pub use open::{Closed, How, Opened, RegisterBacking};
+pub use open::{How, Opened, RegisterBacking};
 pub use setattr::{SetAttr, SetTime};
 
 /// The number that FUSE gives the root directory, whatever it is below.

@@ -3,9 +3,12 @@
 use std::fs::File;
 use std::sync::Arc;
 
+use nix::sys::stat::fstat;
+
 use crate::inode::{Cold, Inode, Inodes, Serving};
 use crate::recall::{Recall, RecallError};
 use crate::recover::{Finding, Ordered, find, put_in_order};
+use crate::stub::STUB_LENGTH;
 use crate::tenant::Tenant;
 
 /// What became of a file that was to be recalled.
@@ -51,12 +54,18 @@ async fn cold(
         Serving::Closed => {}
     }
     // Most files of a tree are at home: those are not even opened.
-    if !tenant.has_record(inodes.path_fd(inode)?)? {
+    let fd = inodes.path_fd(inode)?;
+    let stat = fstat(&fd).map_err(std::io::Error::from)?;
+    let of_a_stub = stat.st_size == STUB_LENGTH.cast_signed();
+    if !of_a_stub && !tenant.has_record(fd)? {
         return Ok(None);
     }
     let flags = libc::O_RDWR | libc::O_NONBLOCK | libc::O_NOATIME;
     let file = match inodes.open(inode, flags) {
         Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => return Err(RecallError::Busy),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EACCES | libc::EPERM)) => {
+            return Err(RecallError::Unwritable);
+        }
         other => Arc::new(other?),
     };
     match ordered(tenant, recall, inode, &file).await? {
@@ -81,6 +90,7 @@ async fn ordered(
         Finding::InFlight => {
             match put_in_order(tenant, inode, file, recall.options().deadline).await? {
                 Ordered::Done => Ok(find(tenant, inode, file)?),
+                Ordered::Unrecorded => Ok(Finding::Local),
                 Ordered::Waits(error) => Err(error),
             }
         }

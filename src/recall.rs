@@ -10,7 +10,6 @@
 use std::fs::File;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -18,7 +17,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::inode::{Cold, Fill, Inode, Inodes, Place, Serving};
+use crate::inode::{Cold, Fill, FillError, Inode, Inodes, Place, Refusal, Serving};
 use crate::record::Record;
 use crate::segment::{EntryPlace, Packing, Piece, segment_key};
 use crate::stub::Stub;
@@ -29,6 +28,8 @@ mod chunks;
 mod error;
 mod fill;
 mod insist;
+mod privileges;
+mod room;
 
 pub use chunks::Chunks;
 pub use error::RecallError;
@@ -62,6 +63,10 @@ const WHOLE_AT_SHARE: u64 = 4;
 const SEQUENTIAL_READS: u32 = 2;
 /// Chunks fetched ahead of a sequential reader.
 const READ_AHEAD_CHUNKS: u32 = 4;
+/// A read that would wait gets the answer of one that waited in vain until this long ago. The
+/// kernel asks for a page again, alone, when the read-ahead that it was in fails, and would
+/// wait for two more deadlines before whoever maps or reads the file hears of the first.
+const SAME_ANSWER_FOR: Duration = Duration::from_secs(1);
 /// Chunks that one fill fetches at once.
 const FILL_CHUNKS_AT_ONCE: u32 = 4;
 /// Chunks that all fills of a tenant hold at once, of up to 1 MiB each; more fills wait.
@@ -76,8 +81,8 @@ pub struct Recall {
     runtime: tokio::runtime::Handle,
     tasks: TaskTracker,
     filling: Semaphore,
-    promised_bytes: AtomicU64,
     stop: CancellationToken,
+    room: room::Room,
 }
 
 impl Recall {
@@ -97,8 +102,8 @@ impl Recall {
             runtime,
             tasks: TaskTracker::new(),
             filling: Semaphore::new(FILLING_CHUNKS),
-            promised_bytes: AtomicU64::new(0),
             stop: CancellationToken::new(),
+            room: room::Room::default(),
         }
     }
 
@@ -149,9 +154,26 @@ impl Recall {
         if offset >= end {
             return Ok(Bytes::new());
         }
-        self.plan(inode, cold, offset, end);
-        let read = self.fetch(cold, offset, end).await;
+        let refused = cold.progress(|progress| refusal_of_just_now(progress.refusal.as_ref()));
+        if refused.is_none() {
+            self.plan(inode, cold, offset, end);
+        }
+        let mut cancels = cold.watch_cancels();
+        let read = tokio::select! {
+            biased;
+            read = self.fetch(cold, offset, end) => read,
+            Some(error) = std::future::ready(refused) => return Err(error),
+            _ = cancels.changed() => Err(RecallError::Cancelled),
+        };
+        if read.is_ok() {
+            cold.progress(|progress| progress.refusal = None);
+        }
         match &read {
+            Err(error @ (RecallError::Deadline { .. } | RecallError::Cancelled)) => {
+                let at = tokio::time::Instant::now();
+                let error = Arc::new(error.clone());
+                cold.progress(|progress| progress.refusal = Some(Refusal { at, error }));
+            }
             Err(error) if error.is_loss() => {
                 self.note_state(inode, cold, State::Lost).await;
             }
@@ -228,10 +250,9 @@ impl Recall {
             .await
             .map_err(|_gone| RecallError::Detaching)?;
         match &*ended {
-            Fill::Failed(error) => match error.downcast_ref::<RecallError>() {
-                Some(RecallError::Superseded) => Ok(()),
-                Some(error) => Err(error.clone()),
-                None => Err(RecallError::Detaching),
+            Fill::Failed(error) => match as_recall_error(error) {
+                RecallError::Superseded => Ok(()),
+                error => Err(error),
             },
             Fill::Idle | Fill::Running(_) | Fill::Done => Ok(()),
         }
@@ -283,6 +304,15 @@ impl Recall {
 
 fn is_served(inode: &Inode, cold: &Arc<Cold>) -> bool {
     matches!(inode.serving(), Serving::Cold(now) if Arc::ptr_eq(&now, cold))
+}
+
+fn as_recall_error(error: &FillError) -> RecallError {
+    error.downcast_ref::<RecallError>().cloned().unwrap_or(RecallError::Detaching)
+}
+
+fn refusal_of_just_now(refusal: Option<&Refusal>) -> Option<RecallError> {
+    let Refusal { at, error } = refusal?;
+    (at.elapsed() < SAME_ANSWER_FOR).then(|| as_recall_error(error))
 }
 
 impl std::fmt::Debug for Recall {

@@ -65,16 +65,16 @@ pub enum Reading {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Foreign {
     /// Written by a later coldfs.
-    #[error("record of version {0}, newer than this coldfs")]
+    #[error("a record of version {0}, of a newer coldfs")]
     Newer(u8),
     /// A state of a later coldfs, under a tag that fits.
-    #[error("record with the unknown state {0}, of a newer coldfs")]
+    #[error("a record with the unknown state {0}, of a newer coldfs")]
     UnknownState(u8),
     /// Flags of a later coldfs, under a tag that fits.
-    #[error("record with the unknown flags {0:#06x}, of a newer coldfs")]
+    #[error("a record with the unknown flags {0:#06x}, of a newer coldfs")]
     UnknownFlags(u16),
     /// Another tenant's.
-    #[error("record of the tenant numbered {0:08x}")]
+    #[error("a record of the tenant numbered {0:08x}")]
     OtherTenant(u32),
 }
 

@@ -59,6 +59,8 @@ pub struct Judged {
     pub record: Option<Record>,
     /// The stub at its head, if it is ours.
     pub stub: Option<Stub>,
+    /// Whose its head or its record is, if it is another's: in words.
+    pub stranger: Option<String>,
 }
 
 /// Finds out what a file is, and changes nothing.
@@ -87,7 +89,11 @@ pub fn find(tenant: &Tenant, inode: &Inode, file: &File) -> io::Result<Finding> 
 fn settle(tenant: &Tenant, inode: &Inode, file: &File, judged: Judged) -> io::Result<Finding> {
     let refused =
         |what: &str| Ok(Finding::Refused(RecallError::Conflict { what: what.to_owned() }));
-    let Judged { verdict, record, stub } = judged;
+    let Judged { verdict, record, stub, stranger } = judged;
+    let orphan = || match &stranger {
+        Some(what) => RecallError::Stranger { what: what.clone() },
+        None => RecallError::Orphan,
+    };
     match verdict {
         Verdict::Resident => Ok(Finding::Local),
         Verdict::ResidentEmpty | Verdict::ResidentDropRecord => {
@@ -102,18 +108,30 @@ fn settle(tenant: &Tenant, inode: &Inode, file: &File, judged: Judged) -> io::Re
         }
         Verdict::ArchivedProven => {
             let Some(record) = record else { return refused("a verdict without a record") };
-            restore_mtime(file, record.mtime)?;
-            file.sync_all()?;
             let archived = Record { state: State::Archived, ..record };
-            tenant.set_record(file, inode, &archived)?;
-            Ok(Finding::Local)
+            let recorded = restore_mtime(file, record.mtime)
+                .and_then(|()| file.sync_all())
+                .and_then(|()| tenant.set_record(file, inode, &archived));
+            match recorded {
+                Err(error) if is_no_room(&error) => {
+                    tracing::warn!(ino = %inode.ino, %error, "cannot record that a file is here");
+                    Ok(Finding::InFlight)
+                }
+                other => other.map(|()| Finding::Local),
+            }
         }
         Verdict::FinishRelease | Verdict::CutBack => {
             let (Some(mut record), Some(stub)) = (record, stub) else {
                 return refused("a verdict without a record");
             };
             if !tenant.is_read_only() {
-                cut_to_stub(tenant, inode, file, &mut record)?;
+                match cut_to_stub(tenant, inode, file, &mut record) {
+                    // Without room btrfs refuses even that; the bytes are in the store.
+                    Err(error) if is_no_room(&error) => {
+                        tracing::warn!(ino = %inode.ino, %error, "cannot cut a file to its stub");
+                    }
+                    other => other?,
+                }
             }
             Ok(Finding::Remote { record, stub })
         }
@@ -121,13 +139,14 @@ fn settle(tenant: &Tenant, inode: &Inode, file: &File, judged: Judged) -> io::Re
             (Some(record), Some(stub)) => Ok(Finding::Remote { record, stub }),
             _ => refused("a verdict without a record"),
         },
-        Verdict::OrphanStub => Ok(Finding::Refused(RecallError::Orphan)),
+        Verdict::OrphanStub => Ok(Finding::Refused(orphan())),
         Verdict::OrphanOverRecord => {
             tenant.note_conflict(inode, "another file's stub stands in its place");
-            Ok(Finding::Refused(RecallError::Orphan))
+            Ok(Finding::Refused(orphan()))
         }
         Verdict::ForeignKept { stub_head: true } => {
-            refused("a stub of another tenant or of a newer coldfs")
+            let what = stranger.unwrap_or_else(|| "a stub under a foreign record".into());
+            Ok(Finding::Refused(RecallError::Stranger { what }))
         }
         Verdict::ForeignKept { stub_head: false } => Ok(Finding::Local),
         Verdict::Conflict { stub_head: true } => {
@@ -141,6 +160,10 @@ fn settle(tenant: &Tenant, inode: &Inode, file: &File, judged: Judged) -> io::Re
     }
 }
 
+fn is_no_room(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
+}
+
 fn examine(
     tenant: &Tenant,
     inode: &Inode,
@@ -150,13 +173,17 @@ fn examine(
     let stat = fstat(file)?;
     let size = u64::try_from(stat.st_size).unwrap_or(0);
     let recorded = tenant.recorded(file, &inode.handle)?;
-    let mut judged = Judged { verdict: Verdict::Resident, record: None, stub: None };
+    let mut judged =
+        Judged { verdict: Verdict::Resident, record: None, stub: None, stranger: None };
     let fact = match &recorded {
         // A stub without a record is looked for where it could be one.
         Recorded::Nothing if size != STUB_LENGTH => return Ok(judged),
         Recorded::Nothing => RecordFact::None,
         Recorded::Misfit => RecordFact::Misfit,
-        Recorded::Foreign(_) => RecordFact::Foreign,
+        Recorded::Foreign(why) => {
+            judged.stranger = Some(why.to_string());
+            RecordFact::Foreign
+        }
         Recorded::Trusted(record) => {
             judged.record = Some(*record);
             RecordFact::Is(record.state)
@@ -171,7 +198,17 @@ fn examine(
             judged.stub = Some(stub);
             if named { HeadFact::Stub } else { HeadFact::OtherStub }
         }
-        StubHead::Unsealed(_) | StubHead::Newer(_) => HeadFact::OtherStub,
+        StubHead::Unsealed(stub) => {
+            if stub.tenant != tenant.seal.tenant() {
+                let (name, store) = (stub.tenant_name, stub.store);
+                judged.stranger = Some(format!("a stub of the tenant {name:?} in {store:?}"));
+            }
+            HeadFact::OtherStub
+        }
+        StubHead::Newer(version) => {
+            judged.stranger = Some(format!("a stub of version {version}, of a newer coldfs"));
+            HeadFact::OtherStub
+        }
         StubHead::Damaged(_) | StubHead::NotAStub if holds_stub_sector(&bytes[..filled]) => {
             HeadFact::Torn
         }
@@ -237,12 +274,16 @@ pub async fn recover(tenant: &Arc<Tenant>, inodes: &Inodes) -> io::Result<Recove
         let anchor = file.try_clone()?.into();
         let inode = inodes.enter(anchor, subject.handle.clone(), &stat);
         done.looked_at += 1;
-        if let Ordered::Waits(error) = put_in_order(tenant, &inode, &file, patience).await? {
-            if matches!(error, RecallError::Deadline { .. }) {
-                // One is enough to know that it does not answer.
-                patience = Duration::ZERO;
+        match put_in_order(tenant, &inode, &file, patience).await? {
+            Ordered::Done => {}
+            Ordered::Unrecorded => waiting.push(line.intent.clone()),
+            Ordered::Waits(error) => {
+                if matches!(error, RecallError::Deadline { .. }) {
+                    // One is enough to know that it does not answer.
+                    patience = Duration::ZERO;
+                }
+                waiting.push(line.intent.clone());
             }
-            waiting.push(line.intent.clone());
         }
         unmark(tenant, &inode, &file)?;
         reach(CrashPoint::RecoverAfterFile);
@@ -297,6 +338,8 @@ fn open_in_flight(tenant: &Tenant, subject: &Subject) -> io::Result<File> {
 pub enum Ordered {
     /// It is.
     Done,
+    /// Its bytes are proven to be here, and there is no room for a record that says so.
+    Unrecorded,
     /// It is as it was: it has to wait for the store.
     Waits(RecallError),
 }
@@ -341,13 +384,11 @@ pub async fn order_with(
                 .map_err(io::Error::other)??;
             let content =
                 if local == entry.content { ContentFact::Equal } else { ContentFact::Differs };
-            settle_hashed(tenant, inode, file, content)?;
-            Ok(Ordered::Done)
+            settle_hashed(tenant, inode, file, content)
         }
         // No copy that these bytes could be: they are all there is, and stay.
         (Verdict::NeedsHash { .. }, Some(_), Some(Err(error))) if error.is_loss() => {
-            settle_hashed(tenant, inode, file, ContentFact::Differs)?;
-            Ok(Ordered::Done)
+            settle_hashed(tenant, inode, file, ContentFact::Differs)
         }
         (Verdict::RewriteStub, Some(mut record), Some(Ok(entry))) => {
             let store = tenant.store.url();
@@ -381,15 +422,19 @@ fn settle_hashed(
     inode: &Inode,
     file: &File,
     content: ContentFact,
-) -> io::Result<()> {
+) -> io::Result<Ordered> {
     let judged = examine(tenant, inode, file, content)?;
     match (judged.verdict, judged.record) {
         (Verdict::Conflict { stub_head: false }, Some(record)) => {
             let what = format!("other bytes than those of {}: kept, served as they are", record.at);
             tenant.note_conflict(inode, &what);
-            tenant.drop_record(file, inode)
+            tenant.drop_record(file, inode)?;
+            Ok(Ordered::Done)
         }
-        _ => settle(tenant, inode, file, judged).map(drop),
+        _ => match settle(tenant, inode, file, judged)? {
+            Finding::InFlight => Ok(Ordered::Unrecorded),
+            Finding::Local | Finding::Remote { .. } | Finding::Refused(_) => Ok(Ordered::Done),
+        },
     }
 }
 

@@ -62,6 +62,8 @@ pub fn has_capability(bit: u32) -> bool {
 
 /// `CAP_SYS_ADMIN`: FUSE passthrough and `trusted.` attributes need it.
 pub const CAP_SYS_ADMIN: u32 = 21;
+/// `CAP_FSETID`: without it a write clears set-ID bits.
+pub const CAP_FSETID: u32 = 4;
 /// `CAP_DAC_READ_SEARCH`: `open_by_handle_at(2)` needs it.
 pub const CAP_DAC_READ_SEARCH: u32 = 2;
 

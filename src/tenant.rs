@@ -93,6 +93,13 @@ impl Tenant {
         self.home.is_rootless()
     }
 
+    /// Whether a file of this mode can have a record, which it keeps: `user.` attributes are
+    /// read and written by the rules for the file's bytes.
+    pub fn can_record(&self, mode: u32) -> bool {
+        const OWNER: u32 = libc::S_IRUSR | libc::S_IWUSR;
+        !self.is_rootless() || mode & OWNER == OWNER
+    }
+
     /// Whether nothing can be written on the filesystem below: files are served as they are
     /// found, and put in order another time.
     pub fn is_read_only(&self) -> bool {
@@ -106,6 +113,8 @@ impl Tenant {
             Ok(length) => length,
             Err(error) => match error.raw_os_error() {
                 Some(libc::ENODATA | libc::EOPNOTSUPP) => return Ok(Recorded::Nothing),
+                // Nor may anybody read the bytes.
+                Some(libc::EACCES) if self.is_rootless() => return Ok(Recorded::Nothing),
                 Some(libc::ERANGE) => return Ok(Recorded::Misfit),
                 _ => return Err(error),
             },
@@ -145,6 +154,7 @@ impl Tenant {
             Ok(_) => Ok(true),
             Err(error) => match error.raw_os_error() {
                 Some(libc::ENODATA | libc::EOPNOTSUPP) => Ok(false),
+                Some(libc::EACCES) if self.is_rootless() => Ok(false),
                 _ => Err(error),
             },
         }

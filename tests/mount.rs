@@ -20,11 +20,17 @@ mod environments;
 #[path = "mount/full.rs"]
 mod full;
 mod harness;
+#[path = "mount/names.rs"]
+mod names;
 #[path = "mount/posix.rs"]
 mod posix;
 #[path = "mount/promises.rs"]
 mod promises;
 #[path = "mount/races.rs"]
 mod races;
+#[path = "mount/strangers.rs"]
+mod strangers;
+#[path = "mount/waiting.rs"]
+mod waiting;
 #[path = "mount/whole_tree.rs"]
 mod whole_tree;

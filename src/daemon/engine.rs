@@ -112,12 +112,13 @@ impl Served {
         missing
     }
 
-    /// Stops recalls of files at or below these paths; of all where there are none.
+    /// Stops recalls of files at or below these paths, and reads that wait for them; of all where
+    /// there are none.
     async fn cancel_recalls(self: &Arc<Self>, paths: &[WirePath]) -> Result<u64, Problem> {
         let mut recalls = HashMap::new();
         for inode in self.inodes.all() {
             if let Serving::Cold(cold) = inode.serving()
-                && !cold.is_idle()
+                && cold.is_waited_for()
             {
                 recalls.insert(inode.ino.0, cold);
             }
@@ -128,7 +129,7 @@ impl Served {
         let starts = paths.iter().map(|path| self.locate(path.as_path()));
         let starts: Vec<Found> = starts.collect::<Result<_, _>>()?;
         if starts.is_empty() || starts.iter().any(|start| start.path.is_empty()) {
-            return Ok(recalls.values().filter(|cold| cold.cancel_fill()).count() as u64);
+            return Ok(recalls.values().filter(|cold| cold.cancel()).count() as u64);
         }
         let served = Arc::clone(self);
         walking(move || {
@@ -136,7 +137,7 @@ impl Served {
             for start in starts {
                 let mut visit = |file: Found| {
                     if let Some(cold) = recalls.remove(&file.stat.st_ino) {
-                        stopped += u64::from(cold.cancel_fill());
+                        stopped += u64::from(cold.cancel());
                     }
                     if recalls.is_empty() {
                         ControlFlow::Break(())

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::record::Record;
@@ -59,6 +60,15 @@ pub enum Fill {
 /// Why a fill failed, shared by all who waited for it.
 pub type FillError = Arc<dyn std::error::Error + Send + Sync>;
 
+/// A read that waited for bytes which did not come.
+#[derive(Clone, Debug)]
+pub struct Refusal {
+    /// When it was given up.
+    pub at: Instant,
+    /// Why.
+    pub error: FillError,
+}
+
 /// How much was read, and how.
 #[derive(Debug, Default)]
 pub struct Progress {
@@ -68,6 +78,8 @@ pub struct Progress {
     pub next_offset: u64,
     /// Reads in a row that began there.
     pub sequential_reads: u32,
+    /// The last read that waited in vain.
+    pub refusal: Option<Refusal>,
 }
 
 /// A cold file in use.
@@ -84,15 +96,16 @@ pub struct Cold {
     pub file: Arc<File>,
     fill: watch::Sender<Fill>,
     unwanted: AtomicBool,
+    cancels: watch::Sender<()>,
     progress: Mutex<Progress>,
 }
 
 impl Cold {
     /// A cold file of which nothing is here yet.
     pub fn new(stub: Stub, record: Record, place: Place, file: Arc<File>) -> Self {
-        let fill = watch::Sender::new(Fill::Idle);
+        let (fill, cancels) = (watch::Sender::new(Fill::Idle), watch::Sender::new(()));
         let (unwanted, progress) = (AtomicBool::new(false), Mutex::default());
-        Self { stub, record, place, file, fill, unwanted, progress }
+        Self { stub, record, place, file, fill, unwanted, cancels, progress }
     }
 
     /// How far the recall is, and word of when that changes.
@@ -114,14 +127,29 @@ impl Cold {
         begun.then_some(stop)
     }
 
-    /// Stops the fill that is under way. False: there is none.
-    pub fn cancel_fill(&self) -> bool {
+    /// Changes when a person cancels; whoever holds it counts as waiting for bytes.
+    pub fn watch_cancels(&self) -> watch::Receiver<()> {
+        self.cancels.subscribe()
+    }
+
+    /// Whether somebody waits for bytes: a fill or a reader.
+    pub fn is_waited_for(&self) -> bool {
+        !self.is_idle() || self.cancels.receiver_count() > 0
+    }
+
+    /// Ends every wait for bytes. False: there is none.
+    pub fn cancel(&self) -> bool {
+        let waiting = self.is_waited_for();
+        self.cancel_fill();
+        self.cancels.send_replace(());
+        waiting
+    }
+
+    /// Stops the fill that is under way.
+    pub fn cancel_fill(&self) {
         match &*self.fill.borrow() {
-            Fill::Running(stop) => {
-                stop.cancel();
-                true
-            }
-            Fill::Idle | Fill::Failed(_) | Fill::Done => false,
+            Fill::Running(stop) => stop.cancel(),
+            Fill::Idle | Fill::Failed(_) | Fill::Done => {}
         }
     }
 

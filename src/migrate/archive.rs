@@ -224,6 +224,9 @@ pub(super) fn take(migrator: &Migrator, inode: &Arc<Inode>) -> Result<Taken, Out
     }
     let file = open_to_read(migrator, inode)?;
     let stat = fstat(&file).map_err(|error| failed("stat", error.into()))?;
+    if !tenant.can_record(stat.st_mode) {
+        return Err(Skip::Unwritable.into());
+    }
     match tenant.recorded(&file, &inode.handle).map_err(|error| failed("read record", error))? {
         Recorded::Nothing | Recorded::Misfit => {}
         Recorded::Foreign(_) => return Err(Skip::Foreign.into()),
@@ -276,6 +279,7 @@ fn open_to_read(migrator: &Migrator, inode: &Inode) -> Result<File, Outcome> {
     opened.map_err(|error| match error.raw_os_error() {
         Some(libc::EAGAIN) => Skip::Open.into(),
         Some(libc::ESTALE) => Skip::Gone.into(),
+        Some(libc::EACCES) if migrator.tenant.is_rootless() => Skip::Unwritable.into(),
         _ => failed("open", error),
     })
 }

@@ -87,6 +87,10 @@ async fn look_up(migrator: &Migrator, candidate: &Candidate) -> Result<IndexEntr
     if has_capabilities(&fd).map_err(failed)? {
         return Err(Outcome::Skipped(Skip::Capabilities));
     }
+    let stat = fstat(&fd).map_err(|error| failed(error.into()))?;
+    if let Some(skip) = barred_by_mode(tenant, &stat) {
+        return Err(skip.into());
+    }
     let record = match tenant.recorded(&fd, &inode.handle).map_err(failed)? {
         Recorded::Trusted(record) => record,
         Recorded::Nothing | Recorded::Misfit => {
@@ -243,6 +247,15 @@ fn has_capabilities(fd: impl AsFd) -> io::Result<bool> {
     Ok(sys::xattr::value(fd, sys::xattr::FILE_CAPABILITIES)?.is_some())
 }
 
+/// Whether its mode would be lost, or would keep the file from coming back.
+fn barred_by_mode(tenant: &Tenant, stat: &FileStat) -> Option<Skip> {
+    if stat.st_mode & (libc::S_ISUID | libc::S_ISGID) != 0 && !sys::has_capability(sys::CAP_FSETID)
+    {
+        return Some(Skip::SetId);
+    }
+    (!tenant.can_record(stat.st_mode)).then_some(Skip::Unwritable)
+}
+
 /// archived -> releasing.
 fn mark(
     tenant: &Tenant,
@@ -327,6 +340,9 @@ fn put_stub(
         }
         if has_capabilities(&*file).map_err(failed)? {
             return Err(Skip::Capabilities.into());
+        }
+        if let Some(skip) = barred_by_mode(tenant, &stat) {
+            return Err(skip.into());
         }
         let mut original = Box::new([0; STUB_BYTES]);
         file.read_exact_at(&mut *original, 0).map_err(failed)?;

@@ -87,6 +87,7 @@ impl Ops {
             exec: false,
             unprivileged: caller.uid != 0,
             whole_refused: true,
+            proven_here: false,
             door,
         };
         let open = move |ops: &Arc<Self>, inode: &Arc<Inode>, held: &mut TierGuard| {

@@ -28,8 +28,11 @@ impl From<&RecallError> for Errno {
             | RecallError::Damaged { .. }
             | RecallError::Offline { .. } => libc::EIO,
             RecallError::Refused { .. } | RecallError::Newer { .. } => libc::EIO,
-            RecallError::Orphan | RecallError::Conflict { .. } => libc::EIO,
+            RecallError::Orphan | RecallError::Stranger { .. } | RecallError::Conflict { .. } => {
+                libc::EIO
+            }
             RecallError::NoSpace { errno } => *errno,
+            RecallError::Unwritable => libc::EACCES,
             RecallError::Busy => libc::EBUSY,
             RecallError::Cancelled | RecallError::Superseded => libc::ECANCELED,
             RecallError::Detaching => libc::ENODEV,

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::open::{LEASE_PATIENCE, LEASE_POLL, blocking, stop_fill};
 use super::{Answer, Caller, Errno, Fh, Ops};
-use crate::inode::{Cold, Inode, Serving};
+use crate::inode::{Cold, Inode, Serving, TierGuard};
 use crate::recall::RecallError;
 use crate::recover::{Finding, Ordered, find, put_in_order};
 use crate::sys;
@@ -186,31 +186,52 @@ impl Ops {
         inode: Arc<Inode>,
         size: u64,
     ) -> Result<(), Errno> {
+        let (mut held, file) = self.at_home(&inode, size != 0).await?;
+        blocking(move || {
+            set_size(caller, &file, size)?;
+            if matches!(inode.serving(), Serving::Cold(_)) {
+                let serving = match held.opens {
+                    0 => Serving::Closed,
+                    _ => Serving::Local { file: Arc::clone(&file) },
+                };
+                inode.serve(&mut held, serving);
+            }
+            if self.tenant.has_record(&file)? {
+                self.tenant.drop_record(&file, &inode)?;
+                file.sync_all()?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// The body of a file under its tier lock; whole, if its bytes are `wanted`.
+    pub(super) async fn at_home(
+        &self,
+        inode: &Arc<Inode>,
+        wanted: bool,
+    ) -> Result<(TierGuard, Arc<File>), Errno> {
         let mut patience = LEASE_PATIENCE;
         loop {
             let mut held = inode.tier().await;
             if let Some(lease) = held.archiving.take() {
                 lease.give_up();
             }
-            let mut stub_is_open = false;
-            let file = match inode.serving() {
-                Serving::Passthrough { file, .. } | Serving::Local { file } => file,
-                Serving::Cold(cold) if size == 0 && held.filling => {
+            match inode.serving() {
+                Serving::Passthrough { file, .. } | Serving::Local { file } => {
+                    return Ok((held, file));
+                }
+                Serving::Cold(cold) if !wanted && held.filling => {
                     drop(held);
                     stop_fill(&cold).await;
-                    continue;
                 }
-                Serving::Cold(cold) if size == 0 => {
-                    stub_is_open = true;
-                    Arc::clone(&cold.file)
-                }
+                Serving::Cold(cold) if !wanted => return Ok((held, Arc::clone(&cold.file))),
                 Serving::Cold(cold) => {
                     drop(held);
-                    self.whole_for_change(&inode, &cold).await?;
-                    continue;
+                    self.whole_for_change(inode, &cold).await?;
                 }
                 Serving::Closed => {
-                    let file = match self.inodes.open(&inode, libc::O_RDWR | libc::O_NONBLOCK) {
+                    let file = match self.inodes.open(inode, libc::O_RDWR | libc::O_NONBLOCK) {
                         Err(error)
                             if error.raw_os_error() == Some(libc::EAGAIN)
                                 && !patience.is_zero() =>
@@ -222,43 +243,27 @@ impl Ops {
                         }
                         other => Arc::new(other?),
                     };
-                    match find(&self.tenant, &inode, &file)? {
-                        Finding::Local => file,
-                        Finding::InFlight if size == 0 => file,
+                    match find(&self.tenant, inode, &file)? {
+                        Finding::Local => return Ok((held, file)),
+                        Finding::InFlight | Finding::Remote { .. } if !wanted => {
+                            return Ok((held, file));
+                        }
                         Finding::InFlight => {
                             let patience = self.recall.options().deadline;
-                            match put_in_order(&self.tenant, &inode, &file, patience).await? {
-                                Ordered::Done => continue,
+                            match put_in_order(&self.tenant, inode, &file, patience).await? {
+                                Ordered::Done => {}
+                                Ordered::Unrecorded => return Ok((held, file)),
                                 Ordered::Waits(error) => return Err(error.into()),
                             }
                         }
-                        Finding::Remote { .. } if size == 0 => file,
                         Finding::Remote { record, stub } => {
                             let cold = self.recall.cold(record, stub, file)?;
                             inode.serve(&mut held, Serving::Cold(cold));
-                            continue;
                         }
                         Finding::Refused(error) => return Err(error.into()),
                     }
                 }
-            };
-            let ops = Arc::clone(&self);
-            return blocking(move || {
-                set_size(caller, &file, size)?;
-                if stub_is_open {
-                    let serving = match held.opens {
-                        0 => Serving::Closed,
-                        _ => Serving::Local { file: Arc::clone(&file) },
-                    };
-                    inode.serve(&mut held, serving);
-                }
-                if ops.tenant.has_record(&file)? {
-                    ops.tenant.drop_record(&file, &inode)?;
-                    file.sync_all()?;
-                }
-                Ok(())
-            })
-            .await;
+            }
         }
     }
 

@@ -1,4 +1,4 @@
-//! Opening and closing: where a reader or writer meets a migration.
+//! Opening: where a reader or writer meets a migration.
 //!
 //! The first open of a file fixes how it is served until its last close (a rule of the
 //! kernel's). What is local is served by passthrough where the kernel allows it; what is
@@ -68,15 +68,6 @@ impl Drop for Opened {
     }
 }
 
-/// A file description that was closed.
-#[derive(Clone, Copy, Debug)]
-pub struct Closed {
-    /// It could write, by a mapping too: times may have moved without a word.
-    pub writable: bool,
-    /// A record was settled, which may have moved the ctime.
-    pub settled: bool,
-}
-
 #[derive(Clone)]
 pub(super) struct OpenRequest {
     pub(super) writable: bool,
@@ -85,6 +76,8 @@ pub(super) struct OpenRequest {
     pub(super) unprivileged: bool,
     /// Whether a recall inside this open was tried and cannot be had.
     pub(super) whole_refused: bool,
+    /// Whether its bytes are proven to be here, whatever its record says.
+    pub(super) proven_here: bool,
     pub(super) door: Arc<dyn RegisterBacking>,
 }
 
@@ -135,6 +128,7 @@ impl Ops {
             exec: flags & FMODE_EXEC != 0,
             unprivileged: caller.uid != 0,
             whole_refused: false,
+            proven_here: false,
             door,
         };
         if let Some(mut held) = inode.try_tier() {
@@ -172,6 +166,7 @@ impl Ops {
                     let patience = self.recall.options().deadline;
                     match put_in_order(&self.tenant, &inode, &file, patience).await? {
                         Ordered::Done => {}
+                        Ordered::Unrecorded => request.proven_here = true,
                         Ordered::Waits(error) => return Err(error.into()),
                     }
                 }
@@ -185,7 +180,9 @@ impl Ops {
                 Step::Wait(Wait::Stop(cold)) => stop_fill(&cold).await,
                 Step::Wait(Wait::Fill(cold)) => match self.recall.whole(&inode, &cold).await {
                     Ok(()) => {}
-                    Err(RecallError::NoSpace { .. } | RecallError::Busy) if !request.exec => {
+                    Err(
+                        RecallError::NoSpace { .. } | RecallError::Unwritable | RecallError::Busy,
+                    ) if !request.exec => {
                         request.whole_refused = true;
                     }
                     // A program cannot be served chunk by chunk: whoever is in the way goes soon.
@@ -244,7 +241,11 @@ impl Ops {
         if !inode.is_regular {
             return Err(Errno(libc::EINVAL));
         }
-        match find(&self.tenant, inode, &file)? {
+        let found = match find(&self.tenant, inode, &file)? {
+            Finding::InFlight if request.proven_here => Finding::Local,
+            found => found,
+        };
+        match found {
             Finding::Local => {
                 if !self.prepare_local(inode, held, &file, request, may_block)? {
                     return Ok(Step::Wait(Wait::Disk));
@@ -428,67 +429,6 @@ impl Ops {
         let fh = self.add_open_file(inode, request.writable);
         Opened { ops: Arc::clone(self), open: Some((fh, how)) }
     }
-
-    /// Closes an open file description, then says what of it the kernel cannot know; later
-    /// where a migration has the file just now.
-    pub fn release(self: &Arc<Self>, fh: Fh, then: impl FnOnce(Closed) + Send + 'static) {
-        let Some((_, open)) = self.open_files.remove(&fh) else { return };
-        let writable = open.writable;
-        let inode = Arc::clone(&open.inode);
-        drop(open);
-        match inode.try_tier() {
-            Some(mut held) => then(self.close(&inode, &mut held, writable)),
-            None => {
-                let ops = Arc::clone(self);
-                self.recall.spawn(async move {
-                    let mut held = inode.tier().await;
-                    then(ops.close(&inode, &mut held, writable));
-                });
-            }
-        }
-    }
-
-    fn close(&self, inode: &Arc<Inode>, held: &mut TierGuard, writable: bool) -> Closed {
-        held.opens -= 1;
-        held.writers -= u32::from(writable);
-        let mut closed = Closed { writable, settled: false };
-        if held.writers == 0
-            && let Some(suspect) = held.suspect.take()
-            && let Some(file) = inode.serving().file()
-        {
-            closed.settled = true;
-            if let Err(error) = self.settle(inode, &file, &suspect) {
-                // The record stays `suspect`: resident bytes until they are hashed.
-                tracing::warn!(ino = %inode.ino, %error, "cannot settle a record after the last close");
-            }
-        }
-        if held.opens == 0 && !matches!(inode.serving(), Serving::Cold(cold) if !cold.is_idle()) {
-            inode.serve(held, Serving::Closed);
-        }
-        closed
-    }
-
-    async fn close_if_unused(&self, inode: &Arc<Inode>) {
-        let mut held = inode.tier().await;
-        if held.opens == 0 && !matches!(inode.serving(), Serving::Cold(cold) if !cold.is_idle()) {
-            inode.serve(&mut held, Serving::Closed);
-        }
-    }
-
-    /// suspect -> archived where nothing changed, else -> resident.
-    fn settle(&self, inode: &Inode, file: &File, suspect: &Suspect) -> io::Result<()> {
-        let stat = fstat(file)?;
-        if !suspect.fits(&stat) {
-            self.tenant.drop_record(file, inode)?;
-            reach(CrashPoint::ForgetAfterRecord);
-            return Ok(());
-        }
-        self.tenant.set_record(file, inode, &suspect.archived)?;
-        if let Some(ctime) = ctime_of(file)? {
-            self.tenant.known.remember(inode.ino, &inode.handle, ctime);
-        }
-        Ok(())
-    }
 }
 
 /// Closes a file that an open left cold and nobody uses.
@@ -521,7 +461,7 @@ fn is_version_of(record: &Record, stat: &FileStat) -> bool {
         && TimeNs::from_parts(stat.st_mtime, stat.st_mtime_nsec) == Some(record.mtime)
 }
 
-fn ctime_of(file: &File) -> io::Result<Option<TimeNs>> {
+pub(super) fn ctime_of(file: &File) -> io::Result<Option<TimeNs>> {
     let stat = fstat(file)?;
     Ok(TimeNs::from_parts(stat.st_ctime, stat.st_ctime_nsec))
 }

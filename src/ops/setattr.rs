@@ -6,6 +6,7 @@ use std::sync::Arc;
 use nix::sys::stat::{FchmodatFlags, FileStat, Mode, UtimensatFlags, fchmodat, fstat, utimensat};
 use nix::sys::time::TimeSpec;
 
+use super::open::blocking;
 use super::{Answer, Attr, Caller, Errno, Ops};
 use crate::file_id::{Ino, TimeNs};
 use crate::inode::{Body, Inode, PathFd, Suspect};
@@ -70,6 +71,10 @@ impl Ops {
         match recorded {
             Err(error) => Answer::Now(Err(error.into())),
             Ok(false) => Answer::Now(self.change_now(&inode, change)),
+            Ok(true) if change.mode.is_some_and(|mode| !self.tenant.can_record(mode)) => {
+                let ops = Arc::clone(self);
+                Answer::later(async move { ops.change_at_home(inode, change).await })
+            }
             Ok(true) => match inode.try_tier() {
                 Some(mut held) => Answer::Now(self.change_recorded(&inode, &mut held, change)),
                 None => {
@@ -81,6 +86,22 @@ impl Ops {
                 }
             },
         }
+    }
+
+    /// The mode takes the record away: the file comes home first.
+    async fn change_at_home(
+        self: Arc<Self>,
+        inode: Arc<Inode>,
+        change: SetAttr,
+    ) -> Result<Attr, Errno> {
+        let (mut held, file) = self.at_home(&inode, true).await?;
+        blocking(move || {
+            self.tenant.drop_record(&file, &inode)?;
+            held.suspect = None;
+            file.sync_all()?;
+            self.change_now(&inode, change)
+        })
+        .await
     }
 
     fn change_now(&self, inode: &Inode, change: SetAttr) -> Result<Attr, Errno> {

@@ -62,6 +62,12 @@ pub enum RecallError {
     /// The body is a stub that no record of this tenant names.
     #[error("a stub without its record; run `coldfs fsck --adopt`")]
     Orphan,
+    /// The body is a stub that this tenant or this coldfs did not write.
+    #[error("{what}")]
+    Stranger {
+        /// Whose it is.
+        what: String,
+    },
     /// The body is neither what the record says nor anything that could be explained.
     #[error("changed behind our back: {what}; see .coldfs/conflicts")]
     Conflict {
@@ -74,6 +80,9 @@ pub enum RecallError {
         /// ENOSPC or EDQUOT.
         errno: i32,
     },
+    /// The stub cannot be filled: its owner may not write it, or nobody may.
+    #[error("read-only or immutable below: it is read from the store, and stays there")]
+    Unwritable,
     /// Somebody else has the stub open behind the mount.
     #[error("somebody has the stub open behind the mount")]
     Busy,
@@ -111,9 +120,15 @@ impl RecallError {
             RecallError::Offline { .. } => "restore it in the store, then run the command again",
             RecallError::Refused { source, .. } => source.next_step(),
             RecallError::Orphan => "`coldfs fsck --adopt`, if it is this tenant's",
+            RecallError::Stranger { .. } => {
+                "use the coldfs or the tenant that wrote it: copy the file there, through its mount"
+            }
             RecallError::Conflict { .. } => "compare it with a backup; see .coldfs/conflicts",
             RecallError::NoSpace { .. } => {
                 "make room on the data filesystem (`coldfs release`), then run the command again"
+            }
+            RecallError::Unwritable => {
+                "make it writable (chmod u+rw, chattr -i), then run the command again"
             }
             RecallError::Busy => "close it there, or add --wait",
             RecallError::Cancelled | RecallError::Superseded => "run the command again to go on",

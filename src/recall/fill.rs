@@ -12,7 +12,6 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,6 +21,8 @@ use nix::sys::time::TimeSpec;
 use tokio::sync::SemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
+use super::privileges::Privileges;
+use super::room::{Room, Share};
 use super::{FILL_CHUNKS_AT_ONCE, Recall, RecallError, is_served};
 use crate::failpoint::{CrashPoint, reach};
 use crate::file_id::TimeNs;
@@ -29,14 +30,10 @@ use crate::inode::{Body, Cold, Inode, Serving, Suspect};
 use crate::intents::{Intent, Subject};
 use crate::record::Record;
 use crate::segment::Piece;
-use crate::stub::{STUB_BYTES, STUB_LENGTH};
+use crate::stub::{STUB_BYTES, STUB_LENGTH, Stub, StubHead};
 use crate::sys::lease::{Lease, LeaseKind};
-use crate::sys::xattr;
 use crate::tenant::{Tenant, Ticket};
 use crate::tier::State;
-
-/// Room that a recall leaves free on the data filesystem, bytes: writers come first.
-const RESERVE_BYTES: u64 = 64 << 20;
 
 /// How often a fill looks whether somebody behind the mount wants the file.
 const LEASE_LOOK: Duration = Duration::from_secs(1);
@@ -51,8 +48,6 @@ pub(super) async fn run(
     stop: &CancellationToken,
 ) -> Result<(), RecallError> {
     let _turn = turn(recall, cold, stop).await?;
-    let packed_bytes = cold.place.packing.packed_bytes();
-    let promise = Promise::of(&recall.promised_bytes, packed_bytes);
     let (tenant, on_inode, on_cold) =
         (Arc::clone(&recall.tenant), Arc::clone(inode), Arc::clone(cold));
     let mut held = inode.tier().await;
@@ -60,10 +55,10 @@ pub(super) async fn run(
     if !is_served(inode, cold) {
         return Err(RecallError::Superseded);
     }
-    let promised_bytes = promise.all_bytes();
-    let begun = blocking(move || begin(&tenant, &on_inode, &mut held, &on_cold, promised_bytes));
-    let begun = begun.await?;
-    let filled = fill(recall, cold, &begun.lease, stop).await;
+    let room = recall.room.clone();
+    let begun = blocking(move || begin(&tenant, &on_inode, &mut held, &on_cold, &room));
+    let (begun, mut share) = begun.await?;
+    let filled = fill(recall, cold, &begun.lease, &mut share, stop).await;
     let (tenant, on_inode, on_cold) =
         (Arc::clone(&recall.tenant), Arc::clone(inode), Arc::clone(cold));
     let mut held = inode.tier().await;
@@ -94,35 +89,11 @@ async fn turn<'recall>(
     }
 }
 
-/// Bytes that fills under way may still write.
-struct Promise<'recall> {
-    all: &'recall AtomicU64,
-    bytes: u64,
-}
-
-impl<'recall> Promise<'recall> {
-    fn of(all: &'recall AtomicU64, bytes: u64) -> Self {
-        all.fetch_add(bytes, Ordering::Relaxed);
-        Self { all, bytes }
-    }
-
-    fn all_bytes(&self) -> u64 {
-        self.all.load(Ordering::Relaxed)
-    }
-}
-
-impl Drop for Promise<'_> {
-    fn drop(&mut self) {
-        self.all.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
-}
-
 /// A fill under way.
 struct Begun {
     ticket: Ticket,
     lease: Arc<Lease>,
-    /// Given to the stub, they are the file's; what is written now drops them.
-    capabilities: Option<Vec<u8>>,
+    privileges: Privileges,
 }
 
 /// Puts the file on the work list, takes it, and makes room for its bytes.
@@ -131,8 +102,8 @@ fn begin(
     inode: &Inode,
     held: &mut Body,
     cold: &Cold,
-    promised_bytes: u64,
-) -> Result<Begun, RecallError> {
+    room: &Room,
+) -> Result<(Begun, Share), RecallError> {
     let mut record = match tenant.record(&*cold.file, inode)? {
         Some(record)
             if record.at == cold.record.at
@@ -146,12 +117,11 @@ fn begin(
             return Err(RecallError::Conflict { what });
         }
     };
-    let free = nix::sys::statvfs::fstatvfs(&*cold.file).map_err(io::Error::from)?;
-    let free_bytes = free.blocks_available() * free.fragment_size();
-    if free_bytes < promised_bytes.saturating_add(RESERVE_BYTES) {
-        return Err(RecallError::NoSpace { errno: libc::ENOSPC });
+    if !is_writable(&cold.file)? {
+        return Err(RecallError::Unwritable);
     }
-    let capabilities = xattr::value(&*cold.file, xattr::FILE_CAPABILITIES)?;
+    let privileges = Privileges::of(&cold.file)?;
+    let share = room.share(&cold.file, cold.place.packing.packed_bytes())?;
     let lease = match Lease::take(Arc::clone(&cold.file), LeaseKind::Write) {
         Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => return Err(RecallError::Busy),
         other => Arc::new(other?),
@@ -169,7 +139,13 @@ fn begin(
     }
     reach(CrashPoint::RecallAfterExtend);
     held.filling = true;
-    Ok(Begun { ticket, lease, capabilities })
+    Ok((Begun { ticket, lease, privileges }, share))
+}
+
+fn is_writable(file: &File) -> io::Result<bool> {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    let flags = OFlag::from_bits_retain(fcntl(file, FcntlArg::F_GETFL)?);
+    Ok(flags & OFlag::O_ACCMODE == OFlag::O_RDWR)
 }
 
 /// Ends a fill: the file is whole, or its stub again.
@@ -181,7 +157,7 @@ fn end(
     begun: Begun,
     filled: Result<Option<Head>, RecallError>,
 ) -> Result<(), RecallError> {
-    let Begun { ticket, lease, capabilities } = begun;
+    let Begun { ticket, lease, privileges } = begun;
     let mut head_is_written = false;
     let whole = filled.and_then(|head| {
         sync_tail(cold, &lease)?;
@@ -189,10 +165,8 @@ fn end(
         finish(tenant, inode, held, cold, &lease, head.as_deref())
     });
     let put_back = || {
-        if let Some(value) = &capabilities
-            && let Err(error) = xattr::set(&*cold.file, xattr::FILE_CAPABILITIES, value, 0)
-        {
-            tracing::error!(ino = %inode.ino, %error, "a recall lost file capabilities");
+        if let Err(error) = privileges.restore(&cold.file) {
+            tracing::error!(ino = %inode.ino, %error, "a recall lost set-ID bits or capabilities");
         }
     };
     let Err(error) = whole else {
@@ -245,6 +219,7 @@ async fn fill(
     recall: &Recall,
     cold: &Arc<Cold>,
     lease: &Arc<Lease>,
+    share: &mut Share,
     stop: &CancellationToken,
 ) -> Result<Option<Head>, RecallError> {
     let entry = &cold.place.entry;
@@ -271,7 +246,7 @@ async fn fill(
         let Some((number, chunk)) = next else { return Ok(head) };
         let chunk = chunk?;
         let (cold, lease) = (Arc::clone(cold), Arc::clone(lease));
-        let kept = head.take();
+        let (kept, length) = (head.take(), chunk.len() as u64);
         head = blocking(move || {
             if !lease.is_unbroken() {
                 return Err(RecallError::Busy);
@@ -281,6 +256,7 @@ async fn fill(
             Ok(head)
         })
         .await?;
+        share.written(length);
     }
 }
 
@@ -389,12 +365,23 @@ fn put_head(file: &File, head: Option<&[u8; STUB_BYTES]>) -> io::Result<()> {
 }
 
 /// recalling -> released: the head is still the stub, the rest goes.
-pub(crate) fn cut_back(tenant: &Tenant, inode: &Inode, cold: &Cold) -> io::Result<()> {
+fn cut_back(tenant: &Tenant, inode: &Inode, cold: &Cold) -> io::Result<()> {
     let Some(mut record) = tenant.record(&*cold.file, inode)? else { return Ok(()) };
     if record.state != State::Recalling {
         return Ok(());
     }
+    // P6: cut to anything else, the file would read as its own beginning.
+    match Stub::parse(&head_of(&cold.file)?, &tenant.seal) {
+        StubHead::Sealed(stub) if stub == cold.stub => {}
+        _ => return Err(io::Error::other("its head is not its stub; the next open looks at it")),
+    }
     cut_to_stub(tenant, inode, &cold.file, &mut record)
+}
+
+fn head_of(file: &File) -> io::Result<[u8; STUB_BYTES]> {
+    let mut head = [0; STUB_BYTES];
+    file.read_exact_at(&mut head, 0)?;
+    Ok(head)
 }
 
 /// Cuts a file whose head is its stub to that stub, and says so.

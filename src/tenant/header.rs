@@ -35,6 +35,16 @@ pub enum HeaderError {
         /// The store's URL.
         store: String,
     },
+    /// A newer coldfs wrote it.
+    #[error("{key} in {store} is of {what}: use the coldfs that wrote it")]
+    Newer {
+        /// The object.
+        key: ObjectKey,
+        /// The store's URL.
+        store: String,
+        /// What is newer.
+        what: String,
+    },
     /// It cannot be read.
     #[error(
         "{key} in {store} is not an owner object of this coldfs: {what}; restore it from the \
@@ -73,6 +83,10 @@ impl Home {
             Err(error) => return Err(error.into()),
         };
         let body = store.get(&key, 0..size).await?;
+        if let Some(what) = Identity::newer(&body) {
+            let store = store.url().to_owned();
+            return Err(HeaderError::Newer { key, store, what });
+        }
         let owner = Identity::parse(&body).map_err(|what| {
             let (key, store) = (key.clone(), store.url().to_owned());
             HeaderError::Damaged { key, store, what }

@@ -127,14 +127,8 @@ impl Identity {
 
     /// Reads an identity, from `.coldfs/tenant` or from the store; an error says what is wrong.
     pub(super) fn parse(text: &[u8]) -> Result<Self, String> {
-        #[derive(Deserialize)]
-        struct Version {
-            format: u32,
-        }
-        if let Ok(Version { format }) = serde_json::from_slice(text)
-            && format > IDENTITY_FORMAT
-        {
-            return Err(format!("format {format}, newer than this coldfs"));
+        if let Some(newer) = Self::newer(text) {
+            return Err(newer);
         }
         let identity: Self = serde_json::from_slice(text).map_err(|error| error.to_string())?;
         if identity.format != IDENTITY_FORMAT {
@@ -147,6 +141,16 @@ impl Identity {
             return Err("its checksum does not fit: it was changed".into());
         }
         Ok(identity)
+    }
+
+    /// What is newer about an identity that a later coldfs wrote.
+    pub(super) fn newer(text: &[u8]) -> Option<String> {
+        #[derive(Deserialize)]
+        struct Version {
+            format: u32,
+        }
+        let Version { format } = serde_json::from_slice(text).ok()?;
+        (format > IDENTITY_FORMAT).then(|| format!("format {format}, newer than this coldfs"))
     }
 
     /// Whether both name the same tenant with the same key.

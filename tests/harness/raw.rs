@@ -235,6 +235,33 @@ impl Mapping {
         }
     }
 
+    /// Compares in a process of its own what is mapped at `offset`; an error: the signal that
+    /// killed it.
+    pub fn compare_in_a_child(&self, offset: usize, expected: &[u8]) -> Result<bool, i32> {
+        assert!(offset + expected.len() <= self.len);
+        // SAFETY: the child of a fork shares the mapping, calls only what is safe after a fork
+        // of many threads, and ends without a word to the test's runtime.
+        let child = unsafe {
+            match libc::fork() {
+                0 => {
+                    libc::signal(libc::SIGBUS, libc::SIG_DFL);
+                    let mapped = self.at.cast::<u8>().add(offset);
+                    let same = std::slice::from_raw_parts(mapped, expected.len()) == expected;
+                    libc::_exit(i32::from(!same))
+                }
+                child => child,
+            }
+        };
+        let mut status = 0;
+        // SAFETY: the status has room.
+        let ended = unsafe { libc::waitpid(child, &mut status, 0) };
+        assert_eq!(ended, child, "the child of a fork: {}", io::Error::last_os_error());
+        if libc::WIFSIGNALED(status) {
+            return Err(libc::WTERMSIG(status));
+        }
+        Ok(libc::WEXITSTATUS(status) == 0)
+    }
+
     pub fn sync(&self) -> io::Result<()> {
         // SAFETY: the mapping's own address and length.
         check(i64::from(unsafe { libc::msync(self.at, self.len, libc::MS_SYNC) })).map(drop)

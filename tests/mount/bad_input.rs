@@ -245,6 +245,114 @@ fn an_identity_that_was_changed_is_refused_and_can_be_put_back() {
 }
 
 #[test]
+fn a_stub_of_a_newer_coldfs_is_refused_by_name_and_kept() {
+    let Some(site) = detached() else { return };
+    let path = site.data.join("cold");
+    let record = raw::get_xattr(&path, RECORD).unwrap().unwrap();
+    let newer = {
+        let mut body = std::fs::read(&path).unwrap();
+        let version = body.iter().position(|byte| *byte == b'\n').unwrap() - 1;
+        body[version] = b'7';
+        body
+    };
+    let at_rest = raw::open(&path, libc::O_WRONLY, 0).unwrap();
+    at_rest.write_all_at(&newer, 0).unwrap();
+    drop(at_rest);
+    for with_record in [true, false] {
+        if !with_record {
+            raw::remove_xattr(&path, RECORD).unwrap();
+        }
+        assert_eq!(reads(&site), [Err(libc::EIO), Ok(())]);
+        let mount = site.mount();
+        for mode in [&["fsck"][..], &["fsck", "--repair"], &["fsck", "--adopt"]] {
+            let place = site.mnt.join("cold");
+            let output =
+                mount.coldfs(mode.iter().map(|word| word.as_ref()).chain([place.as_os_str()]));
+            assert_eq!(output.status.code(), Some(1), "{}", words(&output));
+            says(&words(&output), &["cold: ", "version 7", "newer coldfs"]);
+        }
+        mount.detach();
+        assert_eq!(std::fs::read(&path).unwrap(), newer, "with its record: {with_record}");
+        let kept = raw::get_xattr(&path, RECORD).unwrap();
+        assert_eq!(kept, with_record.then(|| record.clone()));
+    }
+}
+
+#[test]
+fn a_segment_of_a_newer_coldfs_is_refused_by_name_and_is_not_called_lost() {
+    let Some(site) = detached() else { return };
+    // Where the version of a trailer is: the same in every version.
+    const FROM_END: usize = 16;
+    let kept: Vec<_> = segments(&site.store)
+        .into_iter()
+        .map(|path| {
+            let good = std::fs::read(&path).unwrap();
+            let mut newer = good.clone();
+            let at = newer.len() - FROM_END;
+            assert_eq!(newer[at], 1, "a version");
+            newer[at] = 7;
+            std::fs::write(&path, newer).unwrap();
+            (path, good)
+        })
+        .collect();
+    let mount = site.mount();
+    let output = mount.coldfs(["fsck".as_ref(), "--repair".as_ref(), site.mnt.as_os_str()]);
+    assert_eq!(output.status.code(), Some(1), "{}", words(&output));
+    says(&words(&output), &["cold: ", "warm: ", "version 7", "use the coldfs that wrote it"]);
+    let output = mount.coldfs(["release".as_ref(), site.mnt.join("warm").as_os_str()]);
+    assert_eq!(output.status.code(), Some(1), "{}", words(&output));
+    says(&words(&output), &["warm: ", "version 7", "newer coldfs"]);
+    assert_eq!(
+        ["cold", "warm"].map(|name| mount.state(&site.mnt.join(name))),
+        ["released", "archived"]
+    );
+    mount.detach();
+    // Its chunks prove themselves: they are right, or refused.
+    let [cold, warm] = reads(&site);
+    assert!(cold.is_ok() || cold == Err(libc::EIO));
+    assert_eq!(warm, Ok(()));
+    for (path, good) in kept {
+        std::fs::write(path, good).unwrap();
+    }
+    assert_eq!(reads(&site), [Ok(()), Ok(())]);
+}
+
+#[test]
+fn an_owner_object_of_a_newer_coldfs_is_refused_by_name_and_kept() {
+    let Some(site) = detached() else { return };
+    let owner = find_named(&site.store, "owner.obj").expect("an owner object");
+    let good = std::fs::read(&owner).unwrap();
+    let newer = br#"{"format": 7, "what": 1}"#;
+    std::fs::write(&owner, newer).unwrap();
+    let (code, text) = refused(&site, &site.data, &site.mnt, &site.store, &[]);
+    assert_eq!(code, 4, "{text}");
+    says(&text, &["data/owner", "newer than this coldfs", "use the coldfs that wrote it"]);
+    assert_eq!(std::fs::read(&owner).unwrap(), newer);
+    std::fs::write(&owner, good).unwrap();
+    assert_eq!(reads(&site), [Ok(()), Ok(())]);
+}
+
+#[test]
+fn a_work_list_of_a_newer_coldfs_is_refused_by_name_and_kept() {
+    let Some(site) = detached() else { return };
+    let path = site.data.join(".coldfs/intents");
+    let good = std::fs::read(&path).unwrap();
+    let newer = {
+        let mut line = 32_u16.to_le_bytes().to_vec();
+        line.extend_from_slice(&[7, 1, 0, 0, 0, 0, 0, 0, 0, 1, 9, 9, 9, 9]);
+        let check = blake3::derive_key("coldfs 2026 v1 work list", &line);
+        [&line[..], &check[..16]].concat()
+    };
+    std::fs::write(&path, &newer).unwrap();
+    let (code, text) = refused(&site, &site.data, &site.mnt, &site.store, &[]);
+    assert_eq!(code, 1, "{text}");
+    says(&text, &[".coldfs/intents", "version 7", "newer coldfs"]);
+    assert_eq!(std::fs::read(&path).unwrap(), newer);
+    std::fs::write(&path, good).unwrap();
+    assert_eq!(reads(&site), [Ok(()), Ok(())]);
+}
+
+#[test]
 fn a_work_list_that_was_changed_costs_nothing() {
     let Some(site) = detached() else { return };
     let path = site.data.join(".coldfs/intents");
@@ -256,6 +364,18 @@ fn a_work_list_that_was_changed_costs_nothing() {
         mount.all("recall", &site.mnt.join("warm"));
         mount.detach();
     }
+}
+
+/// A file of the store, by its last component.
+fn find_named(dir: &Path, name: &str) -> Option<PathBuf> {
+    std::fs::read_dir(dir).unwrap().flatten().find_map(|entry| {
+        let path = entry.path();
+        if path.is_dir() {
+            find_named(&path, name)
+        } else {
+            (entry.file_name() == name).then_some(path)
+        }
+    })
 }
 
 /// Files of the store that are segments.

@@ -109,6 +109,64 @@ fn a_user_without_rights_mounts_migrates_and_reads_back() {
 }
 
 #[test]
+fn a_user_without_rights_keeps_modes_whatever_they_are() {
+    if !can_tier() || !has("setpriv") || !has("unshare") {
+        return;
+    }
+    let site = Site::new();
+    let said = as_user(
+        &site,
+        r#"
+        cd "$COLDFS_RUNTIME_DIR/.."; mkdir -p "$COLDFS_RUNTIME_DIR/seen"; cd "$COLDFS_RUNTIME_DIR/seen"
+        look() { (cd "$1"; find . -type f -path './[fl]*' | sort | xargs stat -c '%n %a %s %y'); }
+        sums() { (cd "$1"; find . -type f -path './[fl]*' | sort | xargs sha256sum); }
+        detach() {
+            pid=$(basename "$COLDFS_RUNTIME_DIR"/*.sock .sock)
+            fusermount3 -u "$MNT"; trap - EXIT
+            for _ in $(seq 200); do kill -0 "$pid" 2>/dev/null || break; sleep 0.05; done
+        }
+        for mode in 644 444 400 4755 2755 6711 1600 200; do
+            seq 30000 > "$DATA/f$mode"; chmod $mode "$DATA/f$mode"
+        done
+        seq 600000 > "$DATA/later"; seq 30000 > "$DATA/latest"
+        chmod 600 "$DATA/f200"; sums "$DATA" > sums; chmod 200 "$DATA/f200"; look "$DATA" > before
+        "$COLDFS" mount "$DATA" "$MNT" --store "disk:$STORE" 2>notes || { cat notes; exit 1; }
+        trap 'fusermount3 -uz "$MNT" || true' EXIT
+        timeout 60 "$COLDFS" --json migrate -r --wait "$MNT" | sed 's/.*"skipped"/"skipped"/' || true
+        look "$MNT" | diff before -
+        "$COLDFS" find "$MNT" --state released | sed "s,$MNT/,," | sort
+        # Made read-only while they are cold, they read all the same.
+        chmod 444 "$MNT/later"; chmod 400 "$MNT/latest"; chmod 6755 "$MNT/f1600"
+        look "$MNT" > before
+        chmod 600 "$MNT/f200"; sums "$MNT" | diff sums -; chmod 200 "$MNT/f200"
+        timeout 60 "$COLDFS" migrate -r --wait "$MNT" >/dev/null || true
+        timeout 60 "$COLDFS" recall -r "$MNT" >recalled 2>&1 || cat recalled
+        chmod 600 "$MNT/f200"; sums "$MNT" | diff sums -; chmod 200 "$MNT/f200"
+        look "$MNT" | diff before - && echo same
+        # Made so behind the mount, they are read from the store and stay there.
+        timeout 60 "$COLDFS" migrate --wait "$MNT/f644" >/dev/null; detach
+        chmod 444 "$DATA/f644"
+        "$COLDFS" mount "$DATA" "$MNT" --store "disk:$STORE" 2>/dev/null
+        trap 'fusermount3 -uz "$MNT" || true' EXIT
+        seq 30000 | cmp - "$MNT/f644" && echo reads
+        timeout 60 "$COLDFS" recall "$MNT/f644" 2>&1 | grep -o 'f644: read-only or immutable.*'
+        detach
+        "#,
+    );
+    let expected = r#"
+"skipped":[{"reason":"set-id","files":3},{"reason":"not-writable","files":3}],"failed":[],"failed_total":0}
+f1600
+f644
+later
+latest
+same
+reads
+f644: read-only or immutable below: it is read from the store, and stays there; make it writable (chmod u+rw, chattr -i), then run the command again
+"#;
+    assert_eq!(said, expected.trim_start());
+}
+
+#[test]
 fn a_read_only_mount_reads_what_is_cold_and_refuses_changes() {
     if !can_tier() {
         return;

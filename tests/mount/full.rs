@@ -6,10 +6,10 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 
-use super::harness::mount::Mount;
+use super::harness::mount::{Mount, Start};
 use super::harness::pattern::{self, Looks, looks};
 use super::harness::site::Site;
-use super::harness::volume::FsKind;
+use super::harness::volume::{FsKind, Volume};
 use super::harness::{can_loop, can_tier, must, on_path, raw, skip};
 
 const FILES: u64 = 12;
@@ -123,6 +123,162 @@ fn a_full_btrfs_quota_serves_cold_files_and_refuses_writes_to_them() {
             let volume = site.data.parent().unwrap();
             must(Command::new("btrfs").args(["quota", "enable"]).arg(volume));
             limit(site, "30M");
+        },
+        |site| limit(site, "none"),
+    );
+}
+
+/// Runs a move of everything and reads its `--json`.
+fn moved(site: &Site, mount: &Mount, verb: &str) -> (Option<i32>, serde_json::Value) {
+    let words = ["--json", verb, "-r", "--wait"].map(std::ffi::OsStr::new);
+    let output = mount.coldfs(words.into_iter().chain([site.mnt.as_os_str()]));
+    let summary = serde_json::from_slice(&output.stdout);
+    (output.status.code(), summary.unwrap_or_else(|error| panic!("{error}: {output:?}")))
+}
+
+/// Each failure of a summary names a file of its own, this cause and this next step; how many.
+fn named(site: &Site, summary: &serde_json::Value, cause: &str, next_step: &str) -> u64 {
+    let failed = summary["failed"].as_array().unwrap();
+    let mut paths = std::collections::BTreeSet::new();
+    for failure in failed {
+        let word = |key: &str| failure[key].as_str().unwrap_or_default().to_owned();
+        assert!(Path::new(&word("path")).starts_with(&site.mnt), "{failure}");
+        assert!(word("cause").contains(cause), "{failure}");
+        assert!(word("next_step").contains(next_step), "{failure}");
+        paths.insert(word("path"));
+    }
+    assert_eq!(summary["failed_total"], paths.len(), "{summary}");
+    paths.len() as u64
+}
+
+fn stubs(site: &Site) -> u64 {
+    let is_stub = |index: &u64| {
+        let body = std::fs::read(site.data.join(name(*index))).unwrap();
+        let whole = body == pattern::bytes(*index, BYTES);
+        assert!(whole || looks(&body) == Looks::Stub, "{} is neither", name(*index));
+        !whole
+    };
+    (0..FILES).filter(is_stub).count() as u64
+}
+
+#[test]
+fn a_store_that_fills_up_keeps_what_it_took_and_names_every_file_that_it_did_not() {
+    if !can_tier() || !can_loop() {
+        return;
+    }
+    let site = Site::new();
+    let beside = site.dir.path().join("beside");
+    std::fs::create_dir(&beside).unwrap();
+    let volume = Volume::create(&beside, FsKind::Ext4, 300);
+    let store = volume.root().join("store");
+    for index in 0..FILES {
+        std::fs::write(site.data.join(name(index)), pattern::bytes(index, BYTES)).unwrap();
+    }
+    // Two segments: one is full, then comes this.
+    for index in FILES..FILES + 20 {
+        std::fs::write(site.data.join(name(index)), pattern::bytes(index, BYTES)).unwrap();
+    }
+    let start = Start { store: Some(format!("disk:{}", store.display())), ..Start::default() };
+    let mount = site.start(&start);
+    let free = || {
+        let space = nix::sys::statvfs::statvfs(volume.root()).unwrap();
+        space.blocks_free() * space.fragment_size()
+    };
+    let filler = std::fs::File::create(volume.root().join("filler")).unwrap();
+    raw::fallocate(&filler, 0, 0, free() - (80 << 20)).unwrap();
+    drop(filler);
+    let before = free();
+    let (code, summary) = moved(&site, &mount, "migrate");
+    assert_eq!(code, Some(1), "{summary}");
+    let failed = named(&site, &summary, "full", "make room in the store");
+    let done = summary["files_done"].as_u64().unwrap();
+    assert!(done >= 20 && failed >= 5 && done + failed == FILES + 20, "{summary}");
+    let taken = before - free();
+    assert!(taken < (70 << 20), "an upload that failed left its bytes: {taken} are taken");
+    let check = || {
+        for index in 0..FILES + 20 {
+            let read = std::fs::read(site.mnt.join(name(index))).unwrap();
+            assert!(read == pattern::bytes(index, BYTES), "{}", name(index));
+        }
+    };
+    check();
+    std::fs::remove_file(volume.root().join("filler")).unwrap();
+    let (code, summary) = moved(&site, &mount, "migrate");
+    assert_eq!(code, Some(0), "{summary}");
+    assert_eq!(stubs(&site), FILES);
+    check();
+    mount.detach();
+}
+
+/// Recalls everything where only some of it has room.
+fn recall_into_too_little_room(
+    site: &Site,
+    errno: i32,
+    limit: impl FnOnce(&Site),
+    unlimit: impl FnOnce(&Site),
+) {
+    for index in 0..FILES {
+        std::fs::write(site.data.join(name(index)), pattern::bytes(index, BYTES)).unwrap();
+    }
+    let mount = site.mount();
+    mount.all("migrate", &site.mnt);
+    limit(site);
+    let (code, summary) = moved(site, &mount, "recall");
+    assert_eq!(code, Some(1), "{summary}");
+    let cause = format!("no room on the data filesystem to recall into (errno {errno})");
+    let failed = named(site, &summary, &cause, "make room on the data filesystem");
+    let done = summary["files_done"].as_u64().unwrap();
+    assert!(done + failed == FILES && failed > 0, "{summary}");
+    // One that is whole may have failed all the same, when its record found no room.
+    assert!(stubs(site) <= failed, "{summary}");
+    check(site, &mount, [false, false]);
+    unlimit(site);
+    let (code, summary) = moved(site, &mount, "recall");
+    assert_eq!((code, &summary["failed_total"]), (Some(0), &0.into()), "{summary}");
+    assert_eq!(stubs(site), 0);
+    check(site, &mount, [false, false]);
+    mount.detach();
+}
+
+#[test]
+fn a_disk_that_fills_up_while_files_are_recalled_leaves_each_whole_or_a_stub() {
+    if !can_tier() || !can_loop() {
+        return;
+    }
+    let site = Site::on(FsKind::Ext4, 400);
+    let filler = site.data.join("filler");
+    let limit = |site: &Site| {
+        // Room for some of them above what a recall leaves free.
+        let free = nix::sys::statvfs::statvfs(&site.data).unwrap();
+        let free = free.blocks_available() * free.fragment_size();
+        let file = std::fs::File::create(&filler).unwrap();
+        raw::fallocate(&file, 0, 0, free - (77 << 20)).unwrap();
+    };
+    recall_into_too_little_room(&site, libc::ENOSPC, limit, |_| {
+        std::fs::remove_file(&filler).unwrap();
+    });
+}
+
+#[test]
+fn a_quota_that_is_reached_while_files_are_recalled_leaves_each_whole_or_a_stub() {
+    if !can_tier() || !can_loop() {
+        return;
+    }
+    if !on_path("btrfs") {
+        return skip("needs btrfs-progs");
+    }
+    let site = Site::on(FsKind::Btrfs, 400);
+    let limit = |site: &Site, bytes: &str| {
+        let volume = site.data.parent().unwrap();
+        must(Command::new("btrfs").args(["qgroup", "limit", bytes]).arg(volume));
+    };
+    recall_into_too_little_room(
+        &site,
+        libc::EDQUOT,
+        |site| {
+            let volume = site.data.parent().unwrap();
+            must(Command::new("btrfs").args(["quota", "enable"]).arg(volume));
+            limit(site, "20M");
         },
         |site| limit(site, "none"),
     );

@@ -1,0 +1,84 @@
+//! Closing: what the last open handle of a file leaves behind.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use nix::sys::stat::fstat;
+
+use super::open::ctime_of;
+use super::{Fh, Ops};
+use crate::failpoint::{CrashPoint, reach};
+use crate::inode::{Inode, Serving, Suspect, TierGuard};
+
+/// A file description that was closed.
+#[derive(Clone, Copy, Debug)]
+pub struct Closed {
+    /// It could write, by a mapping too: times may have moved without a word.
+    pub writable: bool,
+    /// A record was settled, which may have moved the ctime.
+    pub settled: bool,
+}
+
+impl Ops {
+    /// Closes an open file description, then says what of it the kernel cannot know; later
+    /// where a migration has the file just now.
+    pub fn release(self: &Arc<Self>, fh: Fh, then: impl FnOnce(Closed) + Send + 'static) {
+        let Some((_, open)) = self.open_files.remove(&fh) else { return };
+        let writable = open.writable;
+        let inode = Arc::clone(&open.inode);
+        drop(open);
+        match inode.try_tier() {
+            Some(mut held) => then(self.close(&inode, &mut held, writable)),
+            None => {
+                let ops = Arc::clone(self);
+                self.recall.spawn(async move {
+                    let mut held = inode.tier().await;
+                    then(ops.close(&inode, &mut held, writable));
+                });
+            }
+        }
+    }
+
+    fn close(&self, inode: &Arc<Inode>, held: &mut TierGuard, writable: bool) -> Closed {
+        held.opens -= 1;
+        held.writers -= u32::from(writable);
+        let mut closed = Closed { writable, settled: false };
+        if held.writers == 0
+            && let Some(suspect) = held.suspect.take()
+            && let Some(file) = inode.serving().file()
+        {
+            closed.settled = true;
+            if let Err(error) = self.settle(inode, &file, &suspect) {
+                // The record stays `suspect`: resident bytes until they are hashed.
+                tracing::warn!(ino = %inode.ino, %error, "cannot settle a record after the last close");
+            }
+        }
+        if held.opens == 0 && !matches!(inode.serving(), Serving::Cold(cold) if !cold.is_idle()) {
+            inode.serve(held, Serving::Closed);
+        }
+        closed
+    }
+
+    pub(super) async fn close_if_unused(&self, inode: &Arc<Inode>) {
+        let mut held = inode.tier().await;
+        if held.opens == 0 && !matches!(inode.serving(), Serving::Cold(cold) if !cold.is_idle()) {
+            inode.serve(&mut held, Serving::Closed);
+        }
+    }
+
+    /// suspect -> archived where nothing changed, else -> resident.
+    fn settle(&self, inode: &Inode, file: &File, suspect: &Suspect) -> io::Result<()> {
+        let stat = fstat(file)?;
+        if !suspect.fits(&stat) {
+            self.tenant.drop_record(file, inode)?;
+            reach(CrashPoint::ForgetAfterRecord);
+            return Ok(());
+        }
+        self.tenant.set_record(file, inode, &suspect.archived)?;
+        if let Some(ctime) = ctime_of(file)? {
+            self.tenant.known.remember(inode.ino, &inode.handle, ctime);
+        }
+        Ok(())
+    }
+}
