@@ -14,7 +14,7 @@ use crate::file_id::{EntryRef, SegmentId, TimeNs};
 use crate::inode::{Inode, Inodes, Serving};
 use crate::recall::{RecallError, remote_index};
 use crate::record::Record;
-use crate::recover::{Judged, Ordered, look, needs_entry, order_with};
+use crate::recover::{Judged, Ordered, look, needs_entry, order_with, unmark};
 use crate::segment::{Index, IndexEntry};
 use crate::stub::Stub;
 use crate::tenant::Tenant;
@@ -112,8 +112,12 @@ impl<'a> Fsck<'a> {
             Some(at) => Some((at, self.entry(at).await)),
             None => None,
         };
-        let _held = inode.tier().await;
+        let held = inode.tier().await;
         let Some(Look { judged, file }) = self.look(inode)? else { return Ok(None) };
+        let marked = judged.record.is_some_and(|record| record.state == State::Releasing);
+        if marked && judged.verdict == Verdict::Archived && !held.is_being_released() {
+            return Ok(Some(self.take_mark_off(inode, &file)?));
+        }
         if self.wants(&judged) != remote.as_ref().map(|(at, _)| *at) {
             // Somebody used it meanwhile: whoever opened it judged it.
             return Ok(None);
@@ -210,6 +214,13 @@ impl<'a> Fsck<'a> {
                 }
             }
         }
+    }
+
+    /// The mark of a release that was given up before it touched the body.
+    fn take_mark_off(&self, inode: &Inode, file: &File) -> io::Result<Finding> {
+        let what = "a release that was given up left its mark".to_owned();
+        let repaired = self.mode != Mode::Check && unmark(self.tenant, inode, file)?;
+        Ok(Finding { trouble: Trouble::InFlight, what, repaired })
     }
 
     async fn order(

@@ -26,7 +26,7 @@ pub mod known;
 
 use directories::Directories;
 
-pub use body::{Backing, Body, Serving, Suspect, TierGuard};
+pub use body::{Backing, Body, Reading, Serving, Suspect, TierGuard};
 pub use cold::{Cold, Fill, FillError, Place, Progress, Refusal};
 
 /// One file, directory or other node of the tenant.

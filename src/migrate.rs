@@ -13,7 +13,7 @@ use nix::sys::stat::FileStat;
 use tokio_util::sync::CancellationToken;
 
 use crate::file_id::{Ino, SegmentId};
-use crate::inode::{Inode, Inodes, Serving};
+use crate::inode::{Body, Inode, Inodes, Reading, Serving};
 use crate::recall::RecallError;
 use crate::segment::verify::VerifyError;
 use crate::segment::{Index, IndexEntry, WriteError};
@@ -22,6 +22,7 @@ use crate::tenant::Tenant;
 
 mod archive;
 mod indexes;
+mod proof;
 mod release;
 mod stored;
 
@@ -197,8 +198,8 @@ pub struct Archived {
 pub struct Migrator {
     tenant: Arc<Tenant>,
     inodes: Arc<Inodes>,
-    /// Files that an archive has a lease on: looked at whenever somebody asks for one.
-    leased: Mutex<HashMap<Ino, Arc<Inode>>>,
+    /// Files that are read under a lease: looked at whenever somebody asks for one.
+    leased: Mutex<HashMap<Ino, Reading>>,
     indexes: Mutex<lru::LruCache<SegmentId, Arc<Index>>>,
 }
 
@@ -246,22 +247,21 @@ impl Migrator {
     }
 
     /// Gives back the leases that somebody waits for. Called on SIGIO, which does not say whose.
+    /// Needs no tier lock: whoever has it may be the one who waits.
     pub fn yield_leases(&self) {
-        let leased: Vec<_> = self.leased().values().cloned().collect();
-        for inode in leased {
-            if let Some(mut held) = inode.try_tier()
-                && let Some(lease) = &held.archiving
-                && !lease.is_unbroken()
-            {
-                lease.give_up();
-                held.archiving = None;
-            }
+        for reading in self.leased().values().filter(|reading| !reading.is_unbroken()) {
+            reading.give_up();
         }
     }
 
-    fn leased(&self) -> std::sync::MutexGuard<'_, HashMap<Ino, Arc<Inode>>> {
+    fn leased(&self) -> std::sync::MutexGuard<'_, HashMap<Ino, Reading>> {
         self.leased.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether nobody in the mount has the file open, and no other migration reads it.
+fn is_free(inode: &Inode, held: &Body) -> bool {
+    is_closed(inode) && !held.archiving.as_ref().is_some_and(Reading::is_unbroken)
 }
 
 /// Whether nobody in the mount has the file open.

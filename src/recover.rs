@@ -30,7 +30,7 @@ use crate::tier::verdict::{
 
 mod content;
 
-pub use content::hash_local;
+pub use content::{hash_local, hash_while};
 
 /// What an open does with a file.
 #[derive(Debug)]
@@ -302,15 +302,16 @@ pub async fn recover(tenant: &Arc<Tenant>, inodes: &Inodes) -> io::Result<Recove
 }
 
 /// A release that had marked a file and not begun with its body: the record says archived
-/// again, or nobody would ever release it. Only while nothing is served: a release of this
-/// daemon relies on its marks.
-fn unmark(tenant: &Tenant, inode: &Inode, file: &File) -> io::Result<()> {
+/// again, or nobody would ever release it. False: that is not what the file is. Only where no
+/// release of this daemon relies on its mark.
+pub fn unmark(tenant: &Tenant, inode: &Inode, file: &File) -> io::Result<bool> {
     let judged = examine(tenant, inode, file, ContentFact::Unknown)?;
     match (judged.verdict, judged.record) {
         (Verdict::Archived, Some(record)) if record.state == State::Releasing => {
-            tenant.set_record(file, inode, &Record { state: State::Archived, ..record })
+            tenant.set_record(file, inode, &Record { state: State::Archived, ..record })?;
+            Ok(true)
         }
-        _ => Ok(()),
+        _ => Ok(false),
     }
 }
 

@@ -104,6 +104,14 @@ pub fn utimens_empty_path(
     .map(drop)
 }
 
+/// The clock that stamps files: the tick it is now.
+pub fn file_clock() -> nix::sys::time::TimeSpec {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` outlives the call, which does not fail for this clock.
+    unsafe { libc::clock_gettime(libc::CLOCK_REALTIME_COARSE, &raw mut now) };
+    now.into()
+}
+
 /// `copy_file_range(2)` from one file and offset to another; the number of bytes copied.
 pub fn copy_file_range(
     from: (impl AsFd, u64),

@@ -7,6 +7,8 @@
 
 #[path = "faults/matrix.rs"]
 mod matrix;
+#[path = "faults/moving.rs"]
+mod moving;
 #[path = "faults/paths.rs"]
 mod paths;
 #[path = "faults/stopping.rs"]

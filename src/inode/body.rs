@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::fs::File;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use nix::sys::stat::FileStat;
 
@@ -26,11 +26,49 @@ pub struct Body {
     pub writers: u32,
     /// The record is `suspect`, and this is what it looked like then.
     pub suspect: Option<Suspect>,
-    /// An archive is reading the file, or waits for its segment, under this lease. Whoever
-    /// opens the file takes it away: readers and writers win (P3).
-    pub archiving: Option<Arc<Lease>>,
+    /// A migration reads the file, or waits for its segment, under this lease. Whoever opens
+    /// the file takes it away: readers and writers win (P3).
+    pub archiving: Option<Reading>,
+    /// While this lives, a release of this daemon relies on the `releasing` that it wrote.
+    pub releasing: Weak<()>,
     /// A recall is filling the body in place.
     pub filling: bool,
+}
+
+impl Body {
+    /// Whether a release of this daemon relies on the record as it is.
+    pub fn is_being_released(&self) -> bool {
+        self.releasing.strong_count() > 0
+    }
+}
+
+/// The read lease of a migration. It is the migration's, and ends with it, whoever has the tier
+/// lock just then: what stays in [`Body::archiving`] afterwards says nothing any more.
+#[derive(Clone, Debug)]
+pub struct Reading(Weak<Lease>);
+
+impl Reading {
+    /// A migration's reading under its lease.
+    pub fn under(lease: &Arc<Lease>) -> Self {
+        Self(Arc::downgrade(lease))
+    }
+
+    /// Whether it goes on, and nobody asked for the file since it began.
+    pub fn is_unbroken(&self) -> bool {
+        self.0.upgrade().is_some_and(|lease| lease.is_unbroken())
+    }
+
+    /// Takes the lease away from the migration.
+    pub fn give_up(&self) {
+        if let Some(lease) = self.0.upgrade() {
+            lease.give_up();
+        }
+    }
+
+    /// Whether it is the reading under this lease.
+    pub fn is_under(&self, lease: &Arc<Lease>) -> bool {
+        std::ptr::eq(self.0.as_ptr(), Arc::as_ptr(lease))
+    }
 }
 
 /// An archived file that is open for writing.

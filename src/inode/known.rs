@@ -34,6 +34,11 @@ impl KnownCtimes {
         files.put(ino, (handle.generation(), ctime));
     }
 
+    /// Whether an unmoved ctime proves that nothing was changed.
+    pub fn proves(&self) -> bool {
+        true
+    }
+
     /// Forgets a file.
     pub fn forget(&self, ino: Ino) {
         self.files.lock().unwrap_or_else(PoisonError::into_inner).pop(&ino);

@@ -21,11 +21,11 @@ use tokio_util::sync::CancellationToken;
 use super::release::pinned_from_archive;
 use super::{
     BATCH_FILES, Candidate, MigrateError, Migrator, NEVER_MIGRATED_BYTES, Outcome, SEGMENT_BYTES,
-    Skip, Unproven, is_closed, stored,
+    Skip, Unproven, is_closed, is_free, stored,
 };
 use crate::failpoint::{CrashPoint, quiet_time, reach};
 use crate::file_id::{EntryRef, SegmentId, TimeNs};
-use crate::inode::Inode;
+use crate::inode::{Body, Inode, Reading};
 use crate::record::{MAX_BLOCKS_512, Record};
 use crate::segment::entry::MAX_EXTENTS;
 use crate::segment::{
@@ -219,7 +219,7 @@ pub(super) fn take(migrator: &Migrator, inode: &Arc<Inode>) -> Result<Taken, Out
         return Err(Skip::NotRegular.into());
     }
     let Some(mut held) = inode.try_tier() else { return Err(Skip::Open.into()) };
-    if !is_closed(inode) || held.archiving.is_some() {
+    if !is_free(inode, &held) {
         return Err(Skip::Open.into());
     }
     let file = open_to_read(migrator, inode)?;
@@ -256,19 +256,28 @@ pub(super) fn take(migrator: &Migrator, inode: &Arc<Inode>) -> Result<Taken, Out
         return Err(Skip::Fresh.into());
     }
     file.sync_data().map_err(|error| failed("fdatasync", error))?;
-    let file = Arc::new(file);
-    let lease = match Lease::take(Arc::clone(&file), LeaseKind::Read) {
+    let (lease, stat) = take_lease(migrator, inode, &mut held, file)?;
+    Ok(Taken { file: Arc::clone(lease.file()), lease, stat })
+}
+
+/// Puts a file under a read lease: from here on nobody can change it without taking that away.
+pub(super) fn take_lease(
+    migrator: &Migrator,
+    inode: &Inode,
+    held: &mut Body,
+    file: File,
+) -> Result<(Arc<Lease>, FileStat), Outcome> {
+    let lease = match Lease::take(Arc::new(file), LeaseKind::Read) {
         Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => return Err(Skip::Open.into()),
         other => Arc::new(other.map_err(|error| failed("take a lease", error))?),
     };
-    // From here on nobody can have changed it without taking the lease.
-    let stat = fstat(&*file).map_err(|error| failed("stat", error.into()))?;
-    held.archiving = Some(Arc::clone(&lease));
-    migrator.leased().insert(inode.ino, Arc::clone(inode));
-    Ok(Taken { file, lease, stat })
+    let stat = fstat(&**lease.file()).map_err(|error| failed("stat", error.into()))?;
+    held.archiving = Some(Reading::under(&lease));
+    migrator.leased().insert(inode.ino, Reading::under(&lease));
+    Ok((lease, stat))
 }
 
-fn open_to_read(migrator: &Migrator, inode: &Inode) -> Result<File, Outcome> {
+pub(super) fn open_to_read(migrator: &Migrator, inode: &Inode) -> Result<File, Outcome> {
     let flags = libc::O_RDONLY | libc::O_NONBLOCK;
     let opened = match migrator.inodes.open(inode, flags | libc::O_NOATIME) {
         Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
@@ -303,7 +312,7 @@ fn is_settled(stat: &FileStat) -> bool {
     )
 }
 
-fn is_as_recorded(record: &Record, stat: &FileStat) -> bool {
+pub(super) fn is_as_recorded(record: &Record, stat: &FileStat) -> bool {
     stat.st_size.cast_unsigned() == record.size_bytes
         && TimeNs::from_parts(stat.st_mtime, stat.st_mtime_nsec) == Some(record.mtime)
 }
@@ -434,7 +443,7 @@ fn set_record(migrator: &Migrator, entry: &IndexEntry, file: &Pending) -> Result
     let tenant: &Tenant = &migrator.tenant;
     let inode = &file.candidate.inode;
     let Some(held) = inode.try_tier() else { return Err(Skip::Open.into()) };
-    let ours = held.archiving.as_ref().is_some_and(|lease| Arc::ptr_eq(lease, &file.lease));
+    let ours = held.archiving.as_ref().is_some_and(|reading| reading.is_under(&file.lease));
     if !ours || !is_closed(inode) || !file.lease.is_unbroken() {
         return Err(Skip::Open.into());
     }
@@ -460,7 +469,10 @@ fn set_record(migrator: &Migrator, entry: &IndexEntry, file: &Pending) -> Result
         _ => failed("set record", error),
     })?;
     let after = fstat(&*file.file).map_err(|error| failed("stat", error.into()))?;
-    if let Some((_, ctime, _)) = times(&after) {
+    // Whoever took the lease away meanwhile may have moved that ctime.
+    if let Some((_, ctime, _)) = times(&after)
+        && file.lease.is_unbroken()
+    {
         tenant.known.remember(inode.ino, &inode.handle, ctime);
     }
     Ok(())
@@ -484,11 +496,9 @@ fn give_up_all(
 /// Gives a file's lease back.
 pub(super) fn give_up(migrator: &Migrator, inode: &Inode, lease: &Arc<Lease>) {
     lease.give_up();
-    migrator.leased().remove(&inode.ino);
-    if let Some(mut held) = inode.try_tier()
-        && held.archiving.as_ref().is_some_and(|held| Arc::ptr_eq(held, lease))
-    {
-        held.archiving = None;
+    let mut leased = migrator.leased();
+    if leased.get(&inode.ino).is_some_and(|reading| reading.is_under(lease)) {
+        leased.remove(&inode.ino);
     }
 }
 

@@ -120,21 +120,31 @@ impl Ops {
         let Some(mut record) = self.tenant.record(&fd, inode)? else {
             return self.change_now(inode, change);
         };
-        let current = match record.state {
+        let is_remote = match record.state {
             State::Released | State::Lost | State::Recalling => true,
-            State::Archived | State::Suspect | State::Releasing => {
-                mtime(&before) == Some(record.mtime)
-                    && before.st_size.cast_unsigned() == record.size_bytes
-            }
+            State::Archived | State::Suspect | State::Releasing => false,
         };
+        let is_current = is_remote
+            || (mtime(&before) == Some(record.mtime)
+                && before.st_size.cast_unsigned() == record.size_bytes);
+        // What is asked for, not what is read back: a store through a mapping or a recall may
+        // move the file's own time at any moment.
+        let change = change.at(sys::file_clock());
+        let wanted = match change.mtime {
+            Some(mtime) => mtime.recorded(),
+            None => Some(record.mtime),
+        };
+        if is_remote && wanted.is_none() {
+            return Err(Errno(libc::EINVAL));
+        }
+        // Of a mapping's store the mtime is the only trace, and to set it removes it.
+        let hides_a_store = change.mtime.is_some() && held.writers > 0 && !is_remote;
         let untouched = held.suspect.as_ref().is_some_and(|suspect| suspect.fits(&before));
         apply(&fd, change)?;
         let after = fstat(&fd)?;
-        match (mtime(&after), ctime(&after)) {
-            (Some(mtime), Some(shown)) if current => {
-                if change.mtime.is_some() {
-                    record.mtime = mtime;
-                }
+        match (wanted, ctime(&after)) {
+            (Some(mtime), Some(shown)) if is_current && !hides_a_store => {
+                record.mtime = mtime;
                 record.ctime_shown = shown;
                 self.tenant.set_record(&fd, inode, &record)?;
                 // A change of attributes alone leaves the copy a copy of this version.
@@ -143,13 +153,13 @@ impl Ops {
                     held.suspect = Some(Suspect { archived, ctime });
                 }
             }
+            _ if is_remote => return Err(Errno(libc::EINVAL)),
             // Local bytes that are not the recorded ones must not come to look like them; a
-            // time that a record cannot hold makes the file a resident one, if it is here.
-            _ if !matches!(record.state, State::Released | State::Lost | State::Recalling) => {
+            // time that a record cannot hold makes the file a resident one.
+            _ => {
                 self.tenant.drop_record(&fd, inode)?;
                 held.suspect = None;
             }
-            _ => return Err(Errno(libc::EINVAL)),
         }
         self.attr_of(inode)
     }
@@ -180,7 +190,26 @@ fn apply(fd: &PathFd<'_>, change: SetAttr) -> Result<(), Errno> {
     Ok(())
 }
 
+impl SetAttr {
+    /// The same, with the time of the call filled in.
+    fn at(self, now: TimeSpec) -> Self {
+        let resolved = |time| match time {
+            SetTime::Now => SetTime::At(now.tv_sec(), now.tv_nsec()),
+            SetTime::At(..) => time,
+        };
+        Self { atime: self.atime.map(resolved), mtime: self.mtime.map(resolved), ..self }
+    }
+}
+
 impl SetTime {
+    /// As a record holds it; none: it cannot.
+    fn recorded(self) -> Option<TimeNs> {
+        match self {
+            SetTime::Now => None,
+            SetTime::At(seconds, nanoseconds) => TimeNs::from_parts(seconds, nanoseconds),
+        }
+    }
+
     fn spec(self) -> TimeSpec {
         match self {
             SetTime::Now => TimeSpec::UTIME_NOW,

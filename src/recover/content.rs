@@ -14,6 +14,11 @@ const EXTENTS_AT_ONCE: usize = 1 << 20;
 
 /// Reads a file and hashes it.
 pub fn hash_local(file: &File) -> io::Result<ContentHash> {
+    hash_while(file, || true)?.ok_or_else(|| io::ErrorKind::Interrupted.into())
+}
+
+/// The same, for as long as `go_on` says so before each read; none: it was stopped.
+pub fn hash_while(file: &File, go_on: impl Fn() -> bool) -> io::Result<Option<ContentHash>> {
     let size = file.metadata()?.len();
     let mut hasher = ContentHasher::new();
     let mut buffer = vec![0; BUFFER_BYTES];
@@ -23,6 +28,9 @@ pub fn hash_local(file: &File) -> io::Result<ContentHash> {
         hasher.push_zeros(extent.offset - hasher.offset());
         let mut at = extent.offset;
         while at < extent.end() {
+            if !go_on() {
+                return Ok(None);
+            }
             let room = usize::try_from(extent.end() - at).unwrap_or(BUFFER_BYTES);
             let count = file.read_at(&mut buffer[..room.min(BUFFER_BYTES)], at)?;
             if count == 0 {
@@ -33,5 +41,5 @@ pub fn hash_local(file: &File) -> io::Result<ContentHash> {
         }
     }
     hasher.push_zeros(size - hasher.offset());
-    Ok(hasher.finish(size))
+    Ok(Some(hasher.finish(size)))
 }

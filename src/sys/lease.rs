@@ -49,7 +49,18 @@ impl Lease {
 
     /// Whether nobody asked for the file since, and it is young enough to be written under.
     pub fn holds(&self) -> bool {
-        self.is_unbroken() && self.since.elapsed() < TRUSTED_FOR
+        self.is_unbroken() && self.age() < TRUSTED_FOR
+    }
+
+    /// Whether nobody can have got in, though somebody may wait: good for putting back what
+    /// was changed under it.
+    pub fn keeps_others_out(&self) -> bool {
+        self.is_unbroken() || self.age() < TRUSTED_FOR
+    }
+
+    /// How long ago it was taken.
+    pub fn age(&self) -> Duration {
+        self.since.elapsed()
     }
 
     /// Whether nobody asked for the file since.

@@ -328,6 +328,17 @@ impl Life {
         self.with_open(file, libc::O_RDONLY, replace).await
     }
 
+    /// Changes attributes of a file that is open for writing meanwhile.
+    pub async fn setattr_while_written(&self, file: &str, change: SetAttr) -> Result<(), i32> {
+        let ino = self.find(file)?;
+        let set = async |_fh| {
+            answered(on_fuse_thread(|| self.ops.setattr(caller(), ino, change))).await.map(drop)
+        };
+        let done = self.with_open(file, libc::O_RDWR, set).await;
+        on_fuse_thread(|| self.ops.forget(ino, 1));
+        done
+    }
+
     pub async fn truncate(&self, file: &str, size: u64) -> Result<(), i32> {
         let ino = self.find(file)?;
         let change = SetAttr { size: Some(size), ..SetAttr::default() };
