@@ -21,6 +21,7 @@ use crate::store::StoreError;
 use crate::tenant::Tenant;
 
 mod archive;
+mod barred;
 mod indexes;
 mod proof;
 mod release;

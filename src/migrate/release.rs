@@ -23,6 +23,7 @@ use nix::sys::stat::{FileStat, fstat};
 use tokio_util::sync::CancellationToken;
 
 use super::archive::{is_as_recorded, open_to_read};
+use super::barred::barred;
 use super::proof::prove;
 use super::{Candidate, MigrateError, Migrator, Outcome, Skip, is_closed, is_free};
 use crate::failpoint::{CrashPoint, reach};
@@ -126,11 +127,8 @@ async fn look_up(migrator: &Migrator, candidate: &Candidate) -> Result<IndexEntr
         if tenant.pin(&fd).map_err(failed)?.is_some() {
             return Err(Outcome::Skipped(Skip::Pinned));
         }
-        if has_capabilities(&fd).map_err(failed)? {
-            return Err(Outcome::Skipped(Skip::Capabilities));
-        }
         let stat = fstat(&fd).map_err(|error| failed(error.into()))?;
-        if let Some(skip) = barred_by_mode(tenant, &stat) {
+        if let Some(skip) = barred(tenant, &fd, &stat).map_err(failed)? {
             return Err(skip.into());
         }
         match tenant.recorded(&fd, &inode.handle).map_err(failed)? {
@@ -466,19 +464,6 @@ fn set_archived(
     Ok(())
 }
 
-fn has_capabilities(fd: impl AsFd) -> io::Result<bool> {
-    Ok(sys::xattr::value(fd, sys::xattr::FILE_CAPABILITIES)?.is_some())
-}
-
-/// Whether its mode would be lost, or would keep the file from coming back.
-fn barred_by_mode(tenant: &Tenant, stat: &FileStat) -> Option<Skip> {
-    if stat.st_mode & (libc::S_ISUID | libc::S_ISGID) != 0 && !sys::has_capability(sys::CAP_FSETID)
-    {
-        return Some(Skip::SetId);
-    }
-    (!tenant.can_record(stat.st_mode)).then_some(Skip::Unwritable)
-}
-
 /// archived -> releasing.
 fn mark(
     migrator: &Migrator,
@@ -568,10 +553,7 @@ fn take(migrator: &Migrator, marked: &Marked) -> Result<TakenBody, Outcome> {
     if sys::pages::cached(&*file).map_err(failed)?.is_some_and(|pages| pages > 0) {
         return Err(Skip::PagesHeld.into());
     }
-    if has_capabilities(&*file).map_err(failed)? {
-        return Err(Skip::Capabilities.into());
-    }
-    if let Some(skip) = barred_by_mode(tenant, &stat) {
+    if let Some(skip) = barred(tenant, &*file, &stat).map_err(failed)? {
         return Err(skip.into());
     }
     let mut original = Box::new([0; STUB_BYTES]);
