@@ -173,7 +173,8 @@ impl<'a> Fsck<'a> {
                 if suspect =>
             {
                 if self.mode != Mode::Check {
-                    order_with(self.tenant, inode, file, remote.map(|(_, answer)| answer)).await?;
+                    let entry = remote.map(|(_, answer)| answer);
+                    order_with(self.tenant, inode, file, entry, self.patience).await?;
                 }
                 Ok(None)
             }
@@ -235,7 +236,7 @@ impl<'a> Fsck<'a> {
             return Ok(Finding { trouble, what: what.into(), repaired: false });
         }
         let entry = remote.map(|(_, answer)| answer);
-        match order_with(self.tenant, inode, file, entry).await? {
+        match order_with(self.tenant, inode, file, entry, self.patience).await? {
             Ordered::Done => {
                 reach(CrashPoint::FsckAfterRepair);
                 Ok(Finding { trouble, what: what.into(), repaired: true })

@@ -20,7 +20,7 @@ use crate::intents::{Intent, Subject};
 use crate::recall::{RecallError, cut_to_stub, remote_index, restore_mtime};
 use crate::record::Record;
 use crate::segment::IndexEntry;
-use crate::stub::{STUB_BYTES, STUB_LENGTH, Stub, StubHead, holds_stub_sector};
+use crate::stub::{STUB_BYTES, STUB_LENGTH, Stub, StubHead, holds_stub_sector, torn};
 use crate::sys;
 use crate::tenant::{Recorded, Tenant};
 use crate::tier::State;
@@ -30,6 +30,7 @@ use crate::tier::verdict::{
 
 mod content;
 
+use content::original_head;
 pub use content::{hash_local, hash_while};
 
 /// What an open does with a file.
@@ -65,7 +66,7 @@ pub struct Judged {
 
 /// Finds out what a file is, and changes nothing.
 pub fn look(tenant: &Tenant, inode: &Inode, file: &File) -> io::Result<Judged> {
-    examine(tenant, inode, file, ContentFact::Unknown)
+    examine(tenant, inode, file, Proven::NOTHING)
 }
 
 /// Finds out what a file is, and puts it in order where that needs no store. The caller holds
@@ -74,7 +75,7 @@ pub fn look(tenant: &Tenant, inode: &Inode, file: &File) -> io::Result<Judged> {
 /// A void record of a file that is at rest stays: to remove it would move the ctime of a file
 /// that is only read. A writer's open or the next archive removes it.
 pub fn find(tenant: &Tenant, inode: &Inode, file: &File) -> io::Result<Finding> {
-    let judged = examine(tenant, inode, file, ContentFact::Unknown)?;
+    let judged = examine(tenant, inode, file, Proven::NOTHING)?;
     let at_rest = match judged.record.map(|record| record.state) {
         None | Some(State::Archived | State::Suspect) => true,
         Some(State::Releasing | State::Released | State::Recalling | State::Lost) => false,
@@ -164,12 +165,20 @@ fn is_no_room(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
 }
 
-fn examine(
-    tenant: &Tenant,
-    inode: &Inode,
-    file: &File,
+/// What the store's copy proves about a body.
+#[derive(Clone, Copy, Debug)]
+struct Proven {
     content: ContentFact,
-) -> io::Result<Judged> {
+    /// What its head is, whatever it looks like.
+    head: Option<HeadFact>,
+}
+
+impl Proven {
+    /// The store was not asked.
+    const NOTHING: Self = Self { content: ContentFact::Unknown, head: None };
+}
+
+fn examine(tenant: &Tenant, inode: &Inode, file: &File, proven: Proven) -> io::Result<Judged> {
     let stat = fstat(file)?;
     let size = u64::try_from(stat.st_size).unwrap_or(0);
     let recorded = tenant.recorded(file, &inode.handle)?;
@@ -218,10 +227,10 @@ fn examine(
     let mtime = TimeNs::from_parts(stat.st_mtime, stat.st_mtime_nsec);
     let body = BodyFact {
         size: SizeFact::of(size, wanted.map(|record| record.size_bytes)),
-        head,
+        head: proven.head.unwrap_or(head),
         times_match: wanted.is_some_and(|record| mtime == Some(record.mtime)),
     };
-    judged.verdict = verdict(fact, body, content);
+    judged.verdict = verdict(fact, body, proven.content);
     Ok(judged)
 }
 
@@ -305,7 +314,7 @@ pub async fn recover(tenant: &Arc<Tenant>, inodes: &Inodes) -> io::Result<Recove
 /// again, or nobody would ever release it. False: that is not what the file is. Only where no
 /// release of this daemon relies on its mark.
 pub fn unmark(tenant: &Tenant, inode: &Inode, file: &File) -> io::Result<bool> {
-    let judged = examine(tenant, inode, file, ContentFact::Unknown)?;
+    let judged = examine(tenant, inode, file, Proven::NOTHING)?;
     match (judged.verdict, judged.record) {
         (Verdict::Archived, Some(record)) if record.state == State::Releasing => {
             tenant.set_record(file, inode, &Record { state: State::Archived, ..record })?;
@@ -353,12 +362,12 @@ pub async fn put_in_order(
     file: &Arc<File>,
     patience: Duration,
 ) -> io::Result<Ordered> {
-    let judged = examine(tenant, inode, file, ContentFact::Unknown)?;
+    let judged = examine(tenant, inode, file, Proven::NOTHING)?;
     let entry = match needs_entry(&judged) {
         Some(at) => Some(entry_of(tenant, at, patience).await),
         None => None,
     };
-    order_with(tenant, inode, file, entry).await
+    order_with(tenant, inode, file, entry, patience).await
 }
 
 /// The entry that putting a file in order asks for; none: it asks for nothing.
@@ -369,40 +378,34 @@ pub fn needs_entry(judged: &Judged) -> Option<EntryRef> {
     }
 }
 
-/// Puts one file in order with what the store said of the entry that [`needs_entry`] names.
+/// Puts one file in order with what the store said of the entry that [`needs_entry`] names; a
+/// torn head asks it for the original's, for up to `patience`.
 pub async fn order_with(
     tenant: &Tenant,
     inode: &Inode,
     file: &Arc<File>,
     entry: Option<Result<IndexEntry, RecallError>>,
+    patience: Duration,
 ) -> io::Result<Ordered> {
-    let judged = examine(tenant, inode, file, ContentFact::Unknown)?;
+    let judged = examine(tenant, inode, file, Proven::NOTHING)?;
     match (judged.verdict, judged.record, entry) {
         (Verdict::NeedsHash { .. }, Some(_), Some(Ok(entry))) => {
-            let hashed = Arc::clone(file);
-            let local = tokio::task::spawn_blocking(move || hash_local(&hashed))
-                .await
-                .map_err(io::Error::other)??;
-            let content =
-                if local == entry.content { ContentFact::Equal } else { ContentFact::Differs };
-            settle_hashed(tenant, inode, file, content)
+            let content = compare(file, &entry).await?;
+            settle_hashed(tenant, inode, file, Proven { content, head: None })
         }
         // No copy that these bytes could be: they are all there is, and stay.
         (Verdict::NeedsHash { .. }, Some(_), Some(Err(error))) if error.is_loss() => {
-            settle_hashed(tenant, inode, file, ContentFact::Differs)
+            let proven = Proven { content: ContentFact::Differs, head: None };
+            settle_hashed(tenant, inode, file, proven)
         }
-        (Verdict::RewriteStub, Some(mut record), Some(Ok(entry))) => {
-            let store = tenant.store.url();
-            let stub = Stub::of_entry(&entry, store, &tenant.name, tenant.seal.tenant());
-            let bytes = stub.encode(&tenant.seal).map_err(io::Error::other)?;
-            file.write_all_at(&bytes, 0)?;
-            file.sync_data()?;
-            cut_to_stub(tenant, inode, file, &mut record)?;
-            Ok(Ordered::Done)
+        (Verdict::RewriteStub, Some(record), Some(Ok(entry))) => {
+            match original_head(tenant, &entry, patience).await {
+                Ok(original) => rewrite_stub(tenant, inode, file, record, &entry, &original).await,
+                Err(error) => Ok(waits(inode, error)),
+            }
         }
         (Verdict::NeedsHash { .. } | Verdict::RewriteStub, Some(_), Some(Err(error))) => {
-            tracing::warn!(ino = %inode.ino, %error, "a file in flight waits for the store");
-            Ok(Ordered::Waits(error))
+            Ok(waits(inode, error))
         }
         (Verdict::NeedsHash { .. } | Verdict::RewriteStub, Some(record), None) => {
             // It changed between two looks; the next one asks.
@@ -416,15 +419,62 @@ pub async fn order_with(
     }
 }
 
+fn waits(inode: &Inode, error: RecallError) -> Ordered {
+    tracing::warn!(ino = %inode.ino, %error, "a file in flight waits for the store");
+    Ordered::Waits(error)
+}
+
+async fn compare(file: &Arc<File>, entry: &IndexEntry) -> io::Result<ContentFact> {
+    let hashed = Arc::clone(file);
+    let local = tokio::task::spawn_blocking(move || hash_local(&hashed))
+        .await
+        .map_err(io::Error::other)??;
+    Ok(if local == entry.content { ContentFact::Equal } else { ContentFact::Differs })
+}
+
+/// Writes the stub again over a head that is proven to be a mix of it and the original (I10).
+async fn rewrite_stub(
+    tenant: &Tenant,
+    inode: &Inode,
+    file: &Arc<File>,
+    mut record: Record,
+    entry: &IndexEntry,
+    original: &[u8; STUB_BYTES],
+) -> io::Result<Ordered> {
+    let mut body = [0; STUB_BYTES];
+    let filled = read_head(file, &mut body)?;
+    if filled == STUB_BYTES && body == *original {
+        // The stub's sectors in it are the file's own.
+        let content = compare(file, entry).await?;
+        let head = Some(HeadFact::Plain);
+        return settle_hashed(tenant, inode, file, Proven { content, head });
+    }
+    let store = tenant.store.url();
+    let stub = Stub::of_entry(entry, store, &tenant.name, tenant.seal.tenant());
+    match stub.encode(&tenant.seal) {
+        Ok(stub) if torn(original, &stub, &body[..filled]) => {
+            file.write_all_at(&stub, 0)?;
+            file.sync_data()?;
+            cut_to_stub(tenant, inode, file, &mut record)?;
+            Ok(Ordered::Done)
+        }
+        Ok(_) | Err(_) => {
+            let what = "a head that is neither the stub, nor the original, nor a mix: kept";
+            tenant.note_conflict(inode, what);
+            Ok(Ordered::Waits(RecallError::Conflict { what: what.to_owned() }))
+        }
+    }
+}
+
 /// Carries out what follows from a content hash. Bytes that are proven to be no version of the
 /// record are the file from now on: with the record, every look would hash them again.
 fn settle_hashed(
     tenant: &Tenant,
     inode: &Inode,
     file: &File,
-    content: ContentFact,
+    proven: Proven,
 ) -> io::Result<Ordered> {
-    let judged = examine(tenant, inode, file, content)?;
+    let judged = examine(tenant, inode, file, proven)?;
     match (judged.verdict, judged.record) {
         (Verdict::Conflict { stub_head: false }, Some(record)) => {
             let what = format!("other bytes than those of {}: kept, served as they are", record.at);

@@ -32,6 +32,7 @@ use crate::segment::{
     ContentHash, ContentHasher, EntryMeta, EntryWriter, IndexEntry, SegmentBuilder,
     VerifiedSegment, WriteError,
 };
+use crate::stub::{self, STUB_BYTES};
 use crate::sys;
 use crate::sys::lease::{Lease, LeaseKind};
 use crate::tenant::{Recorded, Tenant};
@@ -293,10 +294,13 @@ pub(super) fn open_to_read(migrator: &Migrator, inode: &Inode) -> Result<File, O
     })
 }
 
+/// Whether the head is, or has a sector of, a stub: after a crash nobody could tell it from one
+/// that a release left torn.
 fn looks_like_stub(file: &File) -> io::Result<bool> {
-    let mut head = [0; 32];
+    let mut head = [0; STUB_BYTES];
     let filled = file.read_at(&mut head, 0)?;
-    Ok(crate::stub::looks_like_stub(&head[..filled]))
+    let head = &head[..filled];
+    Ok(stub::looks_like_stub(head) || stub::holds_stub_sector(head))
 }
 
 fn is_settled(stat: &FileStat) -> bool {

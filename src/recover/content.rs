@@ -1,11 +1,18 @@
-//! The content hash of a local file: its logical bytes, holes not read.
+//! What a file's bytes are: the content hash of a local file (its logical bytes, holes not
+//! read), and the head of the original from its segment.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::time::Duration;
 
-use crate::segment::{ContentHash, ContentHasher};
+use crate::inode::Place;
+use crate::recall::{Chunks, RecallError};
+use crate::segment::{ContentHash, ContentHasher, IndexEntry, Packing, Piece, segment_key};
+use crate::stub::{STUB_BYTES, STUB_LENGTH};
 use crate::sys;
+use crate::tenant::Tenant;
 
 /// Bytes read at once.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -42,4 +49,38 @@ pub fn hash_while(file: &File, go_on: impl Fn() -> bool) -> io::Result<Option<Co
     }
     hasher.push_zeros(size - hasher.offset());
     Ok(Some(hasher.finish(size)))
+}
+
+/// The first bytes of the file that an entry is of.
+pub(super) async fn original_head(
+    tenant: &Tenant,
+    entry: &IndexEntry,
+    patience: Duration,
+) -> Result<Box<[u8; STUB_BYTES]>, RecallError> {
+    let (meta, at) = (&entry.meta, entry.place.at());
+    let damaged = |what: String| RecallError::Damaged { at, what };
+    let packing =
+        Packing::new(meta.size_bytes, &meta.extents).map_err(|bad| damaged(bad.to_string()))?;
+    let key = segment_key(&tenant.name, at.segment);
+    let place = Place { key, entry: entry.place, packing, size_bytes: meta.size_bytes };
+    let runtime = tokio::runtime::Handle::current();
+    let chunks = Arc::new(Chunks::new(Arc::clone(&tenant.store), 0, runtime));
+    let mut head = Box::new([0; STUB_BYTES]);
+    for piece in place.packing.pieces(0..STUB_LENGTH) {
+        let Piece::Data { at: extent, packed_offset } = piece else { continue };
+        for number in place.entry.chunks_of(packed_offset..packed_offset + extent.length) {
+            let chunk = chunks.get(&place, number, patience).await?;
+            let packed = place.entry.packed_range(number..number + 1);
+            for piece in place.packing.data_of(packed.clone()) {
+                let Piece::Data { at, packed_offset } = piece else { continue };
+                let index = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+                let (to, from) = (index(at.offset), index(packed_offset - packed.start));
+                let length = index(at.length).min(STUB_BYTES.saturating_sub(to));
+                if let Some(bytes) = chunk.get(from..from + length) {
+                    head[to.min(STUB_BYTES)..][..length].copy_from_slice(bytes);
+                }
+            }
+        }
+    }
+    Ok(head)
 }

@@ -52,7 +52,8 @@ pub enum HeadFact {
     Stub,
     /// O: another stub of ours, or one that is damaged or newer.
     OtherStub,
-    /// T: each sector is S's or the original's, and not all are one's.
+    /// T: sectors of a stub and others. Whether these are S's and the original's is proven
+    /// before anything is written over them.
     Torn,
     /// None of these: in particular no sector of it is a stub's.
     Plain,
@@ -225,6 +226,9 @@ fn recorded(state: State, body: BodyFact, content: ContentFact) -> Verdict {
             Verdict::OrphanOverRecord
         }
         (Archived | Releasing, Plain, Recorded) if body.times_match => Verdict::Archived,
+        // No stub was under way: such sectors are the file's own (an archive of a detached
+        // directory has them).
+        (Archived, Torn, Recorded) if body.times_match => Verdict::Archived,
         (Suspect, Plain, Recorded) => match content {
             ContentFact::Equal => Verdict::ArchivedProven,
             ContentFact::Differs => Verdict::ResidentDropRecord,

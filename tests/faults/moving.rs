@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::linux::fs::MetadataExt;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -121,7 +122,7 @@ fn bytes_that_were_changed_behind_the_mount_with_their_times_are_not_released() 
         let mut changed = content("a");
         changed[5_000] ^= 1;
         let file = File::options().write(true).open(world.path("a")).unwrap();
-        std::os::unix::fs::FileExt::write_all_at(&file, &changed, 0).unwrap();
+        file.write_all_at(&changed, 0).unwrap();
         file.set_modified(modified).unwrap();
         drop(file);
         world.start().await;
@@ -237,5 +238,61 @@ fn a_change_of_mode_beside_a_writer_keeps_the_copy_a_copy_of_this_version() {
         world.life().setattr_while_written("a", change).await.unwrap();
         assert_eq!(record(&world, "a").unwrap().state, State::Archived);
         assert!(is_known(&world, "a"));
+    });
+}
+
+fn write_at(world: &World, file: &str, offset: u64, bytes: &[u8]) {
+    let on_disk = File::options().write(true).open(world.path(file)).unwrap();
+    let modified = on_disk.metadata().unwrap().modified().unwrap();
+    on_disk.write_all_at(bytes, offset).unwrap();
+    on_disk.set_modified(modified).unwrap();
+}
+
+/// The stub of a released file.
+async fn stub_of(world: &World, file: &str) -> Vec<u8> {
+    let outcome = release(world, file).await;
+    assert!(matches!(outcome, Outcome::Done(_)), "{outcome:?}");
+    std::fs::read(world.path(file)).unwrap()
+}
+
+#[test]
+fn a_file_that_holds_sectors_of_a_stub_is_left_alone_and_served_where_it_was_archived() {
+    run(async {
+        let world = archived(&["a", "b"]).await;
+        let stub = stub_of(&world, "a").await;
+        // As tar makes of a detached directory.
+        let mut tar = vec![b't'; 512];
+        tar.extend_from_slice(&stub);
+        tar.extend_from_slice(&[0; 10_240]);
+        std::fs::write(world.path("tar"), &tar).unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let outcomes = world.life().archive(&["tar"], &CancellationToken::new()).await;
+        assert!(matches!(outcomes[..], [Outcome::Skipped(Skip::Foreign)]), "{outcomes:?}");
+
+        // One that an earlier coldfs archived.
+        write_at(&world, "b", 512, &stub[..512]);
+        let body = std::fs::read(world.path("b")).unwrap();
+        assert!(world.life().read_all("b").await.as_ref() == Ok(&body), "its own bytes");
+        assert!(world.life().fsck("b", fsck::Mode::Check).await.unwrap().is_none());
+    });
+}
+
+#[test]
+fn a_head_that_is_no_mix_of_stub_and_original_is_kept() {
+    run(async {
+        let mut world = archived(&["a"]).await;
+        let stub = stub_of(&world, "a").await;
+        world.life().set_state("a", State::Recalling);
+        let mut body = content("a");
+        body[..4_096].copy_from_slice(&stub);
+        body[512..1_024].fill(b'x');
+        write_at(&world, "a", 0, &body);
+        world.life().leave_behind("a");
+        world.restart().await;
+        assert_eq!(world.life().read_all("a").await, Err(libc::EIO));
+        let found = world.life().fsck("a", fsck::Mode::Repair).await.unwrap().unwrap();
+        assert!(!found.repaired, "{found:?}");
+        assert!(std::fs::read(world.path("a")).unwrap() == body, "I10: bytes were overwritten");
+        assert_eq!(record(&world, "a").unwrap().state, State::Recalling);
     });
 }

@@ -62,7 +62,10 @@ fn a_body_is_changed_only_where_its_head_is_the_records_own_stub_or_torn() {
 #[test]
 fn a_stub_or_part_of_one_is_never_served_as_bytes() {
     every(|record, body, content, verdict| {
-        if body.head.is_stub() && body.size != SizeFact::Zero {
+        let own = record == RecordFact::Is(State::Archived)
+            && (body.head, body.size, body.times_match)
+                == (HeadFact::Torn, SizeFact::Recorded, true);
+        if body.head.is_stub() && body.size != SizeFact::Zero && !own {
             assert_ne!(
                 verdict.source(),
                 Source::Local,
@@ -105,11 +108,13 @@ fn a_foreign_record_is_always_kept() {
 }
 
 #[test]
-fn archived_is_claimed_only_for_the_recorded_size_and_a_plain_head() {
+fn archived_is_claimed_only_for_the_recorded_size_and_a_head_of_its_own() {
     every(|record, body, content, verdict| {
         let proven = verdict == Verdict::ArchivedProven;
         if proven || verdict == Verdict::Archived {
-            assert_eq!((body.size, body.head), (SizeFact::Recorded, HeadFact::Plain));
+            let own = record == RecordFact::Is(State::Archived) && body.head == HeadFact::Torn;
+            assert!(own || body.head == HeadFact::Plain, "{record:?} {body:?}");
+            assert_eq!(body.size, SizeFact::Recorded);
             assert!(proven || body.times_match, "{record:?} {body:?}");
             assert!(!proven || content == ContentFact::Equal, "{record:?} {body:?}");
         }
@@ -156,6 +161,9 @@ fn rows_of_the_design_hold_one_by_one() {
         row(Is(state), StubSize, S, false, Unknown, Verdict::FinishRelease);
         row(Is(state), Recorded, S, true, Unknown, Verdict::FinishRelease);
     }
+    row(Is(Archived), Recorded, T, true, Unknown, Verdict::Archived);
+    row(Is(Archived), Recorded, T, false, Unknown, Verdict::Conflict { stub_head: true });
+    row(Is(Archived), Other, T, true, Unknown, Verdict::Conflict { stub_head: true });
     row(Is(Suspect), Recorded, P, true, Equal, Verdict::ArchivedProven);
     row(Is(Suspect), Recorded, P, true, Unknown, Verdict::NeedsHash { serve_meanwhile: true });
     row(Is(Suspect), Recorded, P, true, Differs, Verdict::ResidentDropRecord);
