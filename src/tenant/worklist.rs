@@ -213,6 +213,11 @@ mod tests {
         Intent::Release(Subject { handle, path: name.into() })
     }
 
+    fn long_intent(n: u32, path_bytes: usize) -> Intent {
+        let handle = FileHandle { kind: 1, bytes: n.to_le_bytes().into() };
+        Intent::Release(Subject { handle, path: vec![b'a'; path_bytes] })
+    }
+
     fn open(file: &File) -> Arc<WorkList> {
         Arc::new(WorkList::open(file.try_clone().unwrap(), false).unwrap())
     }
@@ -226,7 +231,7 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         let list = open(&file);
         list.begin(&[intent("waits")]).unwrap().leave();
-        let batch: Vec<_> = (0..1_000).map(|n| intent(&format!("{n:0>200}"))).collect();
+        let batch: Vec<_> = (0..1_000).map(|n| long_intent(n, 200)).collect();
         for _ in 0..400 {
             drop(list.begin(&batch).unwrap());
             assert!(list.lock().length < 2 * PREALLOCATED_BYTES);
@@ -244,7 +249,7 @@ mod tests {
     fn batches_without_a_pause_between_them_never_fill_the_list() {
         let file = tempfile::tempfile().unwrap();
         let list = open(&file);
-        let batch: Vec<_> = (0..1_000).map(|n| intent(&format!("{n:0>4000}"))).collect();
+        let batch: Vec<_> = (0..1_000).map(|n| long_intent(n, 4_000)).collect();
         let mut running = list.begin(&[intent("first")]).unwrap();
         for n in 0..40 {
             let next = list.begin(&batch).unwrap();
