@@ -32,7 +32,7 @@ const RECALL: u8 = 2;
 const CLEAR: u8 = 3;
 
 /// The file that a line is about.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Subject {
     /// Opens it, whatever its path is now.
     pub handle: FileHandle,
@@ -42,7 +42,7 @@ pub struct Subject {
 }
 
 /// What is about to happen.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Intent {
     /// The body is about to be replaced by its stub.
     Release(Subject),

@@ -74,7 +74,7 @@ pub enum Skip {
     Fragmented,
     /// Pages of it are held by a pipe or socket.
     PagesHeld,
-    /// Times or sizes that a record cannot hold.
+    /// Times or sizes that a record cannot hold, or a path that the work list cannot.
     OutOfRange,
     /// A record that is not ours to judge.
     Foreign,

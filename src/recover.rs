@@ -1,27 +1,23 @@
 //! What a file is, from its record and its body alone, and how it is put in order.
 //!
-//! [`find`] is what an open asks. [`recover`] runs at every start over what was in flight when
+//! [`find`] is what an open asks. [`recover()`] runs at every start over what was in flight when
 //! the last daemon ended: the table in `tier::verdict` says what is done, this module does it.
 //! Bytes that nobody can account for are kept and reported (I10).
 
 use std::fs::File;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::sys::stat::{Mode, fstat};
+use nix::sys::stat::fstat;
 
-use crate::failpoint::{CrashPoint, reach};
 use crate::file_id::{EntryRef, TimeNs};
-use crate::inode::{Inode, Inodes};
-use crate::intents::{Intent, Subject};
+use crate::inode::Inode;
 use crate::recall::{RecallError, cut_to_stub, remote_index, restore_mtime};
 use crate::record::Record;
 use crate::segment::IndexEntry;
 use crate::stub::{STUB_BYTES, STUB_LENGTH, Stub, StubHead, holds_stub_sector, torn};
-use crate::sys;
 use crate::tenant::{Recorded, Tenant};
 use crate::tier::State;
 use crate::tier::verdict::{
@@ -29,9 +25,11 @@ use crate::tier::verdict::{
 };
 
 mod content;
+mod start;
 
 use content::original_head;
 pub use content::{hash_local, hash_while};
+pub use start::{Recovered, recover};
 
 /// What an open does with a file.
 #[derive(Debug)]
@@ -245,71 +243,6 @@ fn read_head(file: &File, head: &mut [u8]) -> io::Result<usize> {
     Ok(filled)
 }
 
-/// What a recovery did.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Recovered {
-    /// Files that were on the work list.
-    pub looked_at: u64,
-    /// Files that have to wait for the store.
-    pub waiting: u64,
-}
-
-/// How long a start waits for the store. A file that needs more is put in order when it is
-/// opened: what is resident can be used at once (P8).
-const START_PATIENCE: Duration = Duration::from_secs(5);
-
-/// Puts in order what was in flight when the last daemon ended.
-pub async fn recover(tenant: &Arc<Tenant>, inodes: &Inodes) -> io::Result<Recovered> {
-    let mut done = Recovered::default();
-    if tenant.is_read_only() {
-        done.waiting = tenant.work.left_behind().len() as u64;
-        return Ok(done);
-    }
-    let mut last = None;
-    let mut waiting = Vec::new();
-    let mut patience = START_PATIENCE;
-    for line in tenant.work.left_behind() {
-        let (Intent::Release(subject) | Intent::Recall(subject)) = &line.intent else { continue };
-        let file = match open_in_flight(tenant, subject) {
-            Ok(fd) => Arc::new(fd),
-            Err(error) if error.raw_os_error() == Some(libc::ESTALE) => continue,
-            Err(error) => {
-                tracing::warn!(%error, "cannot open a file that was in flight");
-                waiting.push(line.intent.clone());
-                continue;
-            }
-        };
-        let stat = fstat(&*file)?;
-        let anchor = file.try_clone()?.into();
-        let inode = inodes.enter(anchor, subject.handle.clone(), &stat);
-        done.looked_at += 1;
-        match put_in_order(tenant, &inode, &file, patience).await? {
-            Ordered::Done => {}
-            Ordered::Unrecorded => waiting.push(line.intent.clone()),
-            Ordered::Waits(error) => {
-                if matches!(error, RecallError::Deadline { .. }) {
-                    // One is enough to know that it does not answer.
-                    patience = Duration::ZERO;
-                }
-                waiting.push(line.intent.clone());
-            }
-        }
-        unmark(tenant, &inode, &file)?;
-        reach(CrashPoint::RecoverAfterFile);
-        let ino = inode.ino;
-        drop(inode);
-        inodes.tidy(ino);
-        last = Some(file);
-    }
-    if let Some(last) = last {
-        tenant.barrier(&*last)?;
-    }
-    reach(CrashPoint::RecoverBeforeClear);
-    done.waiting = waiting.len() as u64;
-    tenant.work.keep(&waiting)?;
-    Ok(done)
-}
-
 /// A release that had marked a file and not begun with its body: the record says archived
 /// again, or nobody would ever release it. False: that is not what the file is. Only where no
 /// release of this daemon relies on its mark.
@@ -321,25 +254,6 @@ pub fn unmark(tenant: &Tenant, inode: &Inode, file: &File) -> io::Result<bool> {
             Ok(true)
         }
         _ => Ok(false),
-    }
-}
-
-/// Opens a file of the work list; by its path where it may not be opened by handle, if that is
-/// still the same file.
-fn open_in_flight(tenant: &Tenant, subject: &Subject) -> io::Result<File> {
-    let flags = libc::O_RDWR | libc::O_NONBLOCK;
-    match sys::handle::open(tenant.root(), &subject.handle, flags) {
-        Err(error) if error.raw_os_error() == Some(libc::EPERM) && !subject.path.is_empty() => {
-            let path = std::ffi::OsStr::from_bytes(&subject.path);
-            let flags = nix::fcntl::OFlag::from_bits_retain(flags | libc::O_NOFOLLOW);
-            let file = nix::fcntl::openat(tenant.root(), path, flags, Mode::empty())?;
-            if sys::handle::of(&file, c"")? == subject.handle {
-                Ok(File::from(file))
-            } else {
-                Err(io::Error::from_raw_os_error(libc::ESTALE))
-            }
-        }
-        other => Ok(File::from(other?)),
     }
 }
 

@@ -70,7 +70,7 @@ impl Tenant {
                 home.open_file(worklist::FILE_NAME)?,
                 home.is_read_only(),
             )?),
-            known: KnownCtimes::default(),
+            known: KnownCtimes::new(barrier::ctimes_prove(home.root())?),
             xattr: home.xattr(),
             device: stat.st_dev,
             commits_together: barrier::commits_together(home.root())?,

@@ -20,6 +20,8 @@ mod environments;
 #[path = "mount/full.rs"]
 mod full;
 mod harness;
+#[path = "mount/moving.rs"]
+mod moving;
 #[path = "mount/names.rs"]
 mod names;
 #[path = "mount/posix.rs"]

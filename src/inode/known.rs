@@ -19,15 +19,16 @@ pub const REMEMBERED_FILES: NonZeroUsize = NonZeroUsize::new(262_144).expect("no
 #[derive(Debug)]
 pub struct KnownCtimes {
     files: Mutex<LruCache<Ino, (u32, TimeNs)>>,
-}
-
-impl Default for KnownCtimes {
-    fn default() -> Self {
-        Self { files: Mutex::new(LruCache::new(REMEMBERED_FILES)) }
-    }
+    proves: bool,
 }
 
 impl KnownCtimes {
+    /// Nothing is known yet. `proves`: whether an unmoved ctime proves that nothing was changed,
+    /// on this filesystem; else none is ever known.
+    pub fn new(proves: bool) -> Self {
+        Self { files: Mutex::new(LruCache::new(REMEMBERED_FILES)), proves }
+    }
+
     /// Remembers what the ctime was right after the daemon's own change.
     pub fn remember(&self, ino: Ino, handle: &FileHandle, ctime: TimeNs) {
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
@@ -36,7 +37,7 @@ impl KnownCtimes {
 
     /// Whether an unmoved ctime proves that nothing was changed.
     pub fn proves(&self) -> bool {
-        true
+        self.proves
     }
 
     /// Forgets a file.
@@ -47,6 +48,22 @@ impl KnownCtimes {
     /// Whether the file is known to be as it was archived.
     pub fn is(&self, ino: Ino, handle: &FileHandle, ctime: TimeNs) -> bool {
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-        files.get(&ino) == Some(&(handle.generation(), ctime))
+        self.proves && files.get(&ino) == Some(&(handle.generation(), ctime))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_a_ctime_proves_nothing_none_is_known() {
+        let handle = FileHandle { kind: 1, bytes: [1].into() };
+        for proves in [true, false] {
+            let known = KnownCtimes::new(proves);
+            known.remember(Ino(1), &handle, TimeNs(7));
+            assert_eq!(known.is(Ino(1), &handle, TimeNs(7)), proves);
+            assert!(!known.is(Ino(1), &handle, TimeNs(8)));
+        }
     }
 }

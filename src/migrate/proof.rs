@@ -27,6 +27,10 @@ pub(super) fn prove(
 ) -> Result<(), Outcome> {
     let tenant = &migrator.tenant;
     let inode = &candidate.inode;
+    if !tenant.known.proves() {
+        // What was true before the release's own lease proves nothing within it.
+        return Ok(());
+    }
     let lease = {
         let Some(mut held) = inode.try_tier() else { return Err(Skip::Open.into()) };
         if !is_free(inode, &held) {

@@ -29,7 +29,7 @@ use super::{Candidate, MigrateError, Migrator, Outcome, Skip, is_closed, is_free
 use crate::failpoint::{CrashPoint, reach};
 use crate::file_id::{EntryRef, TimeNs};
 use crate::inode::{Inode, TierGuard};
-use crate::intents::{Intent, Subject};
+use crate::intents::{Intent, MAX_PATH_BYTES, Subject};
 use crate::recall::restore_mtime;
 use crate::record::Record;
 use crate::recover::{hash_local, unmark};
@@ -121,6 +121,9 @@ async fn look_up(migrator: &Migrator, candidate: &Candidate) -> Result<IndexEntr
     let inode = &candidate.inode;
     if !inode.is_regular {
         return Err(Outcome::Skipped(Skip::NotRegular));
+    }
+    if candidate.path.len() > MAX_PATH_BYTES {
+        return Err(Outcome::Skipped(Skip::OutOfRange));
     }
     let record = {
         let fd = migrator.inodes.path_fd(inode).map_err(gone)?;
