@@ -7,6 +7,7 @@ pub mod dirents;
 pub mod extent;
 pub mod handle;
 pub mod lease;
+pub mod mount;
 pub mod pages;
 pub mod xattr;
 

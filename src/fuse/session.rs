@@ -1,19 +1,21 @@
 //! One mount: from the system call that makes it to the last reply.
 
 use std::io;
+use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
-
 use tokio_util::sync::CancellationToken;
 
 use super::forgetting::Forgetting;
 use super::{Caching, Door};
 use crate::ops::Ops;
+use crate::sys::mount::{MountId, mount_at};
 
 /// Threads that serve the kernel for one mount. None of them waits for a store, so few do.
 const FUSE_THREADS: usize = 2;
@@ -34,12 +36,17 @@ pub struct MountSpec {
 /// A mount that is served.
 #[derive(Debug)]
 pub struct Mounted {
-    session: BackgroundSession,
+    /// Never dropped: fuser then unmounts whatever is at the mountpoint.
+    session: ManuallyDrop<BackgroundSession>,
+    id: MountId,
     /// Whether the kernel reads and writes hot files by itself.
     pub passthrough: bool,
     ended: CancellationToken,
     mountpoint: PathBuf,
 }
+
+/// Unmounts for users.
+const FUSERMOUNT: &str = "fusermount3";
 
 /// How often a detach looks again.
 const DETACH_POLL: Duration = Duration::from_millis(50);
@@ -75,58 +82,68 @@ pub fn mount(
         tracing::debug!("a mount has one notifier");
     }
     let passthrough = granted.get().copied().unwrap_or(false);
-    Ok(Mounted { session, passthrough, ended, mountpoint: mountpoint.to_owned() })
+    let id = mount_at(mountpoint)?;
+    let session = ManuallyDrop::new(session);
+    Ok(Mounted { session, id, passthrough, ended, mountpoint: mountpoint.to_owned() })
 }
 
 impl Mounted {
     /// Unmounts, unless somebody did, and waits for the last reply. Where files stay open for
     /// `patience`, the mount goes away for everybody but those who have them.
     pub fn detach(self, patience: Duration) -> io::Result<()> {
-        if self.ended.is_cancelled() {
-            return self.join();
-        }
         let mut waited = Duration::ZERO;
-        while let Err(error) = umount2(&self.mountpoint, MntFlags::UMOUNT_NOFOLLOW) {
-            match error {
-                Errno::EBUSY if waited < patience => {
-                    std::thread::sleep(DETACH_POLL);
-                    waited += DETACH_POLL;
-                }
-                Errno::EBUSY => {
-                    tracing::warn!("files are still open: the mount goes away under them");
-                    umount2(&self.mountpoint, MntFlags::MNT_DETACH)?;
-                    break;
-                }
-                // Somebody else did it meanwhile, or may: fuser asks fusermount3.
-                _ => return self.join(),
+        // Somebody else may have unmounted it, now or long ago. What is there then is theirs.
+        while self.is_there() {
+            let lazily = waited >= patience;
+            if lazily {
+                tracing::warn!("files are still open: the mount goes away under them");
             }
-        }
-        if self.ended_within(patience) {
-            return self.join();
-        }
-        // Whoever still has a file open keeps the old mount; this process ends it.
-        Ok(())
-    }
-
-    fn join(self) -> io::Result<()> {
-        match self.session.umount_and_join() {
-            // The mount is gone already: that was the wish.
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
-            other => other,
-        }
-    }
-
-    fn ended_within(&self, patience: Duration) -> bool {
-        let mut waited = Duration::ZERO;
-        while !self.ended.is_cancelled() && waited < patience {
+            match unmount(&self.mountpoint, lazily) {
+                Ok(()) => break,
+                Err(error) if lazily && self.is_there() => return Err(error),
+                Err(_) => {}
+            }
             std::thread::sleep(DETACH_POLL);
             waited += DETACH_POLL;
         }
-        self.ended.is_cancelled()
+        // Whoever still has a file open keeps the old mount; this process ends it.
+        self.wait_for_end(patience);
+        Ok(())
+    }
+
+    /// Whether this mount is what is at its mountpoint.
+    fn is_there(&self) -> bool {
+        let certain = self.id.is_unique() || !self.ended.is_cancelled();
+        certain && mount_at(&self.mountpoint).is_ok_and(|there| there == self.id)
+    }
+
+    fn wait_for_end(&self, patience: Duration) {
+        let mut waited = Duration::ZERO;
+        while !self.session.guard.is_finished() && waited < patience {
+            std::thread::sleep(DETACH_POLL);
+            waited += DETACH_POLL;
+        }
     }
 
     /// Cancelled when the kernel has let go of the mount.
     pub fn ended(&self) -> CancellationToken {
         self.ended.clone()
     }
+}
+
+/// Unmounts what is at a path: by the system call, or where that is refused to a user by
+/// fusermount3, which unmounts nothing but that user's FUSE mounts.
+fn unmount(mountpoint: &Path, lazily: bool) -> io::Result<()> {
+    let lazy = if lazily { MntFlags::MNT_DETACH } else { MntFlags::empty() };
+    match umount2(mountpoint, MntFlags::UMOUNT_NOFOLLOW | lazy) {
+        Err(Errno::EPERM) => {}
+        other => return Ok(other?),
+    }
+    let how = if lazily { "-uz" } else { "-u" };
+    let output = Command::new(FUSERMOUNT).args([how, "--"]).arg(mountpoint).output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(io::Error::other(format!("{FUSERMOUNT} {how}: {}", said.trim())))
 }

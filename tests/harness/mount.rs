@@ -282,14 +282,19 @@ impl Mount {
         }
     }
 
-    /// Asks the daemon to end by a signal; it detaches and ends well.
-    pub fn end_by(mut self, signal: i32) {
+    /// Waits until the daemon has ended well by itself.
+    pub fn wait_ended(&mut self) {
         self.beat();
         let Some(mut child) = self.child.take() else { return };
-        raw::signal(child.id(), signal);
         let status = wait_for(END_LIMIT, || child.try_wait().unwrap());
-        let status = status.expect("the daemon ends when it is asked to");
+        let status = status.expect("the daemon ends");
         assert!(status.success(), "the daemon ended with {status}\n{}", self.log_tail());
+    }
+
+    /// Asks the daemon to end by a signal; it detaches and ends well.
+    pub fn end_by(mut self, signal: i32) {
+        raw::signal(self.pid(), signal);
+        self.wait_ended();
     }
 
     /// Ends the daemon as an out-of-memory killer would, and takes its mount away.
@@ -357,7 +362,8 @@ impl Drop for Mount {
     }
 }
 
-fn mount_types(mnt: &Path) -> Vec<String> {
+/// The types of what is mounted there, the topmost last.
+pub fn mount_types(mnt: &Path) -> Vec<String> {
     let wanted = mnt.to_str().expect("tests mount at UTF-8 paths");
     let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     text.lines()

@@ -1,0 +1,55 @@
+//! Which mount is at a path.
+
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use super::check;
+
+/// A mount, told apart from every other at the same path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MountId {
+    id: u64,
+    /// Major and minor number of the filesystem.
+    device: (u32, u32),
+    /// Whether the kernel never gives this number to another mount.
+    is_unique: bool,
+}
+
+impl MountId {
+    /// Whether no later mount can have this identity (Linux 6.8). Before, one that is made
+    /// after this one is gone may.
+    pub fn is_unique(&self) -> bool {
+        self.is_unique
+    }
+}
+
+/// The topmost mount at a path, asked of the kernel alone: the filesystem need not answer.
+pub fn mount_at(path: &Path) -> io::Result<MountId> {
+    let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
+    let flags = libc::AT_SYMLINK_NOFOLLOW | libc::AT_NO_AUTOMOUNT | libc::AT_STATX_DONT_SYNC;
+    let mask = libc::STATX_MNT_ID | libc::STATX_MNT_ID_UNIQUE;
+    let mut found = std::mem::MaybeUninit::<libc::statx>::zeroed();
+    // SAFETY: the path is NUL-terminated and the answer has room; both outlive the call.
+    check(unsafe { libc::statx(libc::AT_FDCWD, path.as_ptr(), flags, mask, found.as_mut_ptr()) })?;
+    // SAFETY: zeroes are a valid answer, and the kernel has written over them.
+    let found = unsafe { found.assume_init() };
+    Ok(MountId {
+        id: found.stx_mnt_id,
+        device: (found.stx_dev_major, found.stx_dev_minor),
+        is_unique: found.stx_mask & libc::STATX_MNT_ID_UNIQUE != 0,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mount_is_itself_and_no_other() {
+        let [root, proc] = ["/", "/proc"].map(|path| mount_at(Path::new(path)).unwrap());
+        assert_eq!(root, mount_at(Path::new("/")).unwrap());
+        assert_ne!(root, proc);
+        assert!(mount_at(Path::new("/proc/nothing")).is_err());
+    }
+}
