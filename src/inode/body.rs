@@ -78,6 +78,9 @@ pub struct Suspect {
     pub archived: Record,
     /// The inode's ctime right after the record became `suspect`; it moves with any change.
     pub ctime: TimeNs,
+    /// Whether the bytes were known to be the archived ones then: else they are hashed before a
+    /// release, whatever the times say.
+    pub proven: bool,
 }
 
 impl Suspect {

@@ -76,7 +76,9 @@ impl Ops {
             return Ok(());
         }
         self.tenant.set_record(file, inode, &suspect.archived)?;
-        if let Some(ctime) = ctime_of(file)? {
+        if suspect.proven
+            && let Some(ctime) = ctime_of(file)?
+        {
             self.tenant.known.remember(inode.ino, &inode.handle, ctime);
         }
         Ok(())

@@ -360,12 +360,14 @@ impl Ops {
                 return Ok(file.sync_all()?);
             }
         };
+        let proven = TimeNs::from_parts(stat.st_ctime, stat.st_ctime_nsec)
+            .is_some_and(|ctime| self.tenant.known.is(inode.ino, &inode.handle, ctime));
         let record = Record { state: State::Suspect, ..archived };
         self.tenant.set_record(file, inode, &record)?;
         file.sync_all()?;
         reach(CrashPoint::SuspectBeforeReply);
         let ctime = ctime_of(file)?.ok_or(Errno(libc::EOVERFLOW))?;
-        held.suspect = Some(Suspect { archived, ctime });
+        held.suspect = Some(Suspect { archived, ctime, proven });
         Ok(())
     }
 

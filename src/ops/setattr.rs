@@ -139,7 +139,8 @@ impl Ops {
         }
         // Of a mapping's store the mtime is the only trace, and to set it removes it.
         let hides_a_store = change.mtime.is_some() && held.writers > 0 && !is_remote;
-        let untouched = held.suspect.as_ref().is_some_and(|suspect| suspect.fits(&before));
+        let untouched = held.suspect.as_ref().filter(|suspect| suspect.fits(&before));
+        let untouched = untouched.map(|suspect| suspect.proven);
         apply(&fd, change)?;
         let after = fstat(&fd)?;
         match (wanted, ctime(&after)) {
@@ -148,9 +149,11 @@ impl Ops {
                 record.ctime_shown = shown;
                 self.tenant.set_record(&fd, inode, &record)?;
                 // A change of attributes alone leaves the copy a copy of this version.
-                if untouched && let Some(ctime) = ctime(&fstat(&fd)?) {
+                if let Some(proven) = untouched
+                    && let Some(ctime) = ctime(&fstat(&fd)?)
+                {
                     let archived = Record { state: State::Archived, ..record };
-                    held.suspect = Some(Suspect { archived, ctime });
+                    held.suspect = Some(Suspect { archived, ctime, proven });
                 }
             }
             _ if is_remote => return Err(Errno(libc::EINVAL)),

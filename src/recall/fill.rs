@@ -342,7 +342,7 @@ fn note_version(
     let Some(ctime) = TimeNs::from_parts(stat.st_ctime, stat.st_ctime_nsec) else { return Ok(()) };
     if held.writers > 0 {
         let archived = Record { state: State::Archived, ..record };
-        held.suspect = Some(Suspect { archived, ctime });
+        held.suspect = Some(Suspect { archived, ctime, proven: lease.is_unbroken() });
     } else if lease.is_unbroken() {
         // Else somebody may have written before the times were put back.
         tenant.known.remember(inode.ino, &inode.handle, ctime);
