@@ -12,14 +12,14 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::inode::{Cold, Fill, FillError, Inode, Inodes, Place, Refusal, Serving};
 use crate::record::Record;
-use crate::segment::{EntryPlace, Packing, Piece, segment_key};
+use crate::segment::{EntryPlace, Packing, segment_key};
 use crate::stub::Stub;
 use crate::tenant::Tenant;
 use crate::tier::State;
@@ -161,7 +161,7 @@ impl Recall {
         let mut cancels = cold.watch_cancels();
         let read = tokio::select! {
             biased;
-            read = self.fetch(cold, offset, end) => read,
+            read = self.chunks.read(&cold.place, offset..end, self.options.deadline) => read,
             Some(error) = std::future::ready(refused) => return Err(error),
             _ = cancels.changed() => Err(RecallError::Cancelled),
         };
@@ -183,33 +183,6 @@ impl Recall {
             Ok(_) | Err(_) => {}
         }
         read
-    }
-
-    async fn fetch(&self, cold: &Cold, offset: u64, end: u64) -> Result<Bytes, RecallError> {
-        let place = &cold.place;
-        let length = usize::try_from(end - offset).unwrap_or(0);
-        let mut data = BytesMut::with_capacity(length);
-        for piece in place.packing.pieces(offset..end) {
-            match piece {
-                Piece::Hole(hole) => {
-                    let zeros = usize::try_from(hole.length).unwrap_or(0);
-                    data.resize(data.len() + zeros, 0);
-                }
-                Piece::Data { at, packed_offset } => {
-                    let packed = packed_offset..packed_offset + at.length;
-                    for number in place.entry.chunks_of(packed.clone()) {
-                        let chunk = self.chunks.get(place, number, self.options.deadline).await?;
-                        let from = place.entry.packed_range(number..number + 1).start;
-                        let index = |offset: u64| {
-                            let within = offset.saturating_sub(from);
-                            usize::try_from(within).unwrap_or(usize::MAX).min(chunk.len())
-                        };
-                        data.extend_from_slice(&chunk[index(packed.start)..index(packed.end)]);
-                    }
-                }
-            }
-        }
-        Ok(data.freeze())
     }
 
     /// Decides what this read begins: a fill, a read-ahead, or nothing.

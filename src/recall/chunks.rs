@@ -1,10 +1,11 @@
 //! Chunks of segments: one GET for any number of readers, and a bounded memory of the last.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use lru::LruCache;
@@ -14,7 +15,7 @@ use super::RecallError;
 use super::insist::insist;
 use crate::file_id::SegmentId;
 use crate::inode::Place;
-use crate::segment::{EntryPlace, ReadError, fetch_chunks};
+use crate::segment::{EntryPlace, Piece, ReadError, fetch_chunks};
 use crate::store::{ObjectKey, ObjectStore};
 
 /// GETs of chunks under way at once; more wait their turn.
@@ -68,6 +69,39 @@ impl Chunks {
             Ok(chunk) => Ok(chunk),
             Err(flight) => flight.await,
         }
+    }
+
+    /// The file's own bytes in `range`, which ends within it: chunks for its data, zeros for its
+    /// holes.
+    pub async fn read(
+        self: &Arc<Self>,
+        place: &Place,
+        range: Range<u64>,
+        deadline: Duration,
+    ) -> Result<Bytes, RecallError> {
+        let length = usize::try_from(range.end - range.start).unwrap_or(0);
+        let mut data = BytesMut::with_capacity(length);
+        for piece in place.packing.pieces(range) {
+            match piece {
+                Piece::Hole(hole) => {
+                    let zeros = usize::try_from(hole.length).unwrap_or(0);
+                    data.resize(data.len() + zeros, 0);
+                }
+                Piece::Data { at, packed_offset } => {
+                    let packed = packed_offset..packed_offset + at.length;
+                    for number in place.entry.chunks_of(packed.clone()) {
+                        let chunk = self.get(place, number, deadline).await?;
+                        let from = place.entry.packed_range(number..number + 1).start;
+                        let index = |offset: u64| {
+                            let within = offset.saturating_sub(from);
+                            usize::try_from(within).unwrap_or(usize::MAX).min(chunk.len())
+                        };
+                        data.extend_from_slice(&chunk[index(packed.start)..index(packed.end)]);
+                    }
+                }
+            }
+        }
+        Ok(data.freeze())
     }
 
     /// Sets a chunk on its way, if it is neither here nor on its way.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::inode::Place;
 use crate::recall::{Chunks, RecallError};
-use crate::segment::{ContentHash, ContentHasher, IndexEntry, Packing, Piece, segment_key};
+use crate::segment::{ContentHash, ContentHasher, IndexEntry, Packing, segment_key};
 use crate::stub::{STUB_BYTES, STUB_LENGTH};
 use crate::sys;
 use crate::tenant::Tenant;
@@ -65,22 +65,8 @@ pub(super) async fn original_head(
     let place = Place { key, entry: entry.place, packing, size_bytes: meta.size_bytes };
     let runtime = tokio::runtime::Handle::current();
     let chunks = Arc::new(Chunks::new(Arc::clone(&tenant.store), 0, runtime));
+    let read = chunks.read(&place, 0..STUB_LENGTH.min(meta.size_bytes), patience).await?;
     let mut head = Box::new([0; STUB_BYTES]);
-    for piece in place.packing.pieces(0..STUB_LENGTH) {
-        let Piece::Data { at: extent, packed_offset } = piece else { continue };
-        for number in place.entry.chunks_of(packed_offset..packed_offset + extent.length) {
-            let chunk = chunks.get(&place, number, patience).await?;
-            let packed = place.entry.packed_range(number..number + 1);
-            for piece in place.packing.data_of(packed.clone()) {
-                let Piece::Data { at, packed_offset } = piece else { continue };
-                let index = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
-                let (to, from) = (index(at.offset), index(packed_offset - packed.start));
-                let length = index(at.length).min(STUB_BYTES.saturating_sub(to));
-                if let Some(bytes) = chunk.get(from..from + length) {
-                    head[to.min(STUB_BYTES)..][..length].copy_from_slice(bytes);
-                }
-            }
-        }
-    }
+    head[..read.len()].copy_from_slice(&read);
     Ok(head)
 }
