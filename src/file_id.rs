@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use nix::sys::stat::FileStat;
+
 /// Inode number of a file on the filesystem below the mount, and of the same file in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ino(pub u64);
@@ -109,6 +111,16 @@ impl TimeNs {
     /// From `stat`'s seconds and nanoseconds; none where 64 bits do not hold it.
     pub fn from_parts(seconds: i64, nanoseconds: i64) -> Option<Self> {
         seconds.checked_mul(1_000_000_000)?.checked_add(nanoseconds).map(Self)
+    }
+
+    /// The modification time of a `stat`.
+    pub fn mtime_of(stat: &FileStat) -> Option<Self> {
+        Self::from_parts(stat.st_mtime, stat.st_mtime_nsec)
+    }
+
+    /// The change time of a `stat`.
+    pub fn ctime_of(stat: &FileStat) -> Option<Self> {
+        Self::from_parts(stat.st_ctime, stat.st_ctime_nsec)
     }
 
     /// Seconds and nanoseconds, the latter within `0..1_000_000_000`.

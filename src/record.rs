@@ -11,6 +11,8 @@
 //! tag binds all of it to the tenant and the inode, so that a record that `cp -a` or a restore
 //! brought here is told from our own.
 
+use nix::sys::stat::FileStat;
+
 use crate::file_id::{EntryRef, FileHandle, SegmentId, TimeNs};
 use crate::seal::{self, Seal};
 use crate::tier::State;
@@ -79,6 +81,12 @@ pub enum Foreign {
 }
 
 impl Record {
+    /// Whether a file that looks so has the recorded size and modification time.
+    pub fn fits(&self, stat: &FileStat) -> bool {
+        u64::try_from(stat.st_size) == Ok(self.size_bytes)
+            && TimeNs::mtime_of(stat) == Some(self.mtime)
+    }
+
     /// The bytes to store on the inode that `handle` names.
     pub fn encode(&self, seal: &Seal, handle: &FileHandle) -> [u8; RECORD_BYTES] {
         let (flags, blocks) = pack_blocks(self.blocks_512);

@@ -222,7 +222,7 @@ fn examine(tenant: &Tenant, inode: &Inode, file: &File, proven: Proven) -> io::R
         StubHead::Damaged(_) => HeadFact::OtherStub,
         StubHead::NotAStub => HeadFact::Plain,
     };
-    let mtime = TimeNs::from_parts(stat.st_mtime, stat.st_mtime_nsec);
+    let mtime = TimeNs::mtime_of(&stat);
     let body = BodyFact {
         size: SizeFact::of(size, wanted.map(|record| record.size_bytes)),
         head: proven.head.unwrap_or(head),

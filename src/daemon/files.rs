@@ -94,7 +94,7 @@ pub(super) fn report(served: &Served, found: &Found) -> io::Result<FileReport> {
     if state == FileState::Orphan {
         notes.push("a stub without its record; `coldfs fsck --adopt` can repair it".to_owned());
     }
-    let mtime = TimeNs::from_parts(found.stat.st_mtime, found.stat.st_mtime_nsec);
+    let mtime = TimeNs::mtime_of(&found.stat);
     Ok(FileReport {
         path: shown(served, &found.path).into(),
         state,

@@ -86,9 +86,7 @@ pub struct Suspect {
 impl Suspect {
     /// Whether a file that looks so has not been changed since.
     pub fn fits(&self, stat: &FileStat) -> bool {
-        u64::try_from(stat.st_size) == Ok(self.archived.size_bytes)
-            && TimeNs::from_parts(stat.st_mtime, stat.st_mtime_nsec) == Some(self.archived.mtime)
-            && TimeNs::from_parts(stat.st_ctime, stat.st_ctime_nsec) == Some(self.ctime)
+        self.archived.fits(stat) && TimeNs::ctime_of(stat) == Some(self.ctime)
     }
 }
 

@@ -235,7 +235,7 @@ pub(super) fn take(migrator: &Migrator, inode: &Arc<Inode>) -> Result<Taken, Out
             State::Released | State::Lost | State::Releasing | State::Recalling => {
                 return Err(Skip::Already.into());
             }
-            State::Archived if is_as_recorded(&record, &stat) => return Err(Skip::Already.into()),
+            State::Archived if record.fits(&stat) => return Err(Skip::Already.into()),
             State::Archived | State::Suspect => {}
         },
     }
@@ -316,15 +316,10 @@ fn is_settled(stat: &FileStat) -> bool {
     )
 }
 
-pub(super) fn is_as_recorded(record: &Record, stat: &FileStat) -> bool {
-    stat.st_size.cast_unsigned() == record.size_bytes
-        && TimeNs::from_parts(stat.st_mtime, stat.st_mtime_nsec) == Some(record.mtime)
-}
-
 fn times(stat: &FileStat) -> Option<(TimeNs, TimeNs, TimeNs)> {
     Some((
-        TimeNs::from_parts(stat.st_mtime, stat.st_mtime_nsec)?,
-        TimeNs::from_parts(stat.st_ctime, stat.st_ctime_nsec)?,
+        TimeNs::mtime_of(stat)?,
+        TimeNs::ctime_of(stat)?,
         TimeNs::from_parts(stat.st_atime, stat.st_atime_nsec)?,
     ))
 }

@@ -9,9 +9,10 @@ use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::sys::stat::{FileStat, fstat};
 use tokio_util::sync::CancellationToken;
 
-use super::archive::{give_up, is_as_recorded, open_to_read, take_lease};
-use super::release::{ctime, failed, gone};
+use super::archive::{give_up, open_to_read, take_lease};
+use super::release::{failed, gone};
 use super::{Candidate, Migrator, Outcome, Skip, is_closed, is_free};
+use crate::file_id::TimeNs;
 use crate::record::Record;
 use crate::recover::hash_while;
 use crate::segment::IndexEntry;
@@ -42,7 +43,7 @@ pub(super) fn prove(
         if !is_recorded(record.as_ref(), entry, &stat) {
             return Err(Skip::Changed.into());
         }
-        if ctime(&stat).is_some_and(|at| tenant.known.is(inode.ino, &inode.handle, at)) {
+        if TimeNs::ctime_of(&stat).is_some_and(|at| tenant.known.is(inode.ino, &inode.handle, at)) {
             return Ok(());
         }
         drop(fd);
@@ -57,9 +58,7 @@ pub(super) fn prove(
 /// Whether the record is of this entry, and the file looks as it says.
 fn is_recorded(record: Option<&Record>, entry: &IndexEntry, stat: &FileStat) -> bool {
     record.is_some_and(|record| {
-        record.state == State::Archived
-            && record.at == entry.place.at()
-            && is_as_recorded(record, stat)
+        record.state == State::Archived && record.at == entry.place.at() && record.fits(stat)
     })
 }
 
@@ -104,7 +103,7 @@ fn compare(
         tenant.drop_record(&**file, inode).map_err(failed)?;
         return Err(Skip::Changed.into());
     }
-    if let Some(at) = ctime(&stat) {
+    if let Some(at) = TimeNs::ctime_of(&stat) {
         tenant.known.remember(inode.ino, &inode.handle, at);
     }
     Ok(())

@@ -22,7 +22,7 @@ use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::sys::stat::{FileStat, fstat};
 use tokio_util::sync::CancellationToken;
 
-use super::archive::{is_as_recorded, open_to_read};
+use super::archive::open_to_read;
 use super::barred::barred;
 use super::proof::prove;
 use super::{Candidate, MigrateError, Migrator, Outcome, Skip, is_closed, is_free};
@@ -456,11 +456,11 @@ fn set_archived(
     record: Record,
     known_ctime: Option<TimeNs>,
 ) -> io::Result<()> {
-    let before = ctime(&fstat(&fd)?);
+    let before = TimeNs::ctime_of(&fstat(&fd)?);
     tenant.set_record(&fd, inode, &Record { state: State::Archived, ..record })?;
     if known_ctime.is_some()
         && before == known_ctime
-        && let Some(after) = ctime(&fstat(&fd)?)
+        && let Some(after) = TimeNs::ctime_of(&fstat(&fd)?)
     {
         tenant.known.remember(inode.ino, &inode.handle, after);
     }
@@ -490,7 +490,8 @@ fn mark(
             return Err(Skip::Changed.into());
         }
         let before = fstat(&fd).map_err(|error| failed(error.into()))?;
-        let known = ctime(&before).is_some_and(|at| tenant.known.is(inode.ino, &inode.handle, at));
+        let known = TimeNs::ctime_of(&before)
+            .is_some_and(|at| tenant.known.is(inode.ino, &inode.handle, at));
         if !known && tenant.known.proves() {
             return Err(Skip::Changed.into());
         }
@@ -501,7 +502,7 @@ fn mark(
         })?;
         held.releasing = Arc::downgrade(&mark);
         let after = fstat(&fd).map_err(|error| failed(error.into()))?;
-        Ok((releasing, ctime(&after).filter(|_| known)))
+        Ok((releasing, TimeNs::ctime_of(&after).filter(|_| known)))
     })();
     match marked {
         Ok((record, known_ctime)) => {
@@ -584,12 +585,8 @@ fn busy(error: io::Error) -> Outcome {
 
 /// I2: size and mtime as recorded, and the ctime the one that our own marking left.
 fn is_unchanged(marked: &Marked, stat: &FileStat) -> bool {
-    is_as_recorded(&marked.record, stat)
-        && (marked.known_ctime.is_none() || ctime(stat) == marked.known_ctime)
-}
-
-pub(super) fn ctime(stat: &FileStat) -> Option<TimeNs> {
-    TimeNs::from_parts(stat.st_ctime, stat.st_ctime_nsec)
+    marked.record.fits(stat)
+        && (marked.known_ctime.is_none() || TimeNs::ctime_of(stat) == marked.known_ctime)
 }
 
 /// Whether a person's pin keeps a file from being archived.

@@ -47,9 +47,7 @@ impl Ops {
     pub(super) fn shown(&self, inode: &Inode, stat: FileStat, reading: &Recorded) -> Attr {
         let unsettled = !matches!(inode.serving(), Serving::Closed);
         match reading {
-            Recorded::Trusted(record) => {
-                Attr { stat: shown(stat, record, record_mtime(&stat)), unsettled }
-            }
+            Recorded::Trusted(record) => Attr { stat: shown(stat, record), unsettled },
             Recorded::Nothing | Recorded::Misfit | Recorded::Foreign(_) => Attr { stat, unsettled },
         }
     }
@@ -87,7 +85,7 @@ impl Ops {
             let fd = self.inodes.path_fd(inode)?;
             let Some(mut record) = self.tenant.record(&fd, inode)? else { return Ok(()) };
             let stat = fstat(&fd)?;
-            if let Some(ctime) = TimeNs::from_parts(stat.st_ctime, stat.st_ctime_nsec) {
+            if let Some(ctime) = TimeNs::ctime_of(&stat) {
                 record.ctime_shown = ctime;
             }
             self.tenant.set_record(&fd, inode, &record)
@@ -98,14 +96,10 @@ impl Ops {
     }
 }
 
-fn record_mtime(stat: &FileStat) -> Option<TimeNs> {
-    TimeNs::from_parts(stat.st_mtime, stat.st_mtime_nsec)
-}
-
 /// What a file with this record shows, given what the file below has. Pure.
-fn shown(mut stat: FileStat, record: &Record, mtime: Option<TimeNs>) -> FileStat {
+fn shown(mut stat: FileStat, record: &Record) -> FileStat {
     let size = u64::try_from(stat.st_size).unwrap_or(0);
-    let as_recorded = mtime == Some(record.mtime) && size == record.size_bytes;
+    let as_recorded = record.fits(&stat);
     let (body_remote, body_unchanged) = match record.state {
         State::Released | State::Lost => (size == STUB_LENGTH, false),
         State::Recalling => (true, false),

@@ -11,7 +11,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::sys::stat::{FileStat, fstat};
+use nix::sys::stat::fstat;
 
 use super::{Answer, Caller, Errno, Fh, Ops};
 use crate::failpoint::{CrashPoint, reach};
@@ -353,14 +353,14 @@ impl Ops {
     ) -> Result<(), Errno> {
         let stat = fstat(file)?;
         let archived = match self.tenant.record(file, inode)? {
-            Some(record) if is_version_of(&record, &stat) => record,
+            Some(record) if record.state == State::Archived && record.fits(&stat) => record,
             // Whatever stands there is not about these bytes: they are the file's.
             _ => {
                 self.tenant.drop_record(file, inode)?;
                 return Ok(file.sync_all()?);
             }
         };
-        let proven = TimeNs::from_parts(stat.st_ctime, stat.st_ctime_nsec)
+        let proven = TimeNs::ctime_of(&stat)
             .is_some_and(|ctime| self.tenant.known.is(inode.ino, &inode.handle, ctime));
         let record = Record { state: State::Suspect, ..archived };
         self.tenant.set_record(file, inode, &record)?;
@@ -456,16 +456,9 @@ pub(super) async fn stop_fill(cold: &Cold) {
     drop(fill.wait_for(|fill| !matches!(fill, Fill::Running(_))).await);
 }
 
-/// Whether an archived file's record is of these very bytes.
-fn is_version_of(record: &Record, stat: &FileStat) -> bool {
-    record.state == State::Archived
-        && u64::try_from(stat.st_size) == Ok(record.size_bytes)
-        && TimeNs::from_parts(stat.st_mtime, stat.st_mtime_nsec) == Some(record.mtime)
-}
-
 pub(super) fn ctime_of(file: &File) -> io::Result<Option<TimeNs>> {
     let stat = fstat(file)?;
-    Ok(TimeNs::from_parts(stat.st_ctime, stat.st_ctime_nsec))
+    Ok(TimeNs::ctime_of(&stat))
 }
 
 /// Runs what takes the disk's time on a thread that has it.

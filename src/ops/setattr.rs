@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use nix::sys::stat::{FchmodatFlags, FileStat, Mode, UtimensatFlags, fchmodat, fstat, utimensat};
+use nix::sys::stat::{FchmodatFlags, Mode, UtimensatFlags, fchmodat, fstat, utimensat};
 use nix::sys::time::TimeSpec;
 
 use super::open::blocking;
@@ -124,9 +124,7 @@ impl Ops {
             State::Released | State::Lost | State::Recalling => true,
             State::Archived | State::Suspect | State::Releasing => false,
         };
-        let is_current = is_remote
-            || (mtime(&before) == Some(record.mtime)
-                && before.st_size.cast_unsigned() == record.size_bytes);
+        let is_current = is_remote || record.fits(&before);
         // What is asked for, not what is read back: a store through a mapping or a recall may
         // move the file's own time at any moment.
         let change = change.at(sys::file_clock());
@@ -143,14 +141,14 @@ impl Ops {
         let untouched = untouched.map(|suspect| suspect.proven);
         apply(&fd, change)?;
         let after = fstat(&fd)?;
-        match (wanted, ctime(&after)) {
+        match (wanted, TimeNs::ctime_of(&after)) {
             (Some(mtime), Some(shown)) if is_current && !hides_a_store => {
                 record.mtime = mtime;
                 record.ctime_shown = shown;
                 self.tenant.set_record(&fd, inode, &record)?;
                 // A change of attributes alone leaves the copy a copy of this version.
                 if let Some(proven) = untouched
-                    && let Some(ctime) = ctime(&fstat(&fd)?)
+                    && let Some(ctime) = TimeNs::ctime_of(&fstat(&fd)?)
                 {
                     let archived = Record { state: State::Archived, ..record };
                     held.suspect = Some(Suspect { archived, ctime, proven });
@@ -166,14 +164,6 @@ impl Ops {
         }
         self.attr_of(inode)
     }
-}
-
-fn mtime(stat: &FileStat) -> Option<TimeNs> {
-    TimeNs::from_parts(stat.st_mtime, stat.st_mtime_nsec)
-}
-
-fn ctime(stat: &FileStat) -> Option<TimeNs> {
-    TimeNs::from_parts(stat.st_ctime, stat.st_ctime_nsec)
 }
 
 fn apply(fd: &PathFd<'_>, change: SetAttr) -> Result<(), Errno> {

@@ -339,7 +339,7 @@ fn note_version(
         file.sync_all()?;
     }
     let stat = fstat(file)?;
-    let Some(ctime) = TimeNs::from_parts(stat.st_ctime, stat.st_ctime_nsec) else { return Ok(()) };
+    let Some(ctime) = TimeNs::ctime_of(&stat) else { return Ok(()) };
     if held.writers > 0 {
         let archived = Record { state: State::Archived, ..record };
         held.suspect = Some(Suspect { archived, ctime, proven: lease.is_unbroken() });
