@@ -70,6 +70,24 @@ impl Inode {
         self.serving.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Serves a body that has come home: from the file below, or not at all where nobody has it
+    /// open.
+    pub fn serve_at_home(&self, held: &mut Body, file: &Arc<File>) {
+        let serving = match held.opens {
+            0 => Serving::Closed,
+            _ => Serving::Local { file: Arc::clone(file) },
+        };
+        self.serve(held, serving);
+    }
+
+    /// Closes a file that nobody has open and nobody fills.
+    pub fn close_if_unused(&self, held: &mut Body) {
+        let fills = matches!(self.serving(), Serving::Cold(cold) if !cold.is_idle());
+        if held.opens == 0 && !fills {
+            self.serve(held, Serving::Closed);
+        }
+    }
+
     /// Changes how opens are served; the caller shows that it holds the tier lock.
     pub fn serve(&self, _held: &mut Body, serving: Serving) {
         *self.serving.write().unwrap_or_else(PoisonError::into_inner) = serving;

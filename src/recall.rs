@@ -251,7 +251,7 @@ impl Recall {
                 }
             };
             cold.end_fill(ended);
-            fill::close_if_unused(&inode).await;
+            inode.close_if_unused(&mut *inode.tier().await);
             let ino = inode.ino;
             drop(inode);
             recall.inodes.tidy(ino);

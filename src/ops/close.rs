@@ -9,7 +9,7 @@ use nix::sys::stat::fstat;
 use super::open::ctime_of;
 use super::{Fh, Ops};
 use crate::failpoint::{CrashPoint, reach};
-use crate::inode::{Inode, Serving, Suspect, TierGuard};
+use crate::inode::{Inode, Suspect, TierGuard};
 
 /// A file description that was closed.
 #[derive(Clone, Copy, Debug)]
@@ -54,17 +54,8 @@ impl Ops {
                 tracing::warn!(ino = %inode.ino, %error, "cannot settle a record after the last close");
             }
         }
-        if held.opens == 0 && !matches!(inode.serving(), Serving::Cold(cold) if !cold.is_idle()) {
-            inode.serve(held, Serving::Closed);
-        }
+        inode.close_if_unused(held);
         closed
-    }
-
-    pub(super) async fn close_if_unused(&self, inode: &Arc<Inode>) {
-        let mut held = inode.tier().await;
-        if held.opens == 0 && !matches!(inode.serving(), Serving::Cold(cold) if !cold.is_idle()) {
-            inode.serve(&mut held, Serving::Closed);
-        }
     }
 
     /// suspect -> archived where nothing changed, else -> resident.

@@ -190,11 +190,7 @@ impl Ops {
         blocking(move || {
             set_size(caller, &file, size)?;
             if matches!(inode.serving(), Serving::Cold(_)) {
-                let serving = match held.opens {
-                    0 => Serving::Closed,
-                    _ => Serving::Local { file: Arc::clone(&file) },
-                };
-                inode.serve(&mut held, serving);
+                inode.serve_at_home(&mut held, &file);
             }
             if self.tenant.has_record(&file)? {
                 self.tenant.drop_record(&file, &inode)?;

@@ -442,8 +442,8 @@ struct CloseUnused {
 impl Drop for CloseUnused {
     fn drop(&mut self) {
         if matches!(self.inode.serving(), Serving::Cold(_)) {
-            let (ops, inode) = (Arc::clone(&self.ops), Arc::clone(&self.inode));
-            self.ops.recall.spawn(async move { ops.close_if_unused(&inode).await });
+            let inode = Arc::clone(&self.inode);
+            self.ops.recall.spawn(async move { inode.close_if_unused(&mut *inode.tier().await) });
         }
     }
 }

@@ -26,7 +26,7 @@ use super::room::{Room, Share};
 use super::{FILL_CHUNKS_AT_ONCE, Recall, RecallError, is_served};
 use crate::failpoint::{CrashPoint, reach};
 use crate::file_id::TimeNs;
-use crate::inode::{Body, Cold, Inode, Serving, Suspect};
+use crate::inode::{Body, Cold, Inode, Suspect};
 use crate::intents::{Intent, Subject};
 use crate::record::Record;
 use crate::segment::Piece;
@@ -171,11 +171,7 @@ fn end(
     };
     let Err(error) = whole else {
         put_back();
-        let serving = match held.opens {
-            0 => Serving::Closed,
-            _ => Serving::Local { file: Arc::clone(&cold.file) },
-        };
-        inode.serve(held, serving);
+        inode.serve_at_home(held, &cold.file);
         drop(lease);
         drop(ticket);
         return Ok(());
@@ -404,14 +400,6 @@ pub(crate) fn restore_mtime(file: &File, mtime: TimeNs) -> io::Result<()> {
     let (seconds, nanoseconds) = mtime.parts();
     let mtime = TimeSpec::new(seconds, nanoseconds);
     Ok(nix::sys::stat::futimens(file, &TimeSpec::UTIME_OMIT, &mtime)?)
-}
-
-/// Closes a file that was only opened to be filled.
-pub(super) async fn close_if_unused(inode: &Arc<Inode>) {
-    let mut held = inode.tier().await;
-    if held.opens == 0 && matches!(inode.serving(), Serving::Cold(cold) if cold.is_idle()) {
-        inode.serve(&mut held, Serving::Closed);
-    }
 }
 
 async fn blocking<T: Send + 'static>(
