@@ -28,6 +28,7 @@ mod io;
 mod lookup;
 mod names;
 mod open;
+mod patience;
 mod setattr;
 mod space;
 mod virtual_xattr;

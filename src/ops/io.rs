@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::open::{LEASE_PATIENCE, LEASE_POLL, blocking, stop_fill};
+use super::open::{blocking, stop_fill};
+use super::patience::Patience;
 use super::{Answer, Caller, Errno, Fh, Ops};
 use crate::inode::{Cold, Inode, Serving, TierGuard};
 use crate::recall::RecallError;
@@ -207,7 +208,7 @@ impl Ops {
         inode: &Arc<Inode>,
         wanted: bool,
     ) -> Result<(TierGuard, Arc<File>), Errno> {
-        let mut patience = LEASE_PATIENCE;
+        let mut patience = Patience::new();
         loop {
             let mut held = inode.tier().await;
             if let Some(lease) = held.archiving.take() {
@@ -230,11 +231,10 @@ impl Ops {
                     let file = match self.inodes.open(inode, libc::O_RDWR | libc::O_NONBLOCK) {
                         Err(error)
                             if error.raw_os_error() == Some(libc::EAGAIN)
-                                && !patience.is_zero() =>
+                                && !patience.is_over() =>
                         {
                             drop(held);
-                            patience = patience.saturating_sub(LEASE_POLL);
-                            tokio::time::sleep(LEASE_POLL).await;
+                            patience.wait().await;
                             continue;
                         }
                         other => Arc::new(other?),
@@ -277,12 +277,11 @@ impl Ops {
     /// The whole file, for a change to it: whoever has its stub open behind the mount goes soon,
     /// and a change cannot be served by chunks.
     async fn whole_for_change(&self, inode: &Arc<Inode>, cold: &Arc<Cold>) -> Result<(), Errno> {
-        let mut patience = LEASE_PATIENCE;
+        let mut patience = Patience::new();
         loop {
             match self.recall.whole(inode, cold).await {
-                Err(RecallError::Busy) if !patience.is_zero() => {
-                    patience = patience.saturating_sub(LEASE_POLL);
-                    tokio::time::sleep(LEASE_POLL).await;
+                Err(RecallError::Busy) if !patience.is_over() => {
+                    patience.wait().await;
                 }
                 other => return Ok(other?),
             }

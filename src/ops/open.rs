@@ -9,10 +9,10 @@
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use nix::sys::stat::fstat;
 
+use super::patience::Patience;
 use super::{Answer, Caller, Errno, Fh, Ops};
 use crate::failpoint::{CrashPoint, reach};
 use crate::file_id::{Ino, TimeNs};
@@ -25,11 +25,6 @@ use crate::tier::State;
 
 /// Set by the kernel in the flags of an open for `execve` (`__FMODE_EXEC`).
 const FMODE_EXEC: i32 = 0x20;
-
-/// How long an open waits for somebody else's lease on the file below, before EBUSY: Linux's
-/// own lease-break-time, 45 s, and some.
-pub(super) const LEASE_PATIENCE: Duration = Duration::from_secs(50);
-pub(super) const LEASE_POLL: Duration = Duration::from_millis(20);
 
 /// Registers a file for kernel passthrough; each door to the kernel has its own way.
 pub trait RegisterBacking: Send + Sync {
@@ -149,7 +144,7 @@ impl Ops {
     ) -> Result<Opened, Errno> {
         // A caller that is killed drops this future wherever it is.
         let _unused = CloseUnused { ops: Arc::clone(&self), inode: Arc::clone(&inode) };
-        let mut patience = LEASE_PATIENCE;
+        let mut patience = Patience::new();
         loop {
             let held = inode.tier().await;
             let step = {
@@ -171,11 +166,10 @@ impl Ops {
                     }
                 }
                 Step::Wait(Wait::Lease) => {
-                    if patience.is_zero() {
+                    if patience.is_over() {
                         return Err(Errno(libc::EBUSY));
                     }
-                    patience = patience.saturating_sub(LEASE_POLL);
-                    tokio::time::sleep(LEASE_POLL).await;
+                    patience.wait().await;
                 }
                 Step::Wait(Wait::Stop(cold)) => stop_fill(&cold).await,
                 Step::Wait(Wait::Fill(cold)) => match self.recall.whole(&inode, &cold).await {
@@ -186,9 +180,8 @@ impl Ops {
                         request.whole_refused = true;
                     }
                     // A program cannot be served chunk by chunk: whoever is in the way goes soon.
-                    Err(RecallError::Busy) if !patience.is_zero() => {
-                        patience = patience.saturating_sub(LEASE_POLL);
-                        tokio::time::sleep(LEASE_POLL).await;
+                    Err(RecallError::Busy) if !patience.is_over() => {
+                        patience.wait().await;
                     }
                     Err(error) => return Err(error.into()),
                 },
