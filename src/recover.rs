@@ -18,6 +18,7 @@ use crate::recall::{RecallError, cut_to_stub, remote_index, restore_mtime};
 use crate::record::Record;
 use crate::segment::IndexEntry;
 use crate::stub::{STUB_BYTES, STUB_LENGTH, Stub, StubHead, holds_stub_sector, torn};
+use crate::sys;
 use crate::tenant::{Recorded, Tenant};
 use crate::tier::State;
 use crate::tier::verdict::{
@@ -198,7 +199,7 @@ fn examine(tenant: &Tenant, inode: &Inode, file: &File, proven: Proven) -> io::R
     };
     let wanted = judged.record;
     let mut bytes = [0; STUB_BYTES];
-    let filled = read_head(file, &mut bytes)?;
+    let filled = sys::read_up_to(file, &mut bytes, 0)?;
     let head = match Stub::parse(&bytes[..filled], &tenant.seal) {
         StubHead::Sealed(stub) => {
             let named = wanted.is_some_and(|record| record.at == stub.at);
@@ -230,17 +231,6 @@ fn examine(tenant: &Tenant, inode: &Inode, file: &File, proven: Proven) -> io::R
     };
     judged.verdict = verdict(fact, body, proven.content);
     Ok(judged)
-}
-
-fn read_head(file: &File, head: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < head.len() {
-        match file.read_at(&mut head[filled..], filled as u64)? {
-            0 => break,
-            count => filled += count,
-        }
-    }
-    Ok(filled)
 }
 
 /// A release that had marked a file and not begun with its body: the record says archived
@@ -356,7 +346,7 @@ async fn rewrite_stub(
     original: &[u8; STUB_BYTES],
 ) -> io::Result<Ordered> {
     let mut body = [0; STUB_BYTES];
-    let filled = read_head(file, &mut body)?;
+    let filled = sys::read_up_to(file, &mut body, 0)?;
     if filled == STUB_BYTES && body == *original {
         // The stub's sectors in it are the file's own.
         let content = compare(file, entry).await?;

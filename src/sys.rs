@@ -11,8 +11,10 @@ pub mod mount;
 pub mod pages;
 pub mod xattr;
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::FileExt;
 
 /// Turns a system call's answer into a result.
 fn check(answer: libc::c_int) -> io::Result<libc::c_int> {
@@ -103,6 +105,20 @@ pub fn utimens_empty_path(
         libc::utimensat(fd.as_fd().as_raw_fd(), c"".as_ptr(), times.as_ptr(), libc::AT_EMPTY_PATH)
     })
     .map(drop)
+}
+
+/// Reads at `offset` until the buffer is full or the file ends; how much it read.
+pub fn read_up_to(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match file.read_at(&mut buffer[filled..], offset + filled as u64) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
 }
 
 /// The clock that stamps files: the tick it is now.

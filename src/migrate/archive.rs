@@ -298,7 +298,7 @@ pub(super) fn open_to_read(migrator: &Migrator, inode: &Inode) -> Result<File, O
 /// that a release left torn.
 fn looks_like_stub(file: &File) -> io::Result<bool> {
     let mut head = [0; STUB_BYTES];
-    let filled = file.read_at(&mut head, 0)?;
+    let filled = sys::read_up_to(file, &mut head, 0)?;
     let head = &head[..filled];
     Ok(stub::looks_like_stub(head) || stub::holds_stub_sector(head))
 }

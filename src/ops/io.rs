@@ -292,15 +292,7 @@ impl Ops {
 /// Reads until the buffer is full or the file ends.
 pub(super) fn read_local(file: &File, offset: u64, size: u32) -> io::Result<Bytes> {
     let mut buffer = vec![0; usize::try_from(size).unwrap_or(0)];
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match file.read_at(&mut buffer[filled..], offset + filled as u64) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
+    let filled = sys::read_up_to(file, &mut buffer, offset)?;
     buffer.truncate(filled);
     Ok(buffer.into())
 }

@@ -8,7 +8,7 @@ use coldfs::store::fuse_thread;
 use futures::StreamExt;
 
 use super::paths::{End, LIMIT, Path};
-use super::world::World;
+use super::world::{World, run};
 
 /// Worlds at once: they wait for disks and deadlines more than they compute.
 const AT_ONCE: usize = 12;
@@ -256,9 +256,7 @@ fn fsck_and_recovery_survive_every_fault_of_every_call() {
 
 #[test]
 fn what_needs_no_byte_asks_for_none() {
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(async {
-        let _leases = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::io()).unwrap();
+    run(async {
         let world = Path::ReadInOpen.prepare().await;
         world.store.script(Rule::any(Fault::Hang));
         world.store.take_seen();

@@ -21,18 +21,10 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use tokio_util::sync::CancellationToken;
 
-use super::world::{World, content};
+use super::world::{World, content, run};
 
 /// How often a race is tried until it is met.
 const TRIES: u32 = 200;
-
-fn run(test: impl Future<Output = ()>) {
-    tokio::runtime::Runtime::new().unwrap().block_on(async {
-        // As the daemon does: a lease that somebody breaks sends SIGIO, which kills by default.
-        let _leases = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::io()).unwrap();
-        test.await;
-    });
-}
 
 /// Waits for what happens in the background.
 async fn until(what: &str, mut met: impl FnMut() -> bool) {

@@ -8,7 +8,7 @@ use coldfs::migrate::{Outcome, Skip};
 use tokio_util::sync::CancellationToken;
 
 use super::paths::Path;
-use super::world::content;
+use super::world::{content, run};
 
 /// Lives that end while a recall fills the file.
 const LIVES: u32 = 250;
@@ -17,11 +17,9 @@ const AFTERWARDS: Duration = Duration::from_millis(15);
 
 #[test]
 fn a_recall_that_is_stopped_leaves_a_stub_and_nothing_that_still_writes() {
-    let runtime = tokio::runtime::Runtime::new().unwrap();
     // Threads that are kept from running are what a stop can overtake.
     let busy = Busy::new(4);
-    runtime.block_on(async {
-        let _leases = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::io()).unwrap();
+    run(async {
         let whole = content("range");
         let mut world = Path::ReadByRange.prepare().await;
         let mut stopped = 0;
@@ -50,9 +48,7 @@ fn a_recall_that_is_stopped_leaves_a_stub_and_nothing_that_still_writes() {
 
 #[test]
 fn a_recall_that_begins_after_its_file_was_replaced_leaves_the_new_bytes() {
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(async {
-        let _leases = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::io()).unwrap();
+    run(async {
         let mut world = Path::ReadByRange.prepare().await;
         let new = content("new");
         assert_eq!(world.life().replace_under_a_recall("range", &new).await, Ok(()));

@@ -87,6 +87,15 @@ pub struct World {
     life: Option<Life>,
 }
 
+/// Runs a test as the daemon runs.
+pub fn run(test: impl Future<Output = ()>) {
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        // A lease that somebody breaks sends SIGIO, which kills by default.
+        let _leases = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::io()).unwrap();
+        test.await;
+    });
+}
+
 /// Runs what a FUSE thread would run, on a thread that may not wait for a store.
 fn on_fuse_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {

@@ -3,10 +3,10 @@
 
 use std::process::Command;
 
-use super::environments::as_user;
+use super::environments::{as_user, can_be_a_user};
 use super::harness::mount::mount_types;
 use super::harness::site::Site;
-use super::harness::{can_tier, has, must, raw};
+use super::harness::{can_tier, must, raw};
 
 const BYTES: usize = 50_000;
 
@@ -62,7 +62,7 @@ fn what_lies_below_a_mount_survives_its_detach_by_a_signal() {
 
 #[test]
 fn a_users_daemon_ends_by_a_signal_while_a_file_is_open() {
-    if !can_tier() || !has("setpriv") || !has("unshare") {
+    if !can_tier() || !can_be_a_user() {
         return;
     }
     let site = Site::new();

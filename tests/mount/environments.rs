@@ -22,6 +22,11 @@ fn errno<T: std::fmt::Debug>(result: io::Result<T>) -> i32 {
     result.unwrap_err().raw_os_error().expect("an errno")
 }
 
+/// Whether scripts can be run as a user here; says so where not.
+pub(super) fn can_be_a_user() -> bool {
+    has("setpriv") && has("unshare")
+}
+
 /// Runs a script as a user without any capability, who owns all of the site.
 pub(super) fn as_user(site: &Site, script: &str) -> String {
     const USER: u32 = 1_000;
@@ -52,7 +57,7 @@ pub(super) fn as_user(site: &Site, script: &str) -> String {
 
 #[test]
 fn a_user_without_rights_mounts_migrates_and_reads_back() {
-    if !can_tier() || !has("setpriv") || !has("unshare") {
+    if !can_tier() || !can_be_a_user() {
         return;
     }
     let site = Site::new();
@@ -110,7 +115,7 @@ fn a_user_without_rights_mounts_migrates_and_reads_back() {
 
 #[test]
 fn a_user_without_rights_keeps_modes_whatever_they_are() {
-    if !can_tier() || !has("setpriv") || !has("unshare") {
+    if !can_tier() || !can_be_a_user() {
         return;
     }
     let site = Site::new();

@@ -4,10 +4,10 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::environments::as_user;
+use super::environments::{as_user, can_be_a_user};
 use super::harness::pattern;
 use super::harness::site::Site;
-use super::harness::{can_tier, coldfs, has, run};
+use super::harness::{can_tier, coldfs, run};
 
 #[test]
 fn a_reader_does_not_wait_while_other_files_of_a_release_are_hashed() {
@@ -53,7 +53,7 @@ fn a_reader_does_not_wait_while_other_files_of_a_release_are_hashed() {
 
 #[test]
 fn a_recall_that_died_without_rights_is_found_at_the_next_start_wherever_the_file_is() {
-    if !can_tier() || !has("setpriv") || !has("unshare") {
+    if !can_tier() || !can_be_a_user() {
         return;
     }
     let site = Site::new();
