@@ -29,6 +29,8 @@ pub struct MountOptions {
     pub mountpoint: PathBuf,
     /// Where cold bytes go.
     pub store: StoreUrl,
+    /// Whether the store may be one that does not know the tenant.
+    pub new_store: bool,
     /// The tenant's name: a new tenant's, or what a known one has to have if it was given.
     pub tenant: TenantName,
     /// Whether a person gave it; else it is DATA_DIR's last component.

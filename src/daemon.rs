@@ -19,7 +19,7 @@ use crate::ops::Ops;
 use crate::recall::{self, Chunks, Recall};
 use crate::recover::recover;
 use crate::sys;
-use crate::tenant::{HeaderError, Home, HomeError, Tenant};
+use crate::tenant::{HeaderError, Home, HomeError, Tenant, Unknown};
 
 mod engine;
 mod files;
@@ -107,19 +107,22 @@ async fn assemble(options: &MountOptions) -> Result<Served, Problem> {
     let home = home.await.map_err(|error| failed("open the directory", &error))?;
     let home = home.map_err(|error| home_problem(&error))?;
     let store = stores::open(&options.store).await?;
-    match home.claim(&*store).await {
+    let unknown = if options.new_store { Unknown::Take } else { Unknown::Refuse };
+    match home.claim(&*store, unknown).await {
         Ok(()) => {}
-        // P8: what is resident can be used while the store is away. A new tenant has nothing,
-        // and must not take a name that it cannot see to be free.
-        Err(HeaderError::Store(error)) if error.is_transient() && !home.is_new() => {
+        // P8: what is resident can be used while the store is away. Elsewhere the tenant must not
+        // take a name that it cannot see to be free, nor miss its files.
+        Err(HeaderError::Store(error))
+            if error.is_transient() && home.is_stored_in(store.url()) =>
+        {
             tracing::warn!(%error, "the store does not answer: only resident files can be read");
         }
         Err(error) => {
-            return Err(Problem::new(
-                ProblemKind::Store,
-                error.to_string(),
-                "see `coldfs doctor --store URL`",
-            ));
+            let next_step = match error {
+                HeaderError::ElsewhereStored { .. } => "see `coldfs mount --help`",
+                _ => "see `coldfs doctor --store URL`",
+            };
+            return Err(Problem::new(ProblemKind::Store, error.to_string(), next_step));
         }
     }
     let runtime = tokio::runtime::Handle::current();

@@ -22,7 +22,7 @@ mod home;
 mod pin;
 mod worklist;
 
-pub use header::HeaderError;
+pub use header::{HeaderError, Unknown};
 pub use home::{Home, HomeError};
 pub use pin::Pin;
 pub use worklist::{Ticket, WorkList};

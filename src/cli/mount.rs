@@ -64,6 +64,10 @@ pub struct MountArgs {
     #[arg(long, value_name = "URL")]
     store: Option<String>,
 
+    /// Take a store that does not know the tenant, leaving behind what was released to another
+    #[arg(long)]
+    new_store: bool,
+
     /// The tenant's name in the store
     #[arg(long, value_name = "NAME")]
     tenant: Option<String>,
@@ -136,6 +140,7 @@ pub fn helper_args(arguments: Vec<OsString>) -> MountArgs {
         data_dir: helper.data_dir,
         mountpoint: helper.mountpoint,
         store: None,
+        new_store: false,
         tenant: None,
         config: None,
         options: helper.options,
@@ -243,6 +248,7 @@ fn resolve(args: &MountArgs) -> Result<MountOptions, Problem> {
         data_dir: places.data_dir,
         mountpoint: places.mountpoint,
         store: places.store,
+        new_store: args.new_store,
         tenant,
         tenant_given,
         flags: list.flags,
@@ -259,6 +265,9 @@ fn wrong(option: &str, cause: String) -> Problem {
 fn child_arguments(args: &MountArgs, options: &MountOptions) -> Result<Vec<OsString>, Problem> {
     let mut arguments: Vec<OsString> =
         ["mount", "--foreground", "--ready-on-stdout"].map(OsString::from).to_vec();
+    if options.new_store {
+        arguments.push("--new-store".into());
+    }
     let mut add = |flag: &str, value: OsString| {
         let mut argument = OsString::from(flag);
         argument.push("=");

@@ -7,6 +7,15 @@ use super::Home;
 use super::home::Identity;
 use crate::store::{ObjectKey, ObjectStore, StoreError};
 
+/// Whether a store that does not know the tenant may become its store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unknown {
+    /// Only where the tenant has none yet: its files may be stubs whose bytes lie elsewhere.
+    Refuse,
+    /// A person said so: what was released to another store can then not be read.
+    Take,
+}
+
 /// Why a tenant's prefix cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum HeaderError {
@@ -24,6 +33,22 @@ pub enum HeaderError {
         /// The name both have.
         name: String,
     },
+    /// The tenant's cold bytes lie in another store.
+    #[error(
+        "{store} has no tenant named {name:?}, whose cold files lie in {known}; name that store, \
+         or, to leave what was released there behind, give --new-store"
+    )]
+    ElsewhereStored {
+        /// The store's URL.
+        store: String,
+        /// The tenant.
+        name: String,
+        /// The URL of the store it used last.
+        known: String,
+    },
+    /// The directory cannot say where its cold bytes lie.
+    #[error("note the store in .coldfs/store: {0}")]
+    Note(#[from] std::io::Error),
     /// It is this tenant's, with another key.
     #[error(
         "{key} in {store} has another key than .coldfs/tenant: one of them was changed; put the \
@@ -65,13 +90,23 @@ pub enum HeaderError {
 const MAX_BYTES: u64 = 64 * 1024;
 
 impl Home {
-    /// Checks that the prefix in the store is this tenant's, taking it at first use.
-    pub async fn claim(&self, store: &dyn ObjectStore) -> Result<(), HeaderError> {
+    /// Checks that the prefix in the store is this tenant's, taking it at first use, and notes
+    /// the store in `.coldfs/store`.
+    pub async fn claim(
+        &self,
+        store: &dyn ObjectStore,
+        unknown: Unknown,
+    ) -> Result<(), HeaderError> {
         let identity = self.identity();
+        let known = self.noted_store()?;
         let key = ObjectKey::new(format!("{}/owner", identity.name));
         let size = match store.size_bytes(&key).await {
             Ok(size) => size.min(MAX_BYTES),
             Err(StoreError::NotFound { .. }) => {
+                if let (Some(known), Unknown::Refuse) = (known, unknown) {
+                    let (store, name) = (store.url().to_owned(), identity.name.clone());
+                    return Err(HeaderError::ElsewhereStored { store, name, known });
+                }
                 let body = serde_json::to_vec_pretty(identity).unwrap_or_default();
                 let size = body.len() as u64;
                 match store.put_new(&key, Bytes::from(body)).await {
@@ -99,6 +134,7 @@ impl Home {
             let store = store.url().to_owned();
             return Err(HeaderError::OtherKey { key, store });
         }
+        self.note_store(store.url())?;
         Ok(())
     }
 }

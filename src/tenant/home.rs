@@ -24,6 +24,8 @@ use crate::sys;
 pub const HOME_NAME: &str = ".coldfs";
 const LOCK: &str = "lock";
 const IDENTITY: &str = "tenant";
+/// The URL of the store that was claimed last, a line.
+const STORE: &str = "store";
 /// Version of the identity file.
 const IDENTITY_FORMAT: u32 = 1;
 
@@ -175,7 +177,6 @@ pub struct Home {
     root: OwnedFd,
     dir: OwnedFd,
     identity: Identity,
-    is_new: bool,
     rootless: bool,
     read_only: bool,
     _lock: Flock<File>,
@@ -208,7 +209,6 @@ impl Home {
             true => !sys::has_capability(sys::CAP_SYS_ADMIN),
         };
         let found = read_identity(path, &dir)?;
-        let is_new = found.is_none();
         let identity = match found {
             Some(identity) => identity,
             None => make_identity(&dir, name.unwrap_or(default_name))
@@ -220,7 +220,7 @@ impl Home {
             let (found, asked) = (identity.name, asked.to_owned());
             return Err(HomeError::OtherName { path: path.into(), found, asked });
         }
-        Ok(Self { root, dir, identity, is_new, rootless, read_only, _lock: lock })
+        Ok(Self { root, dir, identity, rootless, read_only, _lock: lock })
     }
 
     /// The data directory.
@@ -233,9 +233,27 @@ impl Home {
         &self.identity
     }
 
-    /// Whether it was made just now.
-    pub fn is_new(&self) -> bool {
-        self.is_new
+    /// The URL of the store that was claimed last; none: no store ever was.
+    pub(super) fn noted_store(&self) -> io::Result<Option<String>> {
+        let text = match open_to_look(&self.dir, STORE) {
+            Ok(file) => io::read_to_string(file)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        Ok(Some(text.trim_end_matches('\n').to_owned()))
+    }
+
+    /// Notes a store as the tenant's.
+    pub(super) fn note_store(&self, url: &str) -> io::Result<()> {
+        if self.read_only || self.noted_store()?.as_deref() == Some(url) {
+            return Ok(());
+        }
+        replace(&self.dir, STORE, format!("{url}\n").as_bytes())
+    }
+
+    /// Whether the tenant's cold bytes are known to lie in this store.
+    pub fn is_stored_in(&self, url: &str) -> bool {
+        matches!(self.noted_store(), Ok(Some(known)) if known == url)
     }
 
     /// Whether records live in `user.coldfs`.
@@ -342,14 +360,19 @@ fn read_identity(path: &Path, dir: &OwnedFd) -> Result<Option<Identity>, HomeErr
 }
 
 fn make_identity(dir: &OwnedFd, name: &str) -> io::Result<Identity> {
-    const TEMPORARY: &str = "tenant.new";
     let identity = Identity::generate(name)?;
-    let mut file = open_private(dir, TEMPORARY, OFlag::O_WRONLY | OFlag::O_TRUNC)?;
-    file.write_all(serde_json::to_string_pretty(&identity)?.as_bytes())?;
-    file.sync_all()?;
-    renameat(dir, TEMPORARY, dir, IDENTITY)?;
-    File::from(dir.try_clone()?).sync_all()?;
+    replace(dir, IDENTITY, serde_json::to_string_pretty(&identity)?.as_bytes())?;
     Ok(identity)
+}
+
+/// Writes a private file whole, or not at all; durable when it returns.
+fn replace(dir: &OwnedFd, name: &str, text: &[u8]) -> io::Result<()> {
+    let temporary = format!("{name}.new");
+    let mut file = open_private(dir, &temporary, OFlag::O_WRONLY | OFlag::O_TRUNC)?;
+    file.write_all(text)?;
+    file.sync_all()?;
+    renameat(dir, temporary.as_str(), dir, name)?;
+    File::from(dir.try_clone()?).sync_all()
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -20,7 +20,7 @@ use coldfs::record::Record;
 use coldfs::store::faulty::FaultyStore;
 use coldfs::store::memory::MemoryStore;
 use coldfs::store::{ObjectKey, ObjectStore, fuse_thread};
-use coldfs::tenant::{Home, Tenant};
+use coldfs::tenant::{Home, Tenant, Unknown};
 use coldfs::tier::State;
 use coldfs::{prestage, recover, walk};
 use tokio_util::sync::CancellationToken;
@@ -216,7 +216,7 @@ impl Life {
         // The home is the tenant's; the same check is made of another one beside it.
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let home = Home::open(dir.path(), None, "t-beside").unwrap();
-        home.claim(&*self.tenant.store).await.map_err(|error| error.to_string())
+        home.claim(&*self.tenant.store, Unknown::Refuse).await.map_err(|error| error.to_string())
     }
 
     pub fn candidate(&self, file: &str) -> Candidate {

@@ -108,6 +108,33 @@ fn a_directory_that_is_served_or_swapped_is_refused_by_name() {
 }
 
 #[test]
+fn another_store_than_the_one_that_holds_the_cold_files_is_refused_by_both_names() {
+    let Some(site) = detached() else { return };
+    let other = site.dir.path().join("other");
+    std::fs::create_dir(&other).unwrap();
+    let (code, text) = refused(&site, &site.data, &site.mnt, &other, &[]);
+    assert_eq!(code, 4, "{text}");
+    let known = format!("cold files lie in {}", site.store_url);
+    says(&text, &["other has no tenant named \"data\"", &known, "--new-store"]);
+    assert_eq!(reads(&site), [Ok(()), Ok(())], "nothing is lost");
+
+    // Moved with all that is in it, it is the same store.
+    cold_again(&site);
+    std::fs::remove_dir_all(&other).unwrap();
+    std::fs::rename(&site.store, &other).unwrap();
+    let moved = Start { store: Some(format!("disk:{}", other.display())), ..Start::default() };
+    let mount = site.start(&moved);
+    let cold = std::fs::read(site.mnt.join("cold")).unwrap();
+    assert!(cold == pattern::bytes(0, BYTES), "read from the store's new place");
+    mount.detach();
+
+    // Left behind, because somebody said so.
+    let start = Start { args: vec!["--new-store".into()], ..Start::default() };
+    site.start(&start).detach();
+    assert_eq!(reads(&site), [Ok(()), Ok(())], "both are at home");
+}
+
+#[test]
 fn a_filesystem_without_file_handles_is_refused() {
     if !can_tier() {
         return;
