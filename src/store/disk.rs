@@ -13,6 +13,8 @@
 //! another), by `rename` otherwise. Then every directory up to the bucket is synced. So a kill
 //! leaves an object whole or absent, and an answered put survives a power cut.
 //!
+//! Nobody but its owner gets into a store; see [`private`].
+//!
 //! The pages of what was written are dropped: a read that verifies it reads the disk.
 //! `ETag` is made of inode, size and time, not of the bytes: tools do not take it for an MD5 sum.
 
@@ -24,6 +26,7 @@ mod list;
 mod listing;
 mod multipart;
 mod name;
+mod private;
 mod service;
 #[cfg(test)]
 mod tests;
@@ -41,6 +44,7 @@ use s3s::{S3Error, S3ErrorCode, S3Result};
 use tokio::sync::Semaphore;
 
 use super::open::OpenError;
+pub use private::Access;
 
 /// File operations at once; more wait. A disk gains nothing from a longer queue, and tokio's
 /// threads for blocking work (512) serve others too.
@@ -84,7 +88,7 @@ impl DiskStore {
 
     /// Whether it is new. Synced even where it is not: its maker may not have got so far.
     fn make_bucket(&self, bucket: &str) -> io::Result<bool> {
-        let new = match std::fs::create_dir(self.bucket_dir(bucket)) {
+        let new = match private::create_dir(&self.bucket_dir(bucket)) {
             Ok(()) => true,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
             Err(error) => return Err(error),

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
+use super::private;
+
 /// How often a directory may vanish under our hands (a delete beside us tidies up empty ones)
 /// before we believe something else is wrong.
 const VANISHING_DIRECTORIES: u32 = 64;
@@ -23,7 +25,7 @@ pub struct Draft {
 impl Draft {
     /// Makes an empty one at `path`.
     pub fn create(path: PathBuf) -> io::Result<Self> {
-        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
+        let file = private::options().read(true).create_new(true).open(&path)?;
         Ok(Self { path, file, borrowed: false })
     }
 
@@ -79,7 +81,7 @@ impl Draft {
 /// As [`fs::create_dir_all`], but a directory that vanishes meanwhile is `NotFound`. There it is
 /// `AlreadyExists`, which to a put means that its key does.
 fn make_dirs(dir: &Path) -> io::Result<()> {
-    match fs::create_dir_all(dir) {
+    match private::create_dir_all(dir) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             match fs::symlink_metadata(dir) {
                 Ok(other) if !other.is_dir() => Err(io::Error::other(error)),

@@ -4,12 +4,12 @@
 //! temporary files into a directory of its own, locked while it lives. Only directories whose
 //! lock is free belong to the dead and are removed.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use super::super::open::OpenError;
-use super::durable;
+use super::{durable, private};
 
 /// Newest version of the layout that is understood.
 pub const VERSION: u32 = 1;
@@ -51,24 +51,24 @@ impl Drop for Workshop {
 
 /// Opens the store in `root`, or makes one there if it is empty or missing.
 pub fn open(root: &Path) -> Result<Workshop, OpenError> {
-    fs::create_dir_all(root).map_err(OpenError::io("create store", root))?;
+    private::create_dir_all(root).map_err(OpenError::io("create store", root))?;
     if !root.join(MARKER).exists() && !holds_only_our_names(root)? {
         return Err(OpenError::NotAStore { dir: root.to_owned() });
     }
     let gate_path = root.join(GATE);
-    let gate = OpenOptions::new()
+    let gate = private::options()
         .create(true)
         .truncate(false)
-        .write(true)
         .open(&gate_path)
         .map_err(OpenError::io("open", &gate_path))?;
     gate.lock().map_err(OpenError::io("lock", &gate_path))?;
 
     check_or_make_marker(root)?;
+    private::close(root).map_err(OpenError::io("close to others", root))?;
     let uploads = root.join(UPLOADS);
-    fs::create_dir_all(&uploads).map_err(OpenError::io("create", &uploads))?;
+    private::create_dir_all(&uploads).map_err(OpenError::io("create", &uploads))?;
     let temporary = root.join(TEMPORARY);
-    fs::create_dir_all(&temporary).map_err(OpenError::io("create", &temporary))?;
+    private::create_dir_all(&temporary).map_err(OpenError::io("create", &temporary))?;
     durable::sync_dir(root).map_err(OpenError::io("sync", root))?;
     clear_the_dead(&temporary).map_err(OpenError::io("clear", &temporary))?;
     let path = temporary.join(ulid::Ulid::new().to_string());
@@ -113,15 +113,15 @@ fn check_or_make_marker(root: &Path) -> Result<(), OpenError> {
 /// The file appears whole or not at all.
 fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let draft = path.with_file_name(DRAFT);
-    let mut file = File::create(&draft)?;
+    let mut file = private::options().create(true).truncate(true).open(&draft)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&draft, path)
 }
 
 fn make_workshop(path: &Path) -> io::Result<Workshop> {
-    fs::create_dir(path)?;
-    let alive = File::create(path.join(ALIVE))?;
+    private::create_dir(path)?;
+    let alive = private::options().create_new(true).open(path.join(ALIVE))?;
     alive.lock()?;
     Ok(Workshop { path: path.to_owned(), _alive: alive })
 }

@@ -85,6 +85,50 @@ async fn a_body_that_does_not_match_its_checksum_is_never_seen() {
     assert_eq!(files(dir.path()), ["k.obj"]);
 }
 
+/// Everything below `dir` that is not as closed as a store is.
+fn open_to_others(dir: &Path) -> Vec<(std::path::PathBuf, u32)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let metadata = fs::symlink_metadata(&path).unwrap();
+        let expected = if metadata.is_dir() { 0o700 } else { 0o600 };
+        if !metadata.is_symlink() && metadata.mode() & 0o7777 != expected {
+            found.push((path.clone(), metadata.mode()));
+        }
+        if metadata.is_dir() {
+            found.extend(open_to_others(&path));
+        }
+    }
+    found
+}
+
+#[tokio::test]
+async fn nobody_else_reads_a_store_whatever_the_umask() {
+    // This thread's alone, and that of threads that it starts.
+    crate::sys::unshare_thread_fs().unwrap();
+    crate::sys::set_umask(0);
+    let above = tempfile::tempdir().unwrap();
+    let root = above.path().join("new/store");
+    let client = open(&root);
+    let put = client.put_object().bucket("bucket").key("t1/owner");
+    put.body(ByteStream::from_static(b"a key")).send().await.unwrap();
+    let copy = client.copy_object().bucket("bucket").key("t1/copy");
+    copy.copy_source("bucket/t1/owner").send().await.unwrap();
+    let mut parts = Parts::begin(&client).await;
+    parts.send(1, vec![0; 5 * MIB]).await;
+    parts.send(2, vec![1; 6 * MIB]).await;
+    assert_eq!(open_to_others(above.path()), []);
+    parts.complete().await.unwrap();
+    assert_eq!(open_to_others(above.path()), []);
+
+    // A root that was made open, and holds a store already.
+    drop(client);
+    let open_mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(&root, open_mode).unwrap();
+    drop(DiskStore::open(&root).unwrap());
+    assert_eq!(open_to_others(above.path()), []);
+}
+
 #[tokio::test]
 async fn what_was_put_is_read_from_disk() {
     let dir = tempfile::tempdir().unwrap();
