@@ -70,10 +70,8 @@ impl DiskStore {
         let workshop = layout::open(root)?;
         let root = root.canonicalize().map_err(OpenError::io("find", root))?;
         let gate = Semaphore::new(MAX_FILE_OPERATIONS);
-        let uploads = root.join(layout::UPLOADS);
         let store = Self(Arc::new(Shared { root, workshop, drafts: AtomicU64::new(0), gate }));
-        multipart::clear_abandoned(&store, SystemTime::now())
-            .map_err(OpenError::io("clear", uploads))?;
+        multipart::clear_abandoned(&store, SystemTime::now());
         Ok(store)
     }
 

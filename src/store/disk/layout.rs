@@ -70,7 +70,7 @@ pub fn open(root: &Path) -> Result<Workshop, OpenError> {
     let temporary = root.join(TEMPORARY);
     private::create_dir_all(&temporary).map_err(OpenError::io("create", &temporary))?;
     durable::sync_dir(root).map_err(OpenError::io("sync", root))?;
-    clear_the_dead(&temporary).map_err(OpenError::io("clear", &temporary))?;
+    tidy(&temporary, is_dead);
     let path = temporary.join(ulid::Ulid::new().to_string());
     make_workshop(&path).map_err(OpenError::io("create", &path))
     // The gate is let go here: nobody saw the workshop without its lock.
@@ -126,20 +126,39 @@ fn make_workshop(path: &Path) -> io::Result<Workshop> {
     Ok(Workshop { path: path.to_owned(), _alive: alive })
 }
 
-fn clear_the_dead(temporary: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(temporary)? {
-        let path = entry?.path();
-        let dead = match File::open(path.join(ALIVE)) {
-            Ok(alive) => alive.try_lock().is_ok(),
-            // Made under the gate that we hold: its maker died before the lock.
-            Err(error) => error.kind() == io::ErrorKind::NotFound,
-        };
-        if dead {
-            tracing::info!(path = %path.display(), "clear a dead process's temporary files");
-            fs::remove_dir_all(&path)?;
+/// Whether a workshop's process is dead.
+fn is_dead(workshop: &Path) -> io::Result<bool> {
+    match File::open(workshop.join(ALIVE)) {
+        Ok(alive) => Ok(alive.try_lock().is_ok()),
+        // Made under the gate that we hold: its maker died before the lock.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes what nobody needs from `dir`. What vanishes meanwhile is no matter; what cannot be
+/// looked at or removed costs room, no more: it stays, and is named in the log.
+pub fn tidy(dir: &Path, is_rubbish: impl Fn(&Path) -> io::Result<bool>) {
+    let clear = |path: &Path| match is_rubbish(path)? {
+        true => fs::remove_dir_all(path),
+        false => Ok(()),
+    };
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) => {
+            tracing::warn!(dir = %dir.display(), %error, "clear what the dead left");
+            return;
+        }
+    };
+    // An entry that cannot be read ends the listing: the rest waits for the next open.
+    for path in entries.map_while(Result::ok).map(|entry| entry.path()) {
+        match clear(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(path = %path.display(), %error, "clear what the dead left");
+            }
+            Ok(()) | Err(_) => {}
         }
     }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use super::attributes::Attributes;
 use super::body::Received;
 use super::durable::{self, Draft};
-use super::{DiskStore, private, s3_error};
+use super::{DiskStore, layout, private, s3_error};
 
 /// Smallest part but for the last, bytes (S3's rule).
 const MIN_PART_BYTES: u64 = 5 << 20;
@@ -202,18 +202,14 @@ pub fn abort(store: &DiskStore, upload: &UploadId<'_>) -> S3Result<()> {
     clear(&upload.dir(store)?)
 }
 
-/// Forgets uploads that nobody touched for long. Blocks.
-pub fn clear_abandoned(store: &DiskStore, now: SystemTime) -> io::Result<()> {
-    for entry in fs::read_dir(store.uploads_dir())? {
-        let path = entry?.path();
+/// Forgets uploads that nobody touched for long. One that cannot be looked at or cleared stays,
+/// and another process may clear it first: neither is a reason not to use the store. Blocks.
+pub fn clear_abandoned(store: &DiskStore, now: SystemTime) {
+    layout::tidy(&store.uploads_dir(), |path| {
         // A part changes its upload's directory; so does its beginning.
-        let touched = fs::metadata(&path)?.modified()?;
-        if now.duration_since(touched).is_ok_and(|idle| idle > ABANDONED_AFTER) {
-            tracing::info!(path = %path.display(), "clear an abandoned upload");
-            fs::remove_dir_all(&path)?;
-        }
-    }
-    Ok(())
+        let touched = fs::symlink_metadata(path)?.modified()?;
+        Ok(now.duration_since(touched).is_ok_and(|idle| idle > ABANDONED_AFTER))
+    });
 }
 
 /// An upload as a request names it.

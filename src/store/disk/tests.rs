@@ -179,6 +179,26 @@ async fn what_a_killed_process_left_is_not_an_object_and_goes() {
     assert_eq!(files(dir.path()), ["whole.obj"]);
 }
 
+#[test]
+fn a_store_opens_whatever_the_dead_left_in_it() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(DiskStore::open(dir.path()).unwrap());
+    let long_ago = SystemTime::now() - std::time::Duration::from_secs(30 * 24 * 3600);
+    for within in [".uploads", ".tmp"] {
+        let at = |name: &str| dir.path().join(within).join(name);
+        // It vanishes between the listing and the look at it, as far as a look can tell.
+        std::os::unix::fs::symlink("nowhere", at("gone")).unwrap();
+        // It is no directory, so it cannot be cleared as one.
+        fs::write(at("file"), "x").unwrap();
+        File::options().write(true).open(at("file")).unwrap().set_modified(long_ago).unwrap();
+    }
+    let abandoned = dir.path().join(".uploads/old");
+    fs::create_dir(&abandoned).unwrap();
+    File::open(&abandoned).unwrap().set_modified(long_ago).unwrap();
+    drop(DiskStore::open(dir.path()).unwrap());
+    assert!(!abandoned.exists());
+}
+
 #[tokio::test]
 async fn a_put_that_is_given_up_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
