@@ -20,6 +20,7 @@
 
 mod attributes;
 mod body;
+mod doubt;
 mod durable;
 mod layout;
 mod list;
@@ -86,13 +87,31 @@ impl DiskStore {
 
     /// Whether it is new. Synced even where it is not: its maker may not have got so far.
     fn make_bucket(&self, bucket: &str) -> io::Result<bool> {
-        let new = match private::create_dir(&self.bucket_dir(bucket)) {
+        let dir = self.bucket_dir(bucket);
+        let doubt = self.0.workshop.doubts.begin(&dir);
+        let new = match private::create_dir(&dir) {
             Ok(()) => true,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
             Err(error) => return Err(error),
         };
         durable::sync_dir(&self.0.root)?;
+        doubt.settle();
         Ok(new)
+    }
+
+    /// Makes a bucket that is there durable, where there is any doubt that it is.
+    fn settle_bucket(&self, bucket: &str) -> io::Result<()> {
+        let in_doubt = self.0.workshop.doubts.has(&self.bucket_dir(bucket));
+        if in_doubt { durable::sync_dir(&self.0.root) } else { Ok(()) }
+    }
+
+    /// As [`DiskStore::settle_bucket`], an object in it.
+    fn settle_object(&self, bucket: &str, object: &Path) -> io::Result<()> {
+        let in_doubt = self.0.workshop.doubts.has(object);
+        if in_doubt {
+            durable::sync_object(&self.bucket_dir(bucket), object)?;
+        }
+        self.settle_bucket(bucket)
     }
 
     fn bucket_dir(&self, bucket: &str) -> PathBuf {
@@ -134,13 +153,16 @@ impl DiskStore {
         }
     }
 
-    /// Opens an object.
+    /// Opens an object; durable when it returns.
     fn open_object(&self, bucket: &str, key: &str) -> S3Result<(File, Metadata)> {
-        let file = match File::open(self.object_path(bucket, key)) {
+        let path = self.object_path(bucket, key);
+        let file = match File::open(&path) {
             Ok(file) => file,
             Err(error) if durable::is_absent(&error) => return Err(self.absent(bucket)),
             Err(error) => return Err(s3_error("open object", error)),
         };
+        // After it was seen: a name is in doubt from before it appears.
+        self.settle_object(bucket, &path).map_err(|error| s3_error("sync object", error))?;
         let metadata = file.metadata().map_err(|error| s3_error("stat object", error))?;
         Ok((file, metadata))
     }
@@ -149,11 +171,12 @@ impl DiskStore {
     fn publish(&self, draft: durable::Draft, bucket: &str, key: &str, new: bool) -> S3Result<()> {
         check_key(key)?;
         let (root, target) = (self.bucket_dir(bucket), self.object_path(bucket, key));
+        let doubts = &self.0.workshop.doubts;
         let outcome = match new {
-            true => draft.publish_new(&root, &target),
-            false => draft.publish_over(&root, &target),
+            true => draft.publish_new(&root, &target, doubts),
+            false => draft.publish_over(&root, &target, doubts),
         };
-        outcome.map_err(|error| match error.kind() {
+        self.settle_bucket(bucket).and(outcome).map_err(|error| match error.kind() {
             io::ErrorKind::AlreadyExists => S3Error::with_message(
                 S3ErrorCode::PreconditionFailed,
                 "the key exists and If-None-Match: * was asked for",

@@ -9,6 +9,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use super::super::open::OpenError;
+use super::doubt::Doubts;
 use super::{durable, private};
 
 /// Newest version of the layout that is understood.
@@ -29,6 +30,8 @@ const ALIVE: &str = "alive";
 #[derive(Debug)]
 pub struct Workshop {
     path: PathBuf,
+    /// Names that this process gave and did not sync.
+    pub doubts: Doubts,
     /// Locked as long as the process lives.
     _alive: File,
 }
@@ -42,6 +45,10 @@ impl Workshop {
 
 impl Drop for Workshop {
     fn drop(&mut self) {
+        if !self.doubts.is_empty() {
+            // As a dead process's: the next one syncs the store.
+            return;
+        }
         // Should it fail, the next process to open the store finds the lock free.
         if let Err(error) = fs::remove_dir_all(&self.path) {
             tracing::debug!(path = %self.path.display(), %error, "leave temporary files");
@@ -70,6 +77,11 @@ pub fn open(root: &Path) -> Result<Workshop, OpenError> {
     let temporary = root.join(TEMPORARY);
     private::create_dir_all(&temporary).map_err(OpenError::io("create", &temporary))?;
     durable::sync_dir(root).map_err(OpenError::io("sync", root))?;
+    durable::sync_above(root).map_err(OpenError::io("sync above", root))?;
+    if any_died(&temporary) {
+        // They may have given names that they did not sync. Before what tells of them goes.
+        sync_all(root).map_err(OpenError::io("sync", root))?;
+    }
     tidy(&temporary, is_dead);
     let path = temporary.join(ulid::Ulid::new().to_string());
     make_workshop(&path).map_err(OpenError::io("create", &path))
@@ -123,7 +135,19 @@ fn make_workshop(path: &Path) -> io::Result<Workshop> {
     private::create_dir(path)?;
     let alive = private::options().create_new(true).open(path.join(ALIVE))?;
     alive.lock()?;
-    Ok(Workshop { path: path.to_owned(), _alive: alive })
+    Ok(Workshop { path: path.to_owned(), doubts: Doubts::default(), _alive: alive })
+}
+
+/// Whether a process died here, or ended in doubt, that had the store open.
+fn any_died(temporary: &Path) -> bool {
+    let Ok(mut entries) = fs::read_dir(temporary) else { return true };
+    entries.any(|entry| entry.is_ok_and(|entry| is_dead(&entry.path()).unwrap_or(false)))
+}
+
+/// Makes everything in the store durable, whoever wrote it.
+fn sync_all(root: &Path) -> io::Result<()> {
+    tracing::info!(root = %root.display(), "sync the store: a process that used it died");
+    Ok(nix::unistd::syncfs(File::open(root)?)?)
 }
 
 /// Whether a workshop's process is dead.

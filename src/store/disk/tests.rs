@@ -219,6 +219,49 @@ async fn a_put_that_is_given_up_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn an_object_is_seen_only_once_its_name_is_on_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let client = open(dir.path());
+    let bucket = dir.path().canonicalize().unwrap().join("bucket");
+    let put = || {
+        let put = client.put_object().bucket("bucket").key("a/k").if_none_match("*");
+        put.body(ByteStream::from_static(b"x")).send()
+    };
+    let mut parts = Parts::begin(&client).await;
+    parts.send(1, vec![1; 9]).await;
+    let get = |key| client.get_object().bucket("bucket").key(key).send();
+    let head = |key| client.head_object().bucket("bucket").key(key).send();
+    durable::broken::break_dir(&bucket);
+    for _ in 0..2 {
+        assert_eq!(code(put().await), "InternalError");
+        assert!(parts.complete().await.is_err());
+        assert_eq!(code(get("a/k").await), "InternalError");
+        assert!(head("a/k").await.is_err() && head("k").await.is_err());
+    }
+    durable::broken::mend_dir(&bucket);
+    assert_eq!(code(put().await), "PreconditionFailed");
+    assert!(get("a/k").await.is_ok() && head("a/k").await.is_ok() && head("k").await.is_ok());
+
+    // A bucket likewise: what is put into it is as lost as it is.
+    durable::broken::break_dir(bucket.parent().unwrap());
+    client.create_bucket().bucket("other").send().await.unwrap_err();
+    let put = || {
+        let put = client.put_object().bucket("other").key("k");
+        put.body(ByteStream::from_static(b"x")).send()
+    };
+    assert_eq!(code(put().await), "InternalError");
+    durable::broken::mend_dir(bucket.parent().unwrap());
+    put().await.unwrap();
+
+    // Whoever ends in doubt says so to the next.
+    let workshops = || fs::read_dir(dir.path().join(".tmp")).unwrap().count();
+    drop(client);
+    assert_eq!(workshops(), 1);
+    drop(open(dir.path()));
+    assert_eq!(workshops(), 0);
+}
+
+#[tokio::test]
 async fn longest_keys_and_metadata_come_back() {
     let dir = tempfile::tempdir().unwrap();
     let client = open(dir.path());
