@@ -31,6 +31,7 @@ mod private;
 mod service;
 #[cfg(test)]
 mod tests;
+pub mod workers;
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -40,16 +41,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use s3s::dto::ETag;
-use s3s::{S3Error, S3ErrorCode, S3Result};
-use tokio::sync::Semaphore;
-
+use self::workers::Workers;
 use super::open::OpenError;
 pub use private::Access;
+use s3s::dto::ETag;
+use s3s::{S3Error, S3ErrorCode, S3Result};
 
-/// File operations at once; more wait. A disk gains nothing from a longer queue, and tokio's
-/// threads for blocking work (512) serve others too.
-const MAX_FILE_OPERATIONS: usize = 32;
 /// Longest key, bytes (S3's rule).
 const MAX_KEY_BYTES: usize = 1024;
 
@@ -62,7 +59,7 @@ struct Shared {
     root: PathBuf,
     workshop: layout::Workshop,
     drafts: AtomicU64,
-    gate: Semaphore,
+    workers: Workers,
 }
 
 impl DiskStore {
@@ -70,8 +67,12 @@ impl DiskStore {
     pub fn open(root: &Path) -> Result<Self, OpenError> {
         let workshop = layout::open(root)?;
         let root = root.canonicalize().map_err(OpenError::io("find", root))?;
-        let gate = Semaphore::new(MAX_FILE_OPERATIONS);
-        let store = Self(Arc::new(Shared { root, workshop, drafts: AtomicU64::new(0), gate }));
+        let store = Self(Arc::new(Shared {
+            root,
+            workshop,
+            drafts: AtomicU64::new(0),
+            workers: Workers::default(),
+        }));
         multipart::clear_abandoned(&store, SystemTime::now());
         Ok(store)
     }
@@ -133,15 +134,15 @@ impl DiskStore {
         durable::Draft::create(self.0.workshop.path().join(number.to_string()))
     }
 
-    /// Runs file operations where they may block, not too many at once.
+    /// Runs file operations where they may block. What they answer is [`Workers::keep`]'s where
+    /// its drop is a file operation too: nobody may be left to take it.
     async fn blocking<T, F>(&self, work: F) -> S3Result<T>
     where
         T: Send + 'static,
         F: FnOnce(&DiskStore) -> S3Result<T> + Send + 'static,
     {
-        let _turn = self.0.gate.acquire().await.map_err(S3Error::internal_error)?;
         let store = self.clone();
-        tokio::task::spawn_blocking(move || work(&store)).await.map_err(S3Error::internal_error)?
+        self.0.workers.run(move || work(&store)).await.map_err(S3Error::internal_error)?
     }
 
     /// What "no such file" means under `bucket`.

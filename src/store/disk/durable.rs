@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
@@ -19,7 +20,7 @@ const VANISHING_DIRECTORIES: u32 = 64;
 pub struct Draft {
     path: PathBuf,
     /// Open for reading and writing.
-    pub file: File,
+    pub file: Arc<File>,
     /// Somebody else's: not ours to remove.
     borrowed: bool,
 }
@@ -28,13 +29,13 @@ impl Draft {
     /// Makes an empty one at `path`.
     pub fn create(path: PathBuf) -> io::Result<Self> {
         let file = private::options().read(true).create_new(true).open(&path)?;
-        Ok(Self { path, file, borrowed: false })
+        Ok(Self { path, file: Arc::new(file), borrowed: false })
     }
 
     /// Publishes a file that exists; its old name stays, unless it is renamed.
     pub fn borrow(path: PathBuf) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).open(&path)?;
-        Ok(Self { path, file, borrowed: true })
+        Ok(Self { path, file: Arc::new(file), borrowed: true })
     }
 
     /// Makes it durable and gives it the name `target` below `root`, which must not exist

@@ -7,9 +7,11 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::super::open::OpenError;
 use super::doubt::Doubts;
+use super::workers::within;
 use super::{durable, private};
 
 /// Newest version of the layout that is understood.
@@ -25,6 +27,8 @@ const GATE: &str = ".lock";
 const DRAFT: &str = ".coldfs-store.new";
 const TEMPORARY: &str = ".tmp";
 const ALIVE: &str = "alive";
+/// How long the end of a process waits for the store's disk.
+const LAST_LOOK: Duration = Duration::from_secs(2);
 
 /// A directory for this process's temporary files; removed when it is dropped.
 #[derive(Debug)]
@@ -32,8 +36,8 @@ pub struct Workshop {
     path: PathBuf,
     /// Names that this process gave and did not sync.
     pub doubts: Doubts,
-    /// Locked as long as the process lives.
-    _alive: File,
+    /// Locked as long as the process lives; none once it is dropped.
+    alive: Option<File>,
 }
 
 impl Workshop {
@@ -49,9 +53,16 @@ impl Drop for Workshop {
             // As a dead process's: the next one syncs the store.
             return;
         }
+        let (path, alive) = (std::mem::take(&mut self.path), self.alive.take());
         // Should it fail, the next process to open the store finds the lock free.
-        if let Err(error) = fs::remove_dir_all(&self.path) {
-            tracing::debug!(path = %self.path.display(), %error, "leave temporary files");
+        let clear = move || {
+            if let Err(error) = fs::remove_dir_all(&path) {
+                tracing::debug!(path = %path.display(), %error, "leave temporary files");
+            }
+            drop(alive);
+        };
+        if within(LAST_LOOK, clear).is_none() {
+            tracing::warn!("leave temporary files: the store's disk does not answer");
         }
     }
 }
@@ -135,7 +146,7 @@ fn make_workshop(path: &Path) -> io::Result<Workshop> {
     private::create_dir(path)?;
     let alive = private::options().create_new(true).open(path.join(ALIVE))?;
     alive.lock()?;
-    Ok(Workshop { path: path.to_owned(), doubts: Doubts::default(), _alive: alive })
+    Ok(Workshop { path: path.to_owned(), doubts: Doubts::default(), alive: Some(alive) })
 }
 
 /// Whether a process died here, or ended in doubt, that had the store open.

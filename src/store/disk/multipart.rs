@@ -304,7 +304,7 @@ fn lies_in_order(dir: &std::path::Path, parts: &[&PartRecord]) -> Option<u64> {
 
 fn copy(store: &DiskStore, dir: &std::path::Path, parts: &[&PartRecord]) -> io::Result<Draft> {
     let draft = store.draft()?;
-    let mut target = &draft.file;
+    let mut target = &*draft.file;
     for part in parts {
         let (path, offset) = match part.in_body {
             true => {

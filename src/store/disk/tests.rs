@@ -262,6 +262,27 @@ async fn an_object_is_seen_only_once_its_name_is_on_disk() {
 }
 
 #[tokio::test]
+async fn an_object_on_a_disk_that_hangs_stops_nobody_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let client = open(dir.path());
+    // Opening a pipe that nobody writes to waits, as a file of a server that is away.
+    let hung = dir.path().join("bucket/hung.obj");
+    nix::unistd::mkfifo(&hung, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let get = |key: &'static str| client.get_object().bucket("bucket").key(key).send();
+    let soon = std::time::Duration::from_millis(50);
+    for _ in 0..workers::MAX_THREADS {
+        assert!(tokio::time::timeout(soon, get("hung")).await.is_err());
+    }
+    assert!(tokio::time::timeout(soon, get("none")).await.is_err(), "it waits for its turn");
+    let other = tokio::task::spawn_blocking(|| 7);
+    assert_eq!(other.await.unwrap(), 7);
+    // The server is back: whoever was given up ends, and the turns go round again. A pipe that
+    // is open for both is open for either.
+    let _back = File::options().read(true).write(true).open(&hung).unwrap();
+    assert_eq!(code(get("none").await), "NoSuchKey");
+}
+
+#[tokio::test]
 async fn longest_keys_and_metadata_come_back() {
     let dir = tempfile::tempdir().unwrap();
     let client = open(dir.path());
