@@ -46,6 +46,9 @@ pub fn run(args: DoctorArgs, output: &mut Output) -> Result<Outcome, Problem> {
             let store = daemon::open_store(&url).await?;
             Ok(doctor::store(&*store).await)
         })?);
+        if let StoreUrl::Disk(dir) = &url {
+            checks.push(doctor::store_access(dir));
+        }
     }
     for check in &checks {
         output.answer(check, people).map_err(unwritten)?;
