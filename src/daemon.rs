@@ -13,6 +13,7 @@ use crate::control::server::ControlSocket;
 use crate::control::wire::{Problem, ProblemKind};
 use crate::fuse::Caching;
 use crate::fuse::session::{MountSpec, Mounted, mount};
+use crate::guard::Guard;
 use crate::inode::Inodes;
 use crate::migrate::Migrator;
 use crate::ops::Ops;
@@ -152,7 +153,9 @@ async fn assemble(options: &MountOptions) -> Result<Served, Problem> {
         runtime,
     ));
     let migrator = Arc::new(Migrator::new(Arc::clone(&tenant), Arc::clone(&inodes)));
-    Ok(Served::new(options.clone(), tenant, inodes, chunks, recall, migrator))
+    let (rules, patience) = (options.rules.clone(), options.tuning.recall_deadline);
+    let guard = Arc::new(Guard::new(Arc::clone(&tenant), rules, patience));
+    Ok(Served::new(options.clone(), tenant, inodes, chunks, recall, guard, migrator))
 }
 
 fn mount_served(served: &Served, options: &MountOptions) -> Result<Mounted, Problem> {
@@ -160,6 +163,7 @@ fn mount_served(served: &Served, options: &MountOptions) -> Result<Mounted, Prob
         Arc::clone(&served.tenant),
         Arc::clone(&served.inodes),
         Arc::clone(&served.recall),
+        Arc::clone(&served.guard),
     );
     let ops =
         Arc::new(ops.map_err(|error| {

@@ -19,11 +19,13 @@ mod barrier;
 mod conflicts;
 mod header;
 mod home;
+mod notebook;
 mod pin;
 mod worklist;
 
 pub use header::{HeaderError, Unknown};
 pub use home::{Home, HomeError};
+pub use notebook::Notebook;
 pub use pin::Pin;
 pub use worklist::{Ticket, WorkList};
 

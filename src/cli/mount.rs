@@ -45,6 +45,7 @@ With libfuse's mount.fuse3 the type fuse.coldfs does without the link.
   whole = \"16MiB\"      up to this size, a file is recalled by its first read
   [cache]
   chunks = \"64MiB\"     memory for files that are read without being recalled
+  [[class]] [budget.*] [brake]    who may recall how much: docs/storms.md
 The command line wins over -o, and -o over the file.
 
 The command returns once the mount answers. Its daemon logs to NAME.log in the runtime
@@ -234,6 +235,7 @@ fn resolve(args: &MountArgs) -> Result<MountOptions, Problem> {
         },
     };
     let tuning = file.tuning();
+    let rules = file.rules().map_err(|cause| wrong("--config", cause))?;
     let table = MountTable::read().map_err(|error| {
         Problem::new(ProblemKind::Failed, format!("read the mount table: {error}"), "mount /proc")
     })?;
@@ -253,6 +255,7 @@ fn resolve(args: &MountArgs) -> Result<MountOptions, Problem> {
         tenant_given,
         flags: list.flags,
         tuning,
+        rules,
         notes: places.notes,
     })
 }

@@ -11,6 +11,11 @@
 //!
 //! [cache]
 //! chunks = "64MiB"          # memory for files that are read without being recalled
+//!
+//! [[class]]                 # recall classes: see docs/storms.md, as for [budget.*] and [brake]
+//! name = "nightly"
+//! cgroups = ["/system.slice/nightly.service"]
+//! action = "pass-through"
 //! ```
 
 use std::path::Path;
@@ -18,8 +23,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, de};
 
+use super::storm::{self, BrakeText, BudgetsText, ClassText};
 use super::{StoreUrl, TenantName, Tuning, units, usage};
 use crate::control::wire::Problem;
+use crate::guard::Rules;
 
 /// What a configuration file says.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -33,6 +40,9 @@ pub struct ConfigFile {
     pub tenant: Option<TenantName>,
     recall: Recall,
     cache: Cache,
+    class: Vec<ClassText>,
+    budget: BudgetsText,
+    brake: BrakeText,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -74,7 +84,13 @@ impl ConfigFile {
         if tuning.recall_in_open_bytes > tuning.recall_whole_bytes {
             return Err("recall.in_open is larger than recall.whole".into());
         }
+        file.rules()?;
         Ok(file)
+    }
+
+    /// The storm guard's rules.
+    pub fn rules(&self) -> Result<Rules, String> {
+        storm::rules(&self.class, &self.budget, &self.brake)
     }
 
     /// The defaults, with what this file says laid over them.
@@ -105,6 +121,26 @@ where
 enum Quantity {
     Number(u64),
     Text(String),
+}
+
+/// Bytes, as a number or with a unit.
+#[derive(Clone, Debug)]
+pub(super) struct Size(pub(super) u64);
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        quantity(deserializer, units::parse_size).map(|size| Self(size.unwrap_or(0)))
+    }
+}
+
+/// Seconds, as a number or with a unit.
+#[derive(Clone, Debug)]
+pub(super) struct Span(pub(super) u64);
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        quantity(deserializer, units::parse_seconds).map(|span| Self(span.unwrap_or(0)))
+    }
 }
 
 fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
@@ -158,6 +194,31 @@ mod tests {
         ] {
             let error = ConfigFile::parse(text).unwrap_err();
             assert!(error.contains(line) && error.contains(word), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_storm_guard_is_turned() {
+        let file = ConfigFile::parse(
+            "[[class]]\nname = 'nightly'\nprograms = ['/opt/scan']\nusers = [0, 'root']\n\
+             action = 'slow'\nfiles_per_second = 5\nover = 'deny'\nadmit = 'second-touch'\n\
+             [budget.process]\nsegments = 3\nbytes = '1GiB'\n[brake]\nwindow = '1m'\n",
+        );
+        let rules = file.unwrap().rules().unwrap();
+        assert_eq!(rules.classes.get(0).name, "nightly");
+        assert_eq!((rules.budgets.process.segments, rules.budgets.process.bytes), (3, 1 << 30));
+        assert_eq!(rules.brake.window, Duration::from_secs(60));
+        for (text, word) in [
+            ("[[class]]\nname = 'x'\naction = 'slow'", "files_per_second"),
+            ("[[class]]\nname = 'x'\naction = 'deny'\nfiles_per_second = 1", "belongs to"),
+            ("[[class]]\nname = 'x'\naction = 'deny'", "for everybody"),
+            ("[[class]]\nname = 'x'\naction = 'deny'\nusers = ['no one']", "no user"),
+            ("[[class]]\nname = 'x'\naction = 'refuse'", "pass-through"),
+            ("[budget.user]\nbytes = 0", "budget.user"),
+            ("[brake]\nwindow = 1", "brake.window"),
+        ] {
+            let error = ConfigFile::parse(text).unwrap_err();
+            assert!(error.contains(word), "{text}: {error}");
         }
     }
 

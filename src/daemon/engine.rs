@@ -23,6 +23,7 @@ use crate::control::wire::{
     TenantStatus, Verdict, WirePath,
 };
 use crate::fsck::{Fsck, Mode, Trouble};
+use crate::guard::Guard;
 use crate::inode::{Inodes, Serving};
 use crate::migrate::Migrator;
 use crate::recall::{Chunks, Recall};
@@ -37,6 +38,7 @@ pub(super) struct Served {
     pub(super) inodes: Arc<Inodes>,
     pub(super) chunks: Arc<Chunks>,
     pub(super) recall: Arc<Recall>,
+    pub(super) guard: Arc<Guard>,
     pub(super) migrator: Arc<Migrator>,
     passthrough: AtomicBool,
     moved_files: AtomicU64,
@@ -52,6 +54,7 @@ impl Served {
         inodes: Arc<Inodes>,
         chunks: Arc<Chunks>,
         recall: Arc<Recall>,
+        guard: Arc<Guard>,
         migrator: Arc<Migrator>,
     ) -> Self {
         Self {
@@ -60,6 +63,7 @@ impl Served {
             inodes,
             chunks,
             recall,
+            guard,
             migrator,
             passthrough: AtomicBool::new(false),
             moved_files: AtomicU64::new(0),
