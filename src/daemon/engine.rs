@@ -450,7 +450,7 @@ impl Engine for Commands {
                 continue;
             };
             let checked = fsck.check(&candidate.inode).await;
-            self.migrator.done_with(candidate);
+            drop(candidate);
             let finding = match checked {
                 Ok(None) => continue,
                 Ok(Some(finding)) => Finding {

@@ -293,7 +293,6 @@ impl Running {
                 }
             }
             self.tell(served, Some(&candidate));
-            served.migrator.done_with(candidate);
         }
         again
     }
