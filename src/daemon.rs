@@ -21,10 +21,14 @@ use crate::recover::recover;
 use crate::sys;
 use crate::tenant::{HeaderError, Home, HomeError, Tenant};
 
+mod check;
+mod count;
 mod engine;
+mod failures;
 mod files;
 mod moves;
 mod stores;
+mod walks;
 
 use engine::{Commands, Served};
 pub use stores::open as open_store;
