@@ -11,7 +11,9 @@ use std::io::{self, BufRead, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
+use tokio::signal::unix::{self, SignalKind};
 
 use crate::control::wire::{Problem, ProblemKind};
 
@@ -134,15 +136,35 @@ fn first_line(child: &mut Child) -> io::Result<Option<Report>> {
     serde_json::from_str(&line).map(Some).map_err(io::Error::other)
 }
 
-/// Returns when this process is asked to end: SIGTERM, SIGINT or SIGHUP.
-pub async fn asked_to_end() -> io::Result<&'static str> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    Ok(tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
-        _ = hangup.recv() => "SIGHUP",
-    })
+/// Returns when this process is asked to end.
+pub async fn asked_to_end() -> io::Result<Signal> {
+    Ok(EndSignals::listen()?.next().await)
+}
+
+/// The signals that ask a process to end: SIGTERM, SIGINT and SIGHUP.
+#[derive(Debug)]
+pub struct EndSignals {
+    terminate: unix::Signal,
+    interrupt: unix::Signal,
+    hangup: unix::Signal,
+}
+
+impl EndSignals {
+    /// Listens from now on; within a runtime.
+    pub fn listen() -> io::Result<Self> {
+        Ok(Self {
+            terminate: unix::signal(SignalKind::terminate())?,
+            interrupt: unix::signal(SignalKind::interrupt())?,
+            hangup: unix::signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// The next one.
+    pub async fn next(&mut self) -> Signal {
+        tokio::select! {
+            _ = self.terminate.recv() => Signal::SIGTERM,
+            _ = self.interrupt.recv() => Signal::SIGINT,
+            _ = self.hangup.recv() => Signal::SIGHUP,
+        }
+    }
 }

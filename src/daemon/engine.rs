@@ -18,6 +18,7 @@ use super::files::{relative, report};
 use super::walks::{Unwalked, WALKS_AT_ONCE, Walks};
 use super::{check, moves};
 use crate::config::MountOptions;
+use crate::config::checks::{FS_TYPE, MountTable};
 use crate::control::engine::Engine;
 use crate::control::filter::Filter;
 use crate::control::wire::{
@@ -94,12 +95,33 @@ impl Served {
         self.detach.notified().await;
     }
 
+    /// The mount is about to go away.
+    pub(super) fn begin_detach(&self) {
+        self.detaching.cancel();
+    }
+
     /// Cancels every move and walk under way.
     pub(super) fn stop_moves(&self) {
         for (_, token) in self.running().values() {
             token.cancel();
         }
         self.ending.cancel();
+    }
+
+    /// What a process that ends now leaves, for a person.
+    pub(super) fn left(&self) -> String {
+        let mountpoint = self.options.mountpoint.display();
+        let mounted = MountTable::read()
+            .is_ok_and(|table| table.type_at(&self.options.mountpoint) == Some(FS_TYPE));
+        let mut left = match self.running().len() {
+            0 => "no move was under way".to_owned(),
+            moves => format!("moves cut off: {moves}"),
+        };
+        if mounted {
+            left +=
+                &format!("; {mountpoint} is left without a daemon: fusermount3 -uz {mountpoint}");
+        }
+        left
     }
 
     /// What is missing on this machine, and what would enable it.

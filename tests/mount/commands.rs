@@ -68,6 +68,34 @@ fn clients_that_do_not_read_keep_nobody_from_the_daemon() {
 }
 
 #[test]
+fn a_detach_that_waits_answers_status_and_a_second_signal_ends_it() {
+    if !can_tier() {
+        return;
+    }
+    let site = Site::new();
+    let mut mount = site.mount();
+    std::fs::write(site.mnt.join("file"), pattern::bytes(1, BYTES)).unwrap();
+    let reader = std::fs::File::open(site.mnt.join("file")).unwrap();
+    raw::signal(mount.pid(), libc::SIGTERM);
+    let told = wait_for(Duration::from_secs(4), || {
+        let output = mount.coldfs(["status"]);
+        String::from_utf8_lossy(&output.stdout).contains("it is being detached").then_some(())
+    });
+    assert!(told.is_some(), "status says nothing of the detach");
+    raw::signal(mount.pid(), libc::SIGTERM);
+    let status = mount.end_status();
+    assert_eq!(status.code(), Some(1));
+    let log = mount.log_tail();
+    let said = format!(
+        "SIGTERM again: ended at once; no move was under way; {mnt} is left without a daemon: \
+         fusermount3 -uz {mnt}",
+        mnt = site.mnt.display()
+    );
+    assert!(log.contains(&said), "{log}");
+    drop(reader);
+}
+
+#[test]
 fn a_directory_that_cannot_be_read_is_named_by_every_command_that_walks() {
     if !can_tier() || !can_be_a_user() {
         return;
