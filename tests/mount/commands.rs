@@ -9,7 +9,7 @@ use super::environments::{as_user, can_be_a_user};
 use super::harness::mount::is_mounted;
 use super::harness::pattern;
 use super::harness::site::Site;
-use super::harness::{can_tier, raw, wait_for};
+use super::harness::{can_tier, control, raw, wait_for};
 
 /// More than the daemon has threads for the disk.
 const SLOW_CLIENTS: usize = 40;
@@ -65,6 +65,30 @@ fn clients_that_do_not_read_keep_nobody_from_the_daemon() {
     mount.wait_ended();
     assert!(!is_mounted(&site.mnt));
     drop(clients);
+}
+
+#[test]
+fn more_moves_than_threads_for_the_disk_all_end() {
+    if !can_tier() {
+        return;
+    }
+    let site = Site::new();
+    // More than fits between a walk and its move: each walk waits.
+    for number in 0..3 * coldfs::migrate::BATCH_FILES {
+        std::fs::write(site.data.join(number.to_string()), "").unwrap();
+    }
+    let mount = site.mount();
+    let socket = mount.socket();
+    std::thread::scope(|scope| {
+        let move_all = || control::run_move(&socket, "archive", &site.mnt, true);
+        let moves: Vec<_> = (0..SLOW_CLIENTS).map(|_| scope.spawn(move_all)).collect();
+        for moved in moves {
+            let answer = moved.join().unwrap().expect("the daemon lives");
+            assert!(answer.contains(r#""cancelled":false"#), "{answer}");
+            mount.beat();
+        }
+    });
+    mount.detach();
 }
 
 #[test]
