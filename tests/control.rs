@@ -29,9 +29,25 @@ struct Fake {
     /// Cancelled once a move saw that it was cancelled.
     stopped: CancellationToken,
     detached: CancellationToken,
+    /// Whether a part of the directory cannot be read.
+    unreadable: bool,
 }
 
 impl Fake {
+    fn unread(&self) -> Vec<Failure> {
+        let failure = Failure {
+            path: self.mountpoint.join("closed").into(),
+            cause: "Permission denied".into(),
+            next_step: "check its permissions".into(),
+        };
+        if self.unreadable { vec![failure] } else { vec![] }
+    }
+
+    /// One more than is named.
+    fn unread_total(&self) -> u64 {
+        2 * self.unread().len() as u64
+    }
+
     fn report(&self, path: &Path) -> FileReport {
         FileReport {
             path: path.into(),
@@ -78,6 +94,8 @@ impl Engine for Fake {
                 passthrough: false,
                 files: Files::default(),
                 bytes: Bytes::default(),
+                failed: self.unread(),
+                failed_total: self.unread_total(),
                 notes: vec!["no passthrough: mount as root".into()],
             }],
             counters: Counters { recall_bytes_total: 5, ..Counters::default() },
@@ -141,12 +159,15 @@ impl Engine for Fake {
                 break;
             }
         }
-        Ok(FindSummary { examined: 9, matched: 2, ..FindSummary::default() })
+        let (failed, failed_total) = (self.unread(), self.unread_total());
+        Ok(FindSummary { examined: 9, matched: 2, failed, failed_total })
     }
 
     async fn du(&self, request: DuRequest, _: CancellationToken) -> Result<DuReport, Problem> {
         let bytes = Bytes { logical: 1 << 20, local: 4_096, remote: 1 << 20 };
-        Ok(DuReport { path: request.path, bytes, files: Files { released: 1, ..Files::default() } })
+        let files = Files { released: 1, ..Files::default() };
+        let (failed, failed_total) = (self.unread(), self.unread_total());
+        Ok(DuReport { path: request.path, bytes, files, failed, failed_total })
     }
 
     async fn cancel(&self, _: CancelRequest) -> Result<CancelReport, Problem> {
@@ -155,7 +176,8 @@ impl Engine for Fake {
 
     async fn pin(&self, request: PinRequest, _: CancellationToken) -> Result<PinReport, Problem> {
         let changed = u64::try_from(request.paths.len()).unwrap();
-        Ok(PinReport { changed, ..PinReport::default() })
+        let (failed, failed_total) = (self.unread(), self.unread_total());
+        Ok(PinReport { changed, already: 0, failed, failed_total })
     }
 
     async fn fsck(
@@ -174,7 +196,9 @@ impl Engine for Fake {
         };
         findings.send(finding).await.unwrap();
         let (repaired, open) = if repaired { (1, 0) } else { (0, 1) };
-        Ok(FsckReport { examined: 3, found: 1, repaired, open, cancelled: false })
+        let (failed, failed_total) = (self.unread(), self.unread_total());
+        let (examined, found, cancelled) = (3, 1, false);
+        Ok(FsckReport { examined, found, repaired, open, failed, failed_total, cancelled })
     }
 
     async fn detach(&self) -> Result<(), Problem> {
@@ -194,6 +218,10 @@ struct Daemon {
 
 impl Daemon {
     fn start() -> Self {
+        Self::of_a_directory(false)
+    }
+
+    fn of_a_directory(unreadable: bool) -> Self {
         let home = tempfile::tempdir().unwrap();
         let mountpoint = home.path().canonicalize().unwrap().join("mnt");
         std::fs::create_dir(&mountpoint).unwrap();
@@ -203,6 +231,7 @@ impl Daemon {
             moving: CancellationToken::new(),
             stopped: CancellationToken::new(),
             detached: CancellationToken::new(),
+            unreadable,
         });
         let stop = CancellationToken::new();
         let socket =
@@ -324,6 +353,28 @@ fn exit_codes_say_whose_move_it_is() {
         let (ended, out, err) = daemon.run(arguments);
         assert_eq!(ended, code, "{arguments:?}: {out}{err}");
         assert!(err.contains(words), "{arguments:?}: {err}");
+    }
+}
+
+#[test]
+fn what_could_not_be_read_is_named_and_is_no_success() {
+    let daemon = Daemon::of_a_directory(true);
+    for arguments in [
+        &["status"][..],
+        &["find", "."],
+        &["du", "."],
+        &["unpin", "-r", "."],
+        &["fsck", "--repair", "."],
+    ] {
+        let (code, out, err) = daemon.run(arguments);
+        assert_eq!(code, 1, "{arguments:?}: {out}{err}");
+        assert!(err.contains("closed: Permission denied; check its permissions"), "{err}");
+        assert!(err.contains("1 more failed"), "{arguments:?}: {err}");
+        let json = [arguments, &["--json"]].concat();
+        let (code, out, _) = daemon.run(&json);
+        assert_eq!(code, 1, "{json:?}: {out}");
+        assert!(out.contains(r#""cause":"Permission denied""#), "{json:?}: {out}");
+        assert!(out.contains(r#""failed_total":2"#), "{json:?}: {out}");
     }
 }
 

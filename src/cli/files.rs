@@ -52,20 +52,25 @@ pub fn state(args: StateArgs, output: &mut Output) -> Result<Outcome, Problem> {
         }
         Ok(())
     })?;
-    report_failed(output, &failed)
+    let total = u64::try_from(failed.len()).unwrap_or(u64::MAX);
+    report_failed(output, &failed, total)
 }
 
-/// Names failures: on standard error for people, as lines of their own in JSON.
-fn report_failed(output: &mut Output, failed: &[Failure]) -> Result<Outcome, Problem> {
+/// Names failures: on standard error for people, in JSON as lines of their own and, where more
+/// failed, a line that says how many in all.
+fn report_failed(output: &mut Output, failed: &[Failure], total: u64) -> Result<Outcome, Problem> {
     if output.is_json() {
-        for failure in failed {
-            output
-                .answer(&serde_json::json!({ "failed": failure }), |_| String::new())
-                .map_err(unwritten)?;
+        let mut lines: Vec<_> =
+            failed.iter().map(|failure| serde_json::json!({ "failed": failure })).collect();
+        if total > u64::try_from(failed.len()).unwrap_or(u64::MAX) {
+            lines.push(serde_json::json!({ "failed_total": total }));
+        }
+        for line in lines {
+            output.answer(&line, |_| String::new()).map_err(unwritten)?;
         }
     }
-    output.failures(failed, 0);
-    Ok(Outcome::failed_if(!failed.is_empty()))
+    output.failures(failed, total);
+    Ok(Outcome::failed_if(total > 0))
 }
 
 /// As `lfs hsm_state` prints it.
@@ -167,8 +172,7 @@ pub fn find(args: FindArgs, output: &mut Output) -> Result<Outcome, Problem> {
         };
         client.stream::<_, FindSummary>("/v1/find", &request, each).await
     })?;
-    output.failures(&summary.failed, summary.failed_total);
-    Ok(Outcome::failed_if(summary.failed_total > 0))
+    report_failed(output, &summary.failed, summary.failed_total)
 }
 
 const DU_EXAMPLES: &str = "\
@@ -198,11 +202,12 @@ pub fn du(args: DuArgs, output: &mut Output) -> Result<Outcome, Problem> {
         }
         Ok(reports)
     })?;
+    let outcome = Outcome::failed_if(reports.iter().any(|report| report.failed_total > 0));
     if output.is_json() {
         for report in &reports {
             output.answer(report, |_| String::new()).map_err(unwritten)?;
         }
-        return Ok(Outcome::Done);
+        return Ok(outcome);
     }
     let head = ["path", "logical", "local", "remote", "resident", "archived", "released", "lost"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
@@ -219,7 +224,10 @@ pub fn du(args: DuArgs, output: &mut Output) -> Result<Outcome, Problem> {
         ]
     }));
     output.line(&columns(&rows)).map_err(unwritten)?;
-    Ok(Outcome::Done)
+    for report in &reports {
+        output.failures(&report.failed, report.failed_total);
+    }
+    Ok(outcome)
 }
 
 #[cfg(test)]

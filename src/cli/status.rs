@@ -31,7 +31,10 @@ pub fn run(
 ) -> Result<Outcome, crate::control::wire::Problem> {
     let status = converse(collect(args))?;
     output.answer(&status, people).map_err(unwritten)?;
-    Ok(Outcome::Done)
+    for tenant in &status.tenants {
+        output.failures(&tenant.failed, tenant.failed_total);
+    }
+    Ok(Outcome::failed_if(status.tenants.iter().any(|tenant| tenant.failed_total > 0)))
 }
 
 async fn collect(args: StatusArgs) -> Result<Status, crate::control::wire::Problem> {

@@ -226,6 +226,11 @@ impl Life {
         self.migrator.candidate(found.path, found.fd, &found.stat).unwrap()
     }
 
+    /// Files and directories that the daemon keeps in mind.
+    pub fn inodes_in_use(&self) -> usize {
+        self.inodes.len()
+    }
+
     fn candidates(&self, files: &[&str]) -> Vec<Candidate> {
         files.iter().map(|file| self.candidate(file)).collect()
     }

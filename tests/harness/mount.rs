@@ -284,11 +284,19 @@ impl Mount {
 
     /// Waits until the daemon has ended well by itself.
     pub fn wait_ended(&mut self) {
-        self.beat();
-        let Some(mut child) = self.child.take() else { return };
-        let status = wait_for(END_LIMIT, || child.try_wait().unwrap());
-        let status = status.expect("the daemon ends");
+        if self.child.is_none() {
+            return;
+        }
+        let status = self.end_status();
         assert!(status.success(), "the daemon ended with {status}\n{}", self.log_tail());
+    }
+
+    /// Waits until the daemon has ended, well or not.
+    pub fn end_status(&mut self) -> ExitStatus {
+        self.beat();
+        let mut child = self.child.take().expect("the daemon has not ended yet");
+        let status = wait_for(END_LIMIT, || child.try_wait().unwrap());
+        status.expect("the daemon ends")
     }
 
     /// Asks the daemon to end by a signal; it detaches and ends well.

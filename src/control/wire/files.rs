@@ -195,7 +195,7 @@ pub struct FindSummary {
     pub examined: u64,
     /// Files that matched.
     pub matched: u64,
-    /// Files or directories that could not be looked at.
+    /// Files or directories that could not be looked at, at most [`super::FAILURES_NAMED`].
     pub failed: Vec<super::Failure>,
     /// How many of those there were in all.
     pub failed_total: u64,
@@ -217,6 +217,12 @@ pub struct DuReport {
     pub bytes: Bytes,
     /// Regular files by state.
     pub files: Files,
+    /// Files or directories that could not be looked at, at most [`super::FAILURES_NAMED`].
+    #[serde(default)]
+    pub failed: Vec<super::Failure>,
+    /// How many of those there were in all; they are not in the sums.
+    #[serde(default)]
+    pub failed_total: u64,
 }
 
 #[cfg(test)]

@@ -51,6 +51,12 @@ pub struct TenantStatus {
     pub files: Files,
     /// Bytes of its files.
     pub bytes: Bytes,
+    /// Files or directories that could not be counted, at most [`super::FAILURES_NAMED`].
+    #[serde(default)]
+    pub failed: Vec<super::Failure>,
+    /// How many of those there were in all.
+    #[serde(default)]
+    pub failed_total: u64,
     /// What is missing here and what would enable it, a sentence each.
     pub notes: Vec<String>,
 }
