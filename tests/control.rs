@@ -336,6 +336,28 @@ fn names_that_are_not_utf8_come_out_as_they_are() {
 }
 
 #[test]
+fn a_daemon_that_takes_no_connections_holds_no_command() {
+    let daemon = Daemon::start();
+    // A process that hangs: its queue holds one connection, and nobody takes it.
+    let socket = daemon.home.path().join("run/1.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    use nix::sys::socket::{Backlog, listen};
+    listen(&listener, Backlog::new(0).unwrap()).unwrap();
+    let first = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+    let (said, answer) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        scope.spawn(|| said.send(daemon.run(&["status"])).unwrap());
+        let answer = answer.recv_timeout(PATIENCE);
+        // Lets a command go that does wait.
+        drop((listener, first));
+        std::fs::remove_file(&socket).unwrap();
+        let (code, out, err) = answer.expect("the command waits for a daemon that hangs");
+        assert!(code == 0 && out.contains("t1"), "the others answer: {out}{err}");
+        assert!(err.contains("1.sock") && err.contains("takes no more connections"), "{err}");
+    });
+}
+
+#[test]
 fn a_client_that_is_interrupted_cancels_its_move() {
     let daemon = Daemon::start();
     let mut client =
