@@ -16,6 +16,7 @@ use std::sync::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::control::wire::{Problem, ProblemKind};
+use crate::printable::event_line;
 
 /// A log that has grown to this is renamed to `NAME.log.1` and begun anew.
 pub const LOG_BYTES: u64 = 8 << 20;
@@ -177,7 +178,7 @@ pub struct LogLine<'a>(&'a BoundedLog);
 
 impl Write for LogLine<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write(bytes).map(|()| bytes.len())
+        self.0.write(event_line(bytes).as_bytes()).map(|()| bytes.len())
     }
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
