@@ -6,6 +6,7 @@
 
 // 1: vocabulary, values and rules without I/O
 pub mod file_id;
+pub mod printable;
 pub mod tier;
 pub(crate) mod wire;
 

@@ -21,6 +21,9 @@ use tokio_util::sync::CancellationToken;
 /// How long any condition of these tests may take to come true.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// What nobody's terminal should see: it clears the screen and begins a line of its own.
+const ODD_WORDS: &str = "\x1b[2J\nall is well";
+
 /// Serves a plain directory as if it were a mount.
 struct Fake {
     mountpoint: PathBuf,
@@ -65,7 +68,7 @@ impl Fake {
             }),
             pinned: false,
             open_count: 0,
-            notes: vec![],
+            notes: vec![ODD_WORDS.into()],
         }
     }
 }
@@ -106,7 +109,11 @@ impl Engine for Fake {
         if path.exists() {
             Ok(self.report(path))
         } else {
-            Err(Problem::new(ProblemKind::Failed, "no such file", "check the name"))
+            Err(Problem::new(
+                ProblemKind::Failed,
+                "no such file",
+                format!("check the name{}", if path.ends_with("gone") { "" } else { ODD_WORDS }),
+            ))
         }
     }
 
@@ -153,8 +160,8 @@ impl Engine for Fake {
         found: mpsc::Sender<FileReport>,
         _cancel: CancellationToken,
     ) -> Result<FindSummary, Problem> {
-        let name = OsStr::from_bytes(b"odd\xff name");
-        for path in [request.root.as_path().join(name), request.root.as_path().join("plain")] {
+        let names = [&b"odd\xff name"[..], b"plain", b"\x1b[2J\nx"].map(OsStr::from_bytes);
+        for path in names.map(|name| request.root.as_path().join(name)) {
             if found.send(self.report(&path)).await.is_err() {
                 break;
             }
@@ -384,6 +391,63 @@ fn names_that_are_not_utf8_come_out_as_they_are() {
     let output = daemon.command(&["find", "-0", "."]).output().unwrap();
     let first = output.stdout.split(|byte| *byte == 0).next().unwrap();
     assert_eq!(first, [daemon.mountpoint.as_os_str().as_bytes(), b"/odd\xff name"].concat());
+}
+
+#[test]
+fn what_people_read_holds_nothing_that_a_terminal_obeys() {
+    let daemon = Daemon::start();
+    let odd = "\x1b]0;t\x07\nroot# ok";
+    std::fs::write(daemon.mountpoint.join(odd), "bytes").unwrap();
+    let gone = format!("{odd} gone");
+    for arguments in [
+        &["find", "."][..],
+        &["state", odd],
+        &["state", "-l", odd],
+        &["state", &gone],
+        &["du", odd],
+        &["recall", odd],
+        &["fsck", odd],
+        &["status", odd],
+        &["du", "no\x1b[2J\nroot# ok/dir"],
+        &["doctor", odd],
+        &["mount", odd, "gone", "-o", "foreground"],
+        &[odd],
+        &["pin", "--x\x1b[2J"],
+    ] {
+        let mut command = daemon.command(arguments);
+        let Output { stdout, stderr, .. } = command.env("RUST_LOG", "debug").output().unwrap();
+        let text = String::from_utf8([stdout, stderr].concat()).expect("UTF-8");
+        assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{arguments:?}: {text:?}");
+        assert!(text.lines().all(|line| !line.starts_with("root#")), "{arguments:?}: {text}");
+        assert!(
+            !text.contains("\nall is well") && !text.contains("\nx\n"),
+            "{arguments:?}: {text}"
+        );
+    }
+    let (_, out, _) = daemon.run(&["find", "."]);
+    assert!(out.contains("/odd\\xff name\n") && out.contains("/\\x1b[2J\\nx\n"), "{out}");
+}
+
+#[test]
+fn a_daemon_that_takes_no_connections_holds_no_command() {
+    let daemon = Daemon::start();
+    // A process that hangs: its queue holds one connection, and nobody takes it.
+    let socket = daemon.home.path().join("run/1.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    use nix::sys::socket::{Backlog, listen};
+    listen(&listener, Backlog::new(0).unwrap()).unwrap();
+    let first = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+    let (said, answer) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        scope.spawn(|| said.send(daemon.run(&["status"])).unwrap());
+        let answer = answer.recv_timeout(PATIENCE);
+        // Lets a command go that does wait.
+        drop((listener, first));
+        std::fs::remove_file(&socket).unwrap();
+        let (code, out, err) = answer.expect("the command waits for a daemon that hangs");
+        assert!(code == 0 && out.contains("t1"), "the others answer: {out}{err}");
+        assert!(err.contains("1.sock") && err.contains("takes no more connections"), "{err}");
+    });
 }
 
 #[test]

@@ -11,6 +11,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use crate::printable::event_line;
+
 /// A log that has grown to this is renamed to `NAME.log.1` and begun anew.
 pub const LOG_BYTES: u64 = 8 << 20;
 
@@ -117,7 +119,7 @@ pub struct LogLine<'a>(&'a BoundedLog);
 
 impl Write for LogLine<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write(bytes);
+        self.0.write(event_line(bytes).as_bytes());
         Ok(bytes.len())
     }
     fn flush(&mut self) -> io::Result<()> {

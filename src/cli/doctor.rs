@@ -10,6 +10,7 @@ use crate::config::StoreUrl;
 use crate::control::wire::{Problem, ProblemKind};
 use crate::daemon;
 use crate::doctor::{self, Check, Grade};
+use crate::printable::printable;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -62,9 +63,9 @@ fn people(check: &Check) -> String {
         Grade::Warn => "warn",
         Grade::Fail => "FAIL",
     };
-    let mut text = format!("{grade:<4}  {:<17} {}", check.name, check.what);
+    let mut text = format!("{grade:<4}  {:<17} {}", check.name, printable(&check.what));
     if !check.next_step.is_empty() {
-        text += &format!("\n      {:<17} -> {}", "", check.next_step);
+        text += &format!("\n      {:<17} -> {}", "", printable(&check.next_step));
     }
     text
 }

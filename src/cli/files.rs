@@ -11,6 +11,7 @@ use crate::control::wire::{
     DuReport, DuRequest, Failure, FileReport, FileState, FindRequest, FindSummary, Problem,
     StateRequest,
 };
+use crate::printable::printable;
 
 const STATE_EXAMPLES: &str = "\
 Examples:
@@ -105,7 +106,7 @@ fn long(report: &FileReport) -> String {
         };
         lines.push(format!("  remote  segment {} entry {}{place}", remote.segment, remote.entry));
     }
-    lines.extend(report.notes.iter().map(|note| format!("  note    {note}")));
+    lines.extend(report.notes.iter().map(|note| format!("  note    {}", printable(note))));
     lines.join("\n")
 }
 
@@ -139,7 +140,7 @@ pub struct FindArgs {
     #[arg(long, value_name = "PATTERN")]
     name: Option<String>,
 
-    /// End each path with a NUL instead of a newline, for xargs -0
+    /// End each path with a NUL instead of a newline, its bytes as they are, for xargs -0
     #[arg(short = '0', long, conflicts_with = "json")]
     print0: bool,
 }

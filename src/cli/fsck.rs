@@ -7,6 +7,7 @@ use clap::Args;
 use super::output::{Output, count, files, unwritten};
 use super::{Outcome, converse, paths};
 use crate::control::wire::{Finding, FsckMode, FsckReport, FsckRequest, Problem, Verdict};
+use crate::printable::printable;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -79,5 +80,5 @@ fn people(finding: &Finding) -> String {
         text += "; ";
         text += &finding.next_step;
     }
-    text
+    printable(text)
 }

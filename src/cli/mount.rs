@@ -136,7 +136,7 @@ pub fn is_mount_helper(program: &Path, first: Option<&OsString>) -> bool {
 
 /// Reads a helper's arguments; ends the program where they are wrong.
 pub fn helper_args(arguments: Vec<OsString>) -> MountArgs {
-    let helper = HelperArgs::parse_from(arguments);
+    let helper: HelperArgs = super::parse(arguments);
     MountArgs {
         data_dir: helper.data_dir,
         mountpoint: helper.mountpoint,

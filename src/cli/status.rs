@@ -8,6 +8,7 @@ use super::output::{Output, count, size, unwritten};
 use super::{Outcome, converse, paths};
 use crate::control::client::serving;
 use crate::control::wire::{Status, TenantStatus};
+use crate::printable::printable;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -72,7 +73,7 @@ fn tenant(tenant: &TenantStatus) -> String {
         tenant.name.clone(),
         format!("  mountpoint   {}{mounted}", tenant.mountpoint),
         format!("  data         {}", tenant.data_dir),
-        format!("  store        {}", tenant.store),
+        format!("  store        {}", printable(&tenant.store)),
         format!("  probe        {}", tenant.probe),
         format!("  policy       {}", tenant.policy),
         format!("  passthrough  {}", if tenant.passthrough { "yes" } else { "no" }),
@@ -90,6 +91,6 @@ fn tenant(tenant: &TenantStatus) -> String {
             size(tenant.bytes.remote),
         ),
     ];
-    lines.extend(tenant.notes.iter().map(|note| format!("  note         {note}")));
+    lines.extend(tenant.notes.iter().map(|note| format!("  note         {}", printable(note))));
     lines.join("\n")
 }

@@ -75,8 +75,7 @@ impl ConfigFile {
     }
 
     fn parse(text: &str) -> Result<Self, String> {
-        let file: ConfigFile =
-            toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
+        let file: ConfigFile = toml::from_str(text).map_err(|error| one_line(&error))?;
         let tuning = file.tuning();
         if tuning.recall_deadline.is_zero() {
             return Err("recall.deadline is 0: every cold read would fail".into());
@@ -106,6 +105,13 @@ impl ConfigFile {
             chunk_cache_bytes: self.cache.chunks.unwrap_or(default.chunk_cache_bytes),
         }
     }
+}
+
+/// A mistake, with its place and without the drawing: a problem is a line.
+fn one_line(error: &toml::de::Error) -> String {
+    let drawn = error.to_string();
+    let place = drawn.lines().next().unwrap_or_default();
+    format!("{place}: {}", error.message().trim_end().replace('\n', ", "))
 }
 
 fn parsed<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>

@@ -143,7 +143,8 @@ pub fn sync_dir(dir: &Path) -> io::Result<()> {
 /// Makes a new root durable, with the directories above it that may be as new. Where one may not
 /// be read it was not made for us, and another filesystem's were there before.
 pub fn sync_above(root: &Path) -> io::Result<()> {
-    let device = fs::metadata(root)?.dev();
+    let root = root.canonicalize()?;
+    let device = fs::metadata(&root)?.dev();
     for dir in root.ancestors().skip(1) {
         if fs::metadata(dir)?.dev() != device {
             break;
@@ -282,6 +283,20 @@ mod tests {
         let other = root.join("a/b/d");
         draft(dir.path(), "4", b"x").publish_new(&root, &other, &doubts).unwrap();
         assert!(!doubts.has(&other));
+    }
+
+    #[test]
+    fn a_new_root_is_durable_up_to_its_filesystem_s_top() {
+        let dir = tempfile::tempdir().unwrap();
+        let above = dir.path().canonicalize().unwrap();
+        let root = above.join("a/b");
+        fs::create_dir_all(&root).unwrap();
+        sync_above(&root).unwrap();
+        // As it is typed: relative to where the tests run.
+        sync_above(Path::new("src")).unwrap();
+        broken::break_dir(&above);
+        assert_eq!(sync_above(&root).unwrap_err().raw_os_error(), Some(nix::libc::EIO));
+        broken::mend_dir(&above);
     }
 
     #[test]

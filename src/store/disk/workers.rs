@@ -250,7 +250,9 @@ mod tests {
         let workers = Workers::default();
         runtime().block_on(async {
             for _ in 0..=MAX_THREADS {
-                assert!(workers.run(|| std::panic::resume_unwind(Box::new(()))).await.is_err());
+                assert!(
+                    workers.run::<()>(|| std::panic::resume_unwind(Box::new(()))).await.is_err()
+                );
             }
             assert_eq!(workers.run(|| 7).await.unwrap(), 7);
         });
