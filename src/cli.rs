@@ -14,6 +14,7 @@ mod paths;
 mod pin;
 mod s3;
 mod status;
+mod top;
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -76,6 +77,8 @@ enum Verb {
     Pin(pin::PinArgs),
     /// Let files be released again
     Unpin(pin::PinArgs),
+    Top(top::TopArgs),
+    Brake(top::BrakeArgs),
     Fsck(fsck::FsckArgs),
     Doctor(doctor::DoctorArgs),
     S3(s3::S3Args),
@@ -112,6 +115,8 @@ impl Verb {
             Verb::Cancel(args) => moves::cancel(args, output),
             Verb::Pin(args) => pin::run(true, args, output),
             Verb::Unpin(args) => pin::run(false, args, output),
+            Verb::Top(args) => top::top(args, output),
+            Verb::Brake(args) => top::brake(args, output),
             Verb::Fsck(args) => fsck::run(args, output),
             Verb::Doctor(args) => doctor::run(args, output),
             Verb::S3(args) => s3::run(args, output),

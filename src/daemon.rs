@@ -30,6 +30,7 @@ mod failures;
 mod files;
 mod moves;
 mod stores;
+mod storm;
 mod walks;
 
 use ending::{Detacher, on_signals};

@@ -34,6 +34,8 @@ mod posix;
 mod promises;
 #[path = "mount/races.rs"]
 mod races;
+#[path = "mount/storms.rs"]
+mod storms;
 #[path = "mount/strangers.rs"]
 mod strangers;
 #[path = "mount/waiting.rs"]

@@ -168,6 +168,8 @@ const CANCEL_EXAMPLES: &str = "\
 Examples:
   coldfs cancel /srv/t1             stop every move on this mount
   coldfs cancel /srv/t1/2019        stop those below a directory
+  coldfs cancel /srv/t1 --process 4711
+      end what a process, or a session, waits for: its reads of cold files fail with ECANCELED
 
 Files keep what was done to them; a recall that is cancelled leaves its file released.";
 
@@ -178,13 +180,17 @@ pub struct CancelArgs {
     /// Moves of files at or below these
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
+
+    /// What these processes or sessions wait for on these mounts, and no moves
+    #[arg(long = "process", value_name = "PID")]
+    processes: Vec<u32>,
 }
 
 pub fn cancel(args: CancelArgs, output: &mut Output) -> Result<Outcome, Problem> {
     let report = converse(async {
         let mut all = CancelReport::default();
         for share in paths::shares(&args.paths).await? {
-            let request = CancelRequest { paths: share.paths };
+            let request = CancelRequest { paths: share.paths, processes: args.processes.clone() };
             let report: CancelReport = share.client.post("/v1/cancel", &request).await?;
             all.moves += report.moves;
             all.recalls += report.recalls;

@@ -16,15 +16,16 @@ use super::count::{self, Count, Sums};
 use super::failures::{Failures, is_gone};
 use super::files::{relative, report};
 use super::walks::{Unwalked, WALKS_AT_ONCE, Walks};
-use super::{check, moves};
+use super::{check, moves, storm};
 use crate::config::MountOptions;
 use crate::config::checks::{FS_TYPE, MountTable};
 use crate::control::engine::Engine;
 use crate::control::filter::Filter;
 use crate::control::wire::{
-    CancelReport, CancelRequest, Counters, DuReport, DuRequest, FileReport, FindRequest,
-    FindSummary, Finding, FsckReport, FsckRequest, Mount, MoveRequest, MoveSummary, PinReport,
-    PinRequest, Problem, ProblemKind, Progress, Status, TenantStatus, WirePath,
+    BrakeReport, BrakeRequest, CancelReport, CancelRequest, Counters, DuReport, DuRequest,
+    FileReport, FindRequest, FindSummary, Finding, FsckReport, FsckRequest, Mount, MoveRequest,
+    MoveSummary, PinReport, PinRequest, Problem, ProblemKind, Progress, Status, TenantStatus,
+    TopReport, WirePath,
 };
 use crate::guard::Guard;
 use crate::inode::{Inodes, Serving};
@@ -224,6 +225,14 @@ impl std::ops::Deref for Commands {
 
 #[async_trait]
 impl Engine for Commands {
+    fn top(&self) -> TopReport {
+        storm::top(self)
+    }
+
+    fn brake(&self, request: BrakeRequest) -> BrakeReport {
+        storm::brake(self, request)
+    }
+
     fn mounts(&self) -> Vec<Mount> {
         vec![Mount {
             tenant: self.tenant.name.clone(),
@@ -234,6 +243,7 @@ impl Engine for Commands {
 
     async fn status(&self) -> Result<Status, Problem> {
         let mut notes = self.options.notes.clone();
+        notes.extend(storm::note(self));
         notes.extend(self.missing());
         let root = self.locate(&self.options.mountpoint)?;
         let served = Arc::clone(&self.0);
@@ -344,6 +354,12 @@ impl Engine for Commands {
 
     async fn cancel(&self, request: CancelRequest) -> Result<CancelReport, Problem> {
         let mut cancelled = CancelReport::default();
+        if !request.processes.is_empty() {
+            for process in &request.processes {
+                cancelled.recalls += self.guard.cancel_process(*process);
+            }
+            return Ok(cancelled);
+        }
         for (paths, token) in self.running().values() {
             let below = |path: &WirePath| {
                 request.paths.is_empty()

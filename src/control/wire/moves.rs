@@ -131,6 +131,9 @@ pub struct MoveSummary {
 pub struct CancelRequest {
     /// Stops moves of files at or below these absolute paths.
     pub paths: Vec<WirePath>,
+    /// Ends waits for cold files of these processes, or of sessions by their numbers; moves go on.
+    #[serde(default)]
+    pub processes: Vec<u32>,
 }
 
 /// What a cancel did.
