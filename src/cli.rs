@@ -5,6 +5,7 @@
 
 mod completions;
 mod doctor;
+mod drain;
 mod files;
 mod fsck;
 mod mount;
@@ -72,6 +73,7 @@ enum Verb {
     Recall(moves::MoveArgs),
     /// Archive files, then release them
     Migrate(moves::MoveArgs),
+    Drain(drain::DrainArgs),
     Cancel(moves::CancelArgs),
     /// Keep files' bytes here, whatever the policy says
     Pin(pin::PinArgs),
@@ -112,6 +114,7 @@ impl Verb {
             Verb::Release(args) => moves::run(Move::Release, args, output),
             Verb::Recall(args) => moves::run(Move::Recall, args, output),
             Verb::Migrate(args) => moves::run(Move::Migrate, args, output),
+            Verb::Drain(args) => drain::run(&args, output),
             Verb::Cancel(args) => moves::cancel(args, output),
             Verb::Pin(args) => pin::run(true, args, output),
             Verb::Unpin(args) => pin::run(false, args, output),

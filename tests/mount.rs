@@ -24,6 +24,8 @@ mod environments;
 #[path = "mount/full.rs"]
 mod full;
 mod harness;
+#[path = "mount/homecoming.rs"]
+mod homecoming;
 #[path = "mount/moving.rs"]
 mod moving;
 #[path = "mount/names.rs"]
