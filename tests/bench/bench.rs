@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 mod bare;
+mod cold;
+mod engine;
 mod files;
 mod hot;
 mod pair;
@@ -29,6 +31,12 @@ enum Bench {
     /// cargo_build. Peers: native (the plain directory), bare (a minimal fuser passthrough),
     /// bindfs.
     Hot(Options),
+    /// Files whose bytes are in a store on loopback: latency, throughput, many small ones.
+    ///
+    /// Metrics: first_byte_4k, seq_read_1g, small_files_10k, bulk_recall_16k,
+    /// reader_p99_in_storm. Peers: sdk (the bare AWS SDK), s3fs, rclone (its mount), s5cmd, alone
+    /// (the same reader without a storm).
+    Cold(Options),
 }
 
 /// What every bench takes.
@@ -69,5 +77,6 @@ fn main() {
     let arguments = std::env::args().filter(|argument| argument != "--bench");
     match Cli::parse_from(arguments).bench {
         Bench::Hot(options) => hot::run(&options),
+        Bench::Cold(options) => cold::run(&options),
     }
 }

@@ -95,7 +95,7 @@ impl Drop for Subject {
     }
 }
 
-fn is_mountpoint(dir: &Path) -> bool {
+pub fn is_mountpoint(dir: &Path) -> bool {
     fs::read_to_string("/proc/self/mountinfo").is_ok_and(|mounts| {
         mounts.lines().any(|line| line.split(' ').nth(4).is_some_and(|at| Path::new(at) == dir))
     })
