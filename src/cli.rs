@@ -193,9 +193,12 @@ fn log_to_stderr(default: &str) {
         .init();
 }
 
+/// fuser warns of each request that a filesystem answers ENOSYS to, as ioctls of `lsattr` or borg
+/// are: a line a file.
 fn log_filter(default: &str) -> tracing_subscriber::EnvFilter {
-    tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_unset| tracing_subscriber::EnvFilter::new(default))
+    tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_unset| {
+        tracing_subscriber::EnvFilter::new(format!("{default},fuser=error"))
+    })
 }
 
 #[cfg(test)]

@@ -40,6 +40,8 @@ mod races;
 mod storms;
 #[path = "mount/strangers.rs"]
 mod strangers;
+#[path = "mount/tools.rs"]
+mod tools;
 #[path = "mount/waiting.rs"]
 mod waiting;
 #[path = "mount/whole_tree.rs"]
