@@ -33,7 +33,8 @@ pub mod inode;
 // 7: whose they are
 pub mod tenant;
 
-// 8: recall, which everything else may ask for
+// 8: recall, and what is known of all files: which everything else may ask for
+pub mod catalog;
 pub mod recall;
 pub mod walk;
 

@@ -31,13 +31,15 @@ impl Places {
         self.count == 0 && !self.missed
     }
 
-    fn file(&mut self, ino: Ino) {
+    /// Adds a file.
+    pub fn add_file(&mut self, ino: Ino) {
         if !self.missed && self.files.insert(ino) {
             self.grown();
         }
     }
 
-    fn name(&mut self, dir: Ino, name: &[u8]) {
+    /// Adds a name.
+    pub fn add_name(&mut self, dir: Ino, name: &[u8]) {
         if self.missed {
             return;
         }
@@ -74,19 +76,19 @@ impl Noticed {
 
     /// A file's attributes, bytes or record changed.
     pub fn file(&self, ino: Ino) {
-        self.note(|places| places.file(ino));
+        self.note(|places| places.add_file(ino));
     }
 
     /// A name came, went or changed hands.
     pub fn name(&self, dir: Ino, name: &[u8]) {
-        self.note(|places| places.name(dir, name));
+        self.note(|places| places.add_name(dir, name));
     }
 
     /// Two names changed in one step: never to be seen apart, or what moved seems gone.
     pub fn names(&self, one: (Ino, &[u8]), other: (Ino, &[u8])) {
         self.note(|places| {
-            places.name(one.0, one.1);
-            places.name(other.0, other.1);
+            places.add_name(one.0, one.1);
+            places.add_name(other.0, other.1);
         });
     }
 

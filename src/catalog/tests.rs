@@ -1,0 +1,1 @@
+//! The catalog beside what a fresh walk says.
