@@ -33,26 +33,28 @@ pub mod inode;
 // 7: whose they are
 pub mod tenant;
 
-// 8: recall, and what is known of all files: which everything else may ask for
-pub mod catalog;
-pub mod recall;
+// 8: going over all of them
 pub mod walk;
 
-// 9: putting files in order
+// 9: what everything else may ask for: recall, and what is known of every file
+pub mod catalog;
+pub mod recall;
+
+// 10: putting files in order
 pub mod recover;
 
-// 10: movement that somebody asks for
+// 11: movement that somebody asks for
 pub mod fsck;
 pub mod migrate;
 pub mod prestage;
 
-// 11: POSIX verbs over tiered files, no FUSE types
+// 12: POSIX verbs over tiered files, no FUSE types
 pub mod ops;
 
-// 12: decode, call ops, reply
+// 13: decode, call ops, reply
 pub mod fuse;
 
-// 13: assembly and doors
+// 14: assembly and doors
 pub mod background;
 pub mod cli;
 pub mod config;

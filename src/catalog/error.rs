@@ -43,8 +43,13 @@ impl From<redb::Error> for CatalogError {
             redb::Error::DatabaseAlreadyOpen | redb::Error::LockProtocolMismatch => {
                 CatalogError::Locked
             }
-            // How it says that a file is none of its own.
-            redb::Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
+            // How it says that a file is none of its own, or cut short.
+            redb::Error::Io(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+                ) =>
+            {
                 CatalogError::Damaged(error.to_string())
             }
             redb::Error::Io(error) => CatalogError::Io(error),

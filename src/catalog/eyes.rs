@@ -67,6 +67,13 @@ enum Found {
     Gone,
 }
 
+/// What came of looking at a file.
+enum Sight {
+    Done,
+    /// It is not where it was: look at its names.
+    Gone,
+}
+
 /// What looking needs.
 #[derive(Debug)]
 pub(super) struct Eyes {
@@ -93,6 +100,8 @@ impl Eyes {
         let mut asked: HashSet<(Ino, Box<[u8]>)> = HashSet::new();
         // Directories that came in this very batch have no row yet.
         let mut new: HashMap<Ino, FileHandle> = HashMap::new();
+        // Not where they were, and known by other names too.
+        let mut lost = BTreeSet::new();
         loop {
             let mut again = BTreeMap::new();
             let mut more: Vec<(Ino, Box<[u8]>)> = Vec::new();
@@ -130,39 +139,54 @@ impl Eyes {
                 }
             }
             for ino in std::mem::take(&mut files) {
-                if let Some(row) = reader.row(ino)? {
-                    more.extend(self.file(reader, row, &mut looks));
+                let Some(row) = reader.row(ino)? else { continue };
+                let others = !self.by_handle && (row.names > 1 || row.named.is_none());
+                match self.file(reader, &row, &mut looks) {
+                    Sight::Done => {}
+                    Sight::Gone => {
+                        more.extend(row.named);
+                        lost.extend(others.then_some(ino));
+                    }
                 }
             }
-            let progress = !more.is_empty() || again.len() < before;
+            let mut progress = again.len() < before;
             waiting = again;
-            for (dir, name) in more {
-                if asked.insert((dir, name.clone())) {
-                    waiting.entry(dir).or_default().insert(name);
+            let mut ask = |more: Vec<(Ino, Box<[u8]>)>| {
+                let mut any = false;
+                for (dir, name) in more {
+                    if asked.insert((dir, name.clone())) {
+                        waiting.entry(dir).or_default().insert(name);
+                        any = true;
+                    }
                 }
+                any
+            };
+            progress |= ask(more);
+            if !progress && !lost.is_empty() {
+                progress = ask(reader.names_of(&std::mem::take(&mut lost))?);
             }
             // What waits is in no directory that is known: listing its directory will find it.
-            if waiting.is_empty() || !progress {
+            if !progress {
                 return Ok(looks);
             }
         }
     }
 
-    /// Looks at a file that has a row; where it is gone, says which name to look at instead.
-    fn file(&self, reader: &Reader, row: Row, looks: &mut Looks) -> Option<(Ino, Box<[u8]>)> {
-        let seen = self.find(reader, &row).and_then(|found| match found {
+    /// Looks at a file that has a row.
+    fn file(&self, reader: &Reader, row: &Row, looks: &mut Looks) -> Sight {
+        let seen = self.find(reader, row).and_then(|found| match found {
             Found::Open(fd) => Seen::of(&self.tenant, &fd, &fstat(&fd)?).map(Some),
             Found::Gone => Ok(None),
         });
         match seen {
             Ok(Some(seen)) => looks.files.push(seen),
-            Ok(None) => return row.named,
+            Ok(None) => return Sight::Gone,
             Err(error) => {
                 looks.unread += 1;
                 tracing::debug!(ino = %row.seen.ino, %error, "a file cannot be looked at");
             }
         }
-        None
+        Sight::Done
     }
 
     /// Opens a directory for listing; none: it is not where it was.

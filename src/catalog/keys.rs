@@ -17,10 +17,10 @@ pub(super) fn file(tenant: TenantNumber, ino: Ino) -> [u8; 12] {
     key
 }
 
-/// The file of a key; none: it is no such key.
+/// The file of a file's key, the directory of a name's; none: it is no such key.
 pub(super) fn ino_of(key: &[u8]) -> Option<Ino> {
-    let (_, ino) = key.split_first_chunk::<4>()?;
-    Some(Ino(u64::from_be_bytes(ino.try_into().ok()?)))
+    let (ino, _) = key.get(4..)?.split_first_chunk()?;
+    Some(Ino(u64::from_be_bytes(*ino)))
 }
 
 /// Key of a name.

@@ -1,5 +1,6 @@
 //! One tenant's part of the catalog: reading and asking it.
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -244,6 +245,24 @@ impl Reader {
         Ok(names)
     }
 
+    /// All names of these files. Goes over every name of the tenant.
+    pub(super) fn names_of(
+        &self,
+        files: &BTreeSet<Ino>,
+    ) -> Result<Vec<(Ino, Box<[u8]>)>, CatalogError> {
+        let all = keys::below(&self.tenant.0.to_be_bytes());
+        let mut names = Vec::new();
+        for entry in self.names.range::<&[u8]>(range(&all))? {
+            let (key, ino) = entry?;
+            if files.contains(&Ino(ino.value()))
+                && let Some(dir) = keys::ino_of(key.value())
+            {
+                names.push((dir, keys::name_of(key.value()).into()));
+            }
+        }
+        Ok(names)
+    }
+
     /// A directory that is to be listed, behind `last`, and whether with all in it.
     pub(super) fn next_to_list(
         &self,
@@ -277,5 +296,40 @@ impl Reader {
         }
         parts.reverse();
         Ok(Some(parts.join(&b'/')))
+    }
+}
+
+#[cfg(test)]
+impl Part {
+    /// Checks the catalog's rules over all rows.
+    pub(super) fn is_consistent(&self) {
+        use std::collections::BTreeMap;
+        let read = self.catalog.database.begin_read().unwrap();
+        let mut names: BTreeMap<Ino, u32> = BTreeMap::from([(self.root, 1)]);
+        for entry in read.open_table(tables::NAMES).unwrap().iter().unwrap() {
+            *names.entry(Ino(entry.unwrap().1.value())).or_default() += 1;
+        }
+        let (mut totals, mut rows) = (Totals::default(), BTreeMap::new());
+        let mut in_segments = Vec::new();
+        for entry in read.open_table(tables::FILES).unwrap().iter().unwrap() {
+            let (key, bytes) = entry.unwrap();
+            let ino = keys::ino_of(key.value()).unwrap();
+            let row = Row::decode(key.value(), ino, bytes.value()).unwrap();
+            totals.add(&row.seen);
+            if let Some((at, bytes)) = row.seen.remote {
+                in_segments.push((keys::segment_file(self.number, at.segment, ino), bytes));
+            }
+            rows.insert(ino, row.names);
+        }
+        in_segments.sort_unstable();
+        let segment_files = read.open_table(tables::SEGMENT_FILES).unwrap();
+        let kept = segment_files.iter().unwrap().map(|entry| {
+            let (key, bytes) = entry.unwrap();
+            (key.value().try_into().unwrap(), bytes.value())
+        });
+        assert_eq!(rows, names, "a row for each file that has a name, and its names counted");
+        assert_eq!(kept.collect::<Vec<([u8; 28], u64)>>(), in_segments);
+        assert_eq!(self.totals().unwrap(), totals);
+        assert_eq!(self.read().unwrap().next_to_list(None).unwrap(), None);
     }
 }
