@@ -6,19 +6,20 @@
 //! leaves the terminal's session. Its log is its standard error, a file in the runtime
 //! directory, bounded by [`LOG_BYTES`] and kept once more under `.1`.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, BufRead, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
 
+use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
+use tokio::signal::unix::{self, SignalKind};
 
 use crate::control::wire::{Problem, ProblemKind};
 
-/// A log that has grown to this is renamed to `NAME.log.1` and begun anew.
-pub const LOG_BYTES: u64 = 8 << 20;
+mod log;
+
+pub use log::{BoundedLog, LOG_BYTES, LogLine};
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -89,16 +90,16 @@ impl Ready {
 
 /// Starts this program again with `arguments`, waits until its mount answers, and returns
 /// its notes.
-pub fn start(arguments: &[std::ffi::OsString], log: &Path) -> Result<Vec<String>, Problem> {
+pub fn start(arguments: &[std::ffi::OsString], log_path: &Path) -> Result<Vec<String>, Problem> {
     let failed = |what: String| {
         Problem::new(
             ProblemKind::Failed,
             what,
-            format!("see {}, or run it with --foreground", log.display()),
+            format!("see {}, or run it with --foreground", log_path.display()),
         )
     };
-    let stderr = open_log(log)
-        .map_err(|error| failed(format!("open the log {}: {error}", log.display())))?;
+    let stderr = log::open(log_path)
+        .map_err(|error| failed(format!("open the log {}: {error}", log_path.display())))?;
     let mut child = std::env::current_exe()
         .and_then(|program| {
             Command::new(program)
@@ -135,109 +136,35 @@ fn first_line(child: &mut Child) -> io::Result<Option<Report>> {
     serde_json::from_str(&line).map(Some).map_err(io::Error::other)
 }
 
-fn open_log(path: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).append(true).mode(0o600).open(path)
+/// Returns when this process is asked to end.
+pub async fn asked_to_end() -> io::Result<Signal> {
+    Ok(EndSignals::listen()?.next().await)
 }
 
-/// Standard error as a bounded log file: what is written counts, and at [`LOG_BYTES`] the
-/// file is renamed and standard error becomes a new one, panics included.
+/// The signals that ask a process to end: SIGTERM, SIGINT and SIGHUP.
 #[derive(Debug)]
-pub struct BoundedLog {
-    path: PathBuf,
-    limit_bytes: u64,
-    written_bytes: Mutex<u64>,
+pub struct EndSignals {
+    terminate: unix::Signal,
+    interrupt: unix::Signal,
+    hangup: unix::Signal,
 }
 
-impl BoundedLog {
-    /// The log at `path`, which standard error is open on.
-    pub fn new(path: PathBuf) -> Self {
-        let written = path.metadata().map_or(0, |meta| meta.len());
-        Self { path, limit_bytes: LOG_BYTES, written_bytes: Mutex::new(written) }
+impl EndSignals {
+    /// Listens from now on; within a runtime.
+    pub fn listen() -> io::Result<Self> {
+        Ok(Self {
+            terminate: unix::signal(SignalKind::terminate())?,
+            interrupt: unix::signal(SignalKind::interrupt())?,
+            hangup: unix::signal(SignalKind::hangup())?,
+        })
     }
 
-    fn write(&self, bytes: &[u8]) -> io::Result<()> {
-        let mut written =
-            self.written_bytes.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if *written >= self.limit_bytes {
-            let mut older = self.path.clone().into_os_string();
-            older.push(".1");
-            std::fs::rename(&self.path, older)?;
-            nix::unistd::dup2_stderr(&open_log(&self.path)?)?;
-            *written = 0;
+    /// The next one.
+    pub async fn next(&mut self) -> Signal {
+        tokio::select! {
+            _ = self.terminate.recv() => Signal::SIGTERM,
+            _ = self.interrupt.recv() => Signal::SIGINT,
+            _ = self.hangup.recv() => Signal::SIGHUP,
         }
-        io::stderr().write_all(bytes)?;
-        *written = written.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
-        Ok(())
-    }
-}
-
-/// One event's way into a [`BoundedLog`].
-#[derive(Debug)]
-pub struct LogLine<'a>(&'a BoundedLog);
-
-impl Write for LogLine<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write(bytes).map(|()| bytes.len())
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> tracing_subscriber::fmt::MakeWriter<'a> for BoundedLog {
-    type Writer = LogLine<'a>;
-    fn make_writer(&'a self) -> LogLine<'a> {
-        LogLine(self)
-    }
-}
-
-/// Returns when this process is asked to end: SIGTERM, SIGINT or SIGHUP.
-pub async fn asked_to_end() -> io::Result<&'static str> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    Ok(tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
-        _ = hangup.recv() => "SIGHUP",
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Says to the test below that it runs as the child, and where its log is.
-    const LOG: &str = "COLDFS_TEST_LOG";
-
-    /// Standard error belongs to the whole process, so a child has it replaced.
-    #[test]
-    fn a_full_log_is_renamed_and_begun_anew() {
-        if let Some(path) = std::env::var_os(LOG) {
-            let log = BoundedLog { limit_bytes: 100, ..BoundedLog::new(path.into()) };
-            for number in 0..30 {
-                log.write(format!("line {number:02}\n").as_bytes()).unwrap();
-            }
-            return;
-        }
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("t.1.log");
-        let status = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "background::tests::a_full_log_is_renamed_and_begun_anew"])
-            .arg("--nocapture")
-            .env(LOG, &path)
-            .stdout(Stdio::null())
-            .stderr(open_log(&path).unwrap())
-            .status()
-            .unwrap();
-        assert!(status.success());
-        let mut older = path.clone().into_os_string();
-        older.push(".1");
-        let older = std::fs::read_to_string(older).unwrap();
-        let newer = std::fs::read_to_string(&path).unwrap();
-        assert!(older.len() < 200 && newer.len() < 200, "{older}{newer}");
-        assert!(newer.starts_with("line 2") && newer.ends_with("line 29\n"), "{newer}");
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
     }
 }

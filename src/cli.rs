@@ -16,13 +16,15 @@ mod s3;
 mod status;
 
 use std::ffi::OsString;
-use std::io::IsTerminal;
+use std::io::Write as _;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 use crate::control::wire::{Problem, ProblemKind};
+use crate::printable::{EventLines, printable, printable_lines};
 use output::Output;
 
 const EXAMPLES: &str = "\
@@ -125,7 +127,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(name) if mount::is_mount_helper(Path::new(name), arguments.get(1)) => {
             Cli { json: false, verb: Verb::Mount(mount::helper_args(arguments)) }
         }
-        _ => Cli::parse_from(arguments),
+        _ => parse(arguments),
     };
     let mut output = Output::new(cli.json);
     match cli.verb.run(&mut output) {
@@ -136,6 +138,22 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::from(exit_code(problem.kind))
         }
     }
+}
+
+/// Reads a command line; ends the program where it is wrong, or asks for help. A shell's pattern
+/// may have put file names where options stand.
+fn parse<T: Parser>(arguments: Vec<OsString>) -> T {
+    T::try_parse_from(&arguments).unwrap_or_else(|error| {
+        if !error.use_stderr() {
+            error.exit();
+        }
+        // The message quotes the line, so the line is what is made printable.
+        let shown = arguments.iter().map(|argument| printable(argument.as_bytes()));
+        let error = T::try_parse_from(shown).err().unwrap_or(error);
+        // Nobody is left to hear that standard error is closed.
+        drop(write!(std::io::stderr(), "{}", printable_lines(&error.render().to_string())));
+        std::process::exit(error.exit_code())
+    })
 }
 
 fn exit_code(kind: ProblemKind) -> u8 {
@@ -162,8 +180,8 @@ fn converse<T>(talk: impl Future<Output = Result<T, Problem>>) -> Result<T, Prob
 fn log_to_stderr(default: &str) {
     tracing_subscriber::fmt()
         .with_env_filter(log_filter(default))
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_writer(|| EventLines(std::io::stderr()))
         .init();
 }
 

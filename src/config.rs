@@ -7,7 +7,9 @@
 pub mod checks;
 pub mod file;
 pub mod mount_flags;
+pub mod state;
 pub mod store_url;
+mod storm;
 pub mod tenant;
 pub mod units;
 
@@ -19,6 +21,7 @@ pub use store_url::StoreUrl;
 pub use tenant::TenantName;
 
 use crate::control::wire::{Problem, ProblemKind};
+use crate::guard::Rules;
 
 /// Everything a daemon needs to serve one directory.
 #[derive(Clone, Debug)]
@@ -39,6 +42,10 @@ pub struct MountOptions {
     pub flags: MountFlags,
     /// What may be turned.
     pub tuning: Tuning,
+    /// Where the catalog is kept; none: nothing says where a home is.
+    pub catalog_dir: Option<PathBuf>,
+    /// Who may bring cold files home, and how much.
+    pub rules: Rules,
     /// What the checks found worth telling: for `status`, a sentence each.
     pub notes: Vec<String>,
 }

@@ -9,10 +9,12 @@
 //! - [`engine`]: what the daemon must be able to do
 //! - [`server`]: HTTP in front of an engine
 //! - [`client`]: the other end
+//! - [`dial`]: connecting to a socket whose daemon may hang
 //! - [`runtime`]: where sockets are, and which are stale
 //! - [`filter`]: which files `find` means
 
 pub mod client;
+pub mod dial;
 pub mod engine;
 pub mod filter;
 pub mod runtime;

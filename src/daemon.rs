@@ -6,13 +6,14 @@ use std::time::Duration;
 use fuser::{MountOption, SessionACL};
 use tokio_util::sync::CancellationToken;
 
-use crate::background::{Ready, asked_to_end};
+use crate::background::Ready;
 use crate::config::{Access, MountFlags, MountOptions};
 use crate::control::runtime::RuntimeDir;
 use crate::control::server::ControlSocket;
 use crate::control::wire::{Problem, ProblemKind};
 use crate::fuse::Caching;
 use crate::fuse::session::{MountSpec, Mounted, mount};
+use crate::guard::Guard;
 use crate::inode::Inodes;
 use crate::migrate::Migrator;
 use crate::ops::Ops;
@@ -21,11 +22,18 @@ use crate::recover::recover;
 use crate::sys;
 use crate::tenant::{HeaderError, Home, HomeError, Tenant, Unknown};
 
+mod check;
+mod count;
+mod ending;
 mod engine;
+mod failures;
 mod files;
+mod known;
 mod moves;
 mod stores;
+mod walks;
 
+use ending::{Detacher, on_signals};
 use engine::{Commands, Served};
 pub use stores::open as open_store;
 
@@ -33,8 +41,9 @@ pub use stores::open as open_store;
 const RUNTIME_THREADS: usize = 2;
 /// Threads that may wait for the disk at once.
 const DISK_THREADS: usize = 32;
-/// How long a detach waits for files that are still open before it leaves them.
-const DETACH_PATIENCE: Duration = Duration::from_secs(5);
+/// How long work on the disk may take after the detach before the process ends without it: what
+/// it leaves is what a kill leaves.
+const END_PATIENCE: Duration = Duration::from_secs(30);
 
 /// The kernel's door to FUSE, and what to do where it or a mount is refused.
 const DEV_FUSE: &str = "/dev/fuse";
@@ -52,7 +61,9 @@ pub fn run(options: MountOptions, ready: Ready) -> Result<(), Problem> {
         .enable_all()
         .build()
         .map_err(|error| failed("start the runtime", &error))?;
-    runtime.block_on(serve(options, ready))
+    let served = runtime.block_on(serve(options, ready));
+    runtime.shutdown_timeout(END_PATIENCE);
+    served
 }
 
 async fn serve(options: MountOptions, ready: Ready) -> Result<(), Problem> {
@@ -61,6 +72,10 @@ async fn serve(options: MountOptions, ready: Ready) -> Result<(), Problem> {
         .map_err(|error| failed("listen to SIGIO", &error))?;
     let served = Arc::new(assemble(&options).await?);
     let control = ControlSocket::bind(&RuntimeDir::from_env()?)?;
+    let detacher = Detacher::start().map_err(|error| failed("start a thread", &error))?;
+    let ends = Arc::downgrade(&served);
+    let left = move || ends.upgrade().map_or_else(String::new, |served| served.left());
+    let asked_to_end = on_signals(left).map_err(|error| failed("listen to signals", &error))?;
     let mounted = mount_served(&served, &options)?;
     served.note_passthrough(mounted.passthrough);
     let ended = mounted.ended();
@@ -79,23 +94,22 @@ async fn serve(options: MountOptions, ready: Ready) -> Result<(), Problem> {
     tokio::select! {
         () = ended.cancelled() => {}
         () = served.detach_asked() => {}
-        signal = asked_to_end() => {
-            tracing::info!(signal = signal.unwrap_or("a signal"), "asked to end");
-        }
+        () = asked_to_end.cancelled() => {}
     }
-    let detached = tokio::task::spawn_blocking(move || detach(mounted)).await;
+    served.begin_detach();
+    let detached = detacher.detach(mounted).await;
     served.stop_moves();
     served.recall.stop().await;
+    let keeper = Arc::clone(&served.keeper);
+    if let Err(error) = tokio::task::spawn_blocking(move || keeper.stop()).await {
+        tracing::warn!(%error, "the catalog was not closed");
+    }
     stop.cancel();
     leases.abort();
     if let Err(error) = control.await {
         tracing::debug!(%error, "the control socket ended");
     }
-    match detached {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(failed("detach", &error)),
-        Err(error) => Err(failed("detach", &error)),
-    }
+    detached.map_err(|error| failed("detach", &error))
 }
 
 async fn assemble(options: &MountOptions) -> Result<Served, Problem> {
@@ -152,7 +166,9 @@ async fn assemble(options: &MountOptions) -> Result<Served, Problem> {
         runtime,
     ));
     let migrator = Arc::new(Migrator::new(Arc::clone(&tenant), Arc::clone(&inodes)));
-    Ok(Served::new(options.clone(), tenant, inodes, chunks, recall, migrator))
+    let (rules, patience) = (options.rules.clone(), options.tuning.recall_deadline);
+    let guard = Arc::new(Guard::new(Arc::clone(&tenant), rules, patience));
+    Ok(Served::new(options.clone(), tenant, inodes, chunks, recall, guard, migrator))
 }
 
 fn mount_served(served: &Served, options: &MountOptions) -> Result<Mounted, Problem> {
@@ -160,6 +176,7 @@ fn mount_served(served: &Served, options: &MountOptions) -> Result<Mounted, Prob
         Arc::clone(&served.tenant),
         Arc::clone(&served.inodes),
         Arc::clone(&served.recall),
+        Arc::clone(&served.guard),
     );
     let ops =
         Arc::new(ops.map_err(|error| {
@@ -211,11 +228,6 @@ fn fuser_options(flags: &MountFlags, tenant: &str) -> Vec<MountOption> {
         options.push(MountOption::DirSync);
     }
     options
-}
-
-/// Unmounts; where files stay open, the mount goes away for everybody else.
-fn detach(mounted: Mounted) -> std::io::Result<()> {
-    mounted.detach(DETACH_PATIENCE)
 }
 
 /// The soft limit of open files, as high as it goes: what is open in the mount is open here.

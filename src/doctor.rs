@@ -8,6 +8,7 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use crate::config::checks::{FS_TYPE, check_filesystem};
+use crate::store::disk::Access;
 use crate::store::{ObjectKey, ObjectStore, StoreError};
 use crate::sys;
 
@@ -225,6 +226,38 @@ fn writes_attributes(dir: &Path) -> Result<(), crate::control::wire::Problem> {
     })
 }
 
+/// Looks at who may enter a disk store, which holds files' bytes and tenants' keys.
+pub fn store_access(dir: &Path) -> Check {
+    const NAME: &str = "store_access";
+    let shown = dir.display();
+    match Access::of(dir) {
+        Ok(access) if access.is_closed() => Check::ok(
+            NAME,
+            format!(
+                "{shown}: closed to others (mode {:o}), whatever the modes within",
+                access.mode
+            ),
+        ),
+        Ok(access) => Check::new(
+            NAME,
+            Grade::Warn,
+            format!(
+                "{shown}: open to others (mode {:o}): they can read what is stored and tenants' \
+                 keys",
+                access.mode
+            ),
+            if access.is_ours() {
+                format!("chmod go= {shown}; a mount does so too")
+            } else {
+                format!("as user {}: chmod go= {shown}", access.uid)
+            },
+        ),
+        Err(error) => {
+            Check::new(NAME, Grade::Fail, format!("{shown}: {error}"), "check the directory")
+        }
+    }
+}
+
 /// Looks at a store: puts, reads back and deletes an object of its own.
 pub async fn store(store: &dyn ObjectStore) -> Check {
     const NAME: &str = "store";
@@ -294,6 +327,20 @@ mod tests {
         assert_eq!(data_dir(dir.path()).grade, Grade::Ok, "{:?}", data_dir(dir.path()));
         assert_eq!(data_dir(Path::new("/proc")).grade, Grade::Fail);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_store_that_others_may_enter_is_named() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        for (mode, grade) in [(0o700, Grade::Ok), (0o750, Grade::Warn), (0o701, Grade::Warn)] {
+            let permissions = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(dir.path(), permissions).unwrap();
+            let check = store_access(dir.path());
+            assert_eq!((check.name, check.grade), ("store_access", grade), "{check:?}");
+            assert_eq!(check.grade == Grade::Ok, check.next_step.is_empty(), "{check:?}");
+        }
+        assert_eq!(store_access(&dir.path().join("none")).grade, Grade::Fail);
     }
 
     /// Keeps one object; a broken one answers other bytes.

@@ -6,6 +6,7 @@
 
 // 1: vocabulary, values and rules without I/O
 pub mod file_id;
+pub mod printable;
 pub mod tier;
 pub(crate) mod wire;
 
@@ -36,8 +37,9 @@ pub mod tenant;
 // 8: going over all of them
 pub mod walk;
 
-// 9: what everything else may ask for: recall, and what is known of every file
+// 9: recall, which everything else may ask for, and who may; what is known of every file
 pub mod catalog;
+pub mod guard;
 pub mod recall;
 
 // 10: putting files in order

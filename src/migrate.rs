@@ -36,13 +36,29 @@ pub const BATCH_FILES: usize = 4096;
 /// Size at which a segment of small files is closed, bytes.
 pub const SEGMENT_BYTES: u64 = 64 << 20;
 
-/// A file that is to be moved.
+/// A file that is to be moved. Wherever the last one of a file is dropped, the table of inodes
+/// forgets the file.
 #[derive(Clone, Debug)]
 pub struct Candidate {
     /// Below the tenant's root, as it was found; for people and for the segment's index.
     pub path: Vec<u8>,
     /// The file.
     pub inode: Arc<Inode>,
+    /// After `inode`, because fields are dropped in their order.
+    _entered: Entered,
+}
+
+/// Tidies the table of inodes when it is dropped.
+#[derive(Clone, Debug)]
+struct Entered {
+    ino: Ino,
+    inodes: Arc<Inodes>,
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.inodes.tidy(self.ino);
+    }
 }
 
 /// Why a file was left as it is.
@@ -219,14 +235,9 @@ impl Migrator {
         stat: &FileStat,
     ) -> std::io::Result<Candidate> {
         let handle = crate::sys::handle::of(&fd, c"")?;
-        Ok(Candidate { path, inode: self.inodes.enter(fd, handle, stat) })
-    }
-
-    /// Forgets a candidate that is dealt with.
-    pub fn done_with(&self, candidate: Candidate) {
-        let ino = candidate.inode.ino;
-        drop(candidate);
-        self.inodes.tidy(ino);
+        let inode = self.inodes.enter(fd, handle, stat);
+        let entered = Entered { ino: inode.ino, inodes: Arc::clone(&self.inodes) };
+        Ok(Candidate { path, inode, _entered: entered })
     }
 
     /// Archives a batch. The outcomes come in the batch's order.

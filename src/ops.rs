@@ -14,6 +14,7 @@ use std::sync::Arc;
 use dashmap::DashMap;
 
 use crate::file_id::Ino;
+use crate::guard::Guard;
 use crate::inode::{Inode, Inodes};
 use crate::recall::Recall;
 use crate::tenant::Tenant;
@@ -32,6 +33,7 @@ mod patience;
 mod setattr;
 mod space;
 mod virtual_xattr;
+mod visit;
 mod xattr;
 
 pub use attr::Attr;
@@ -100,6 +102,7 @@ pub struct Ops {
     tenant: Arc<Tenant>,
     inodes: Arc<Inodes>,
     recall: Arc<Recall>,
+    guard: Arc<Guard>,
     open_files: DashMap<Fh, Arc<handle::OpenFile>>,
     next_fh: std::sync::atomic::AtomicU64,
     root: Arc<Inode>,
@@ -111,6 +114,7 @@ impl Ops {
         tenant: Arc<Tenant>,
         inodes: Arc<Inodes>,
         recall: Arc<Recall>,
+        guard: Arc<Guard>,
     ) -> Result<Self, Errno> {
         let fd = tenant.root().try_clone_to_owned()?;
         let stat = nix::sys::stat::fstat(&fd)?;
@@ -120,6 +124,7 @@ impl Ops {
             tenant,
             inodes,
             recall,
+            guard,
             open_files: DashMap::new(),
             next_fh: std::sync::atomic::AtomicU64::new(1),
             root,

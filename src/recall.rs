@@ -9,6 +9,7 @@
 
 use std::fs::File;
 use std::future::Future;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -142,13 +143,15 @@ impl Recall {
         Ok(Arc::new(Cold::new(stub, record, place, file)))
     }
 
-    /// Up to `size` bytes at `offset`; fewer only at the end of the file.
+    /// Up to `size` bytes at `offset`; fewer only at the end of the file. `keeps`: whether this
+    /// reader may bring the file home.
     pub async fn read(
         self: &Arc<Self>,
         inode: &Arc<Inode>,
         cold: &Arc<Cold>,
         offset: u64,
         size: u32,
+        keeps: bool,
     ) -> Result<Bytes, RecallError> {
         let end = offset.saturating_add(size.into()).min(cold.place.size_bytes);
         if offset >= end {
@@ -156,7 +159,7 @@ impl Recall {
         }
         let refused = cold.progress(|progress| refusal_of_just_now(progress.refusal.as_ref()));
         if refused.is_none() {
-            self.plan(inode, cold, offset, end);
+            self.plan(inode, cold, offset..end, keeps);
         }
         let mut cancels = cold.watch_cancels();
         let read = tokio::select! {
@@ -186,7 +189,8 @@ impl Recall {
     }
 
     /// Decides what this read begins: a fill, a read-ahead, or nothing.
-    fn plan(self: &Arc<Self>, inode: &Arc<Inode>, cold: &Arc<Cold>, offset: u64, end: u64) {
+    fn plan(self: &Arc<Self>, inode: &Arc<Inode>, cold: &Arc<Cold>, read: Range<u64>, keeps: bool) {
+        let Range { start: offset, end } = read;
         let (sequential, read) = cold.progress(|progress| {
             let in_order = offset == progress.next_offset;
             progress.sequential_reads = if in_order { progress.sequential_reads + 1 } else { 0 };
@@ -197,7 +201,7 @@ impl Recall {
         let size = cold.place.size_bytes;
         let whole = size <= self.options.whole_streaming_bytes || read >= size / WHOLE_AT_SHARE;
         let never_tried = matches!(*cold.watch_fill().borrow(), Fill::Idle);
-        if whole && never_tried && !self.tenant.is_read_only() {
+        if keeps && whole && never_tried && !self.tenant.is_read_only() {
             self.start_fill(inode, cold);
         } else if sequential {
             let Some(packed) = cold.place.packing.packed_range(end..size) else { return };

@@ -6,6 +6,7 @@ pub mod cred;
 pub mod dirents;
 pub mod extent;
 pub mod handle;
+pub mod killed;
 pub mod lease;
 pub mod mount;
 pub mod pages;
@@ -69,17 +70,6 @@ pub const CAP_SYS_ADMIN: u32 = 21;
 pub const CAP_FSETID: u32 = 4;
 /// `CAP_DAC_READ_SEARCH`: `open_by_handle_at(2)` needs it.
 pub const CAP_DAC_READ_SEARCH: u32 = 2;
-
-/// Whether `pid` has a SIGKILL pending: its wait should end (FUSE waits are not killable by
-/// themselves until the daemon answers).
-pub fn is_being_killed(pid: u32) -> bool {
-    const SIGKILL_BIT: u64 = 1 << (libc::SIGKILL - 1);
-    let Ok(text) = std::fs::read_to_string(format!("/proc/{pid}/status")) else { return true };
-    text.lines()
-        .filter(|line| line.starts_with("SigPnd:") || line.starts_with("ShdPnd:"))
-        .filter_map(|line| u64::from_str_radix(line.split_whitespace().nth(1)?, 16).ok())
-        .any(|mask| mask & SIGKILL_BIT != 0)
-}
 
 /// Drains a filesystem's dirty data and journal (`syncfs(2)`).
 pub fn syncfs(fd: impl AsFd) -> io::Result<()> {

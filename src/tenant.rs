@@ -19,12 +19,14 @@ mod barrier;
 mod conflicts;
 mod header;
 mod home;
+mod notebook;
 mod noticed;
 mod pin;
 mod worklist;
 
 pub use header::{HeaderError, Unknown};
 pub use home::{Home, HomeError};
+pub use notebook::Notebook;
 pub use noticed::{NOTICED, Noticed, Places};
 pub use pin::Pin;
 pub use worklist::{Ticket, WorkList};

@@ -21,6 +21,9 @@ use tokio_util::sync::CancellationToken;
 /// How long any condition of these tests may take to come true.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// What nobody's terminal should see: it clears the screen and begins a line of its own.
+const ODD_WORDS: &str = "\x1b[2J\nall is well";
+
 /// Serves a plain directory as if it were a mount.
 struct Fake {
     mountpoint: PathBuf,
@@ -29,9 +32,25 @@ struct Fake {
     /// Cancelled once a move saw that it was cancelled.
     stopped: CancellationToken,
     detached: CancellationToken,
+    /// Whether a part of the directory cannot be read.
+    unreadable: bool,
 }
 
 impl Fake {
+    fn unread(&self) -> Vec<Failure> {
+        let failure = Failure {
+            path: self.mountpoint.join("closed").into(),
+            cause: "Permission denied".into(),
+            next_step: "check its permissions".into(),
+        };
+        if self.unreadable { vec![failure] } else { vec![] }
+    }
+
+    /// One more than is named.
+    fn unread_total(&self) -> u64 {
+        2 * self.unread().len() as u64
+    }
+
     fn report(&self, path: &Path) -> FileReport {
         FileReport {
             path: path.into(),
@@ -49,7 +68,7 @@ impl Fake {
             }),
             pinned: false,
             open_count: 0,
-            notes: vec![],
+            notes: vec![ODD_WORDS.into()],
         }
     }
 }
@@ -78,6 +97,9 @@ impl Engine for Fake {
                 passthrough: false,
                 files: Files::default(),
                 bytes: Bytes::default(),
+                catalog: CatalogStatus::default(),
+                failed: self.unread(),
+                failed_total: self.unread_total(),
                 notes: vec!["no passthrough: mount as root".into()],
             }],
             counters: Counters { recall_bytes_total: 5, ..Counters::default() },
@@ -88,7 +110,11 @@ impl Engine for Fake {
         if path.exists() {
             Ok(self.report(path))
         } else {
-            Err(Problem::new(ProblemKind::Failed, "no such file", "check the name"))
+            Err(Problem::new(
+                ProblemKind::Failed,
+                "no such file",
+                format!("check the name{}", if path.ends_with("gone") { "" } else { ODD_WORDS }),
+            ))
         }
     }
 
@@ -135,18 +161,22 @@ impl Engine for Fake {
         found: mpsc::Sender<FileReport>,
         _cancel: CancellationToken,
     ) -> Result<FindSummary, Problem> {
-        let name = OsStr::from_bytes(b"odd\xff name");
-        for path in [request.root.as_path().join(name), request.root.as_path().join("plain")] {
+        let names = [&b"odd\xff name"[..], b"plain", b"\x1b[2J\nx"].map(OsStr::from_bytes);
+        for path in names.map(|name| request.root.as_path().join(name)) {
             if found.send(self.report(&path)).await.is_err() {
                 break;
             }
         }
-        Ok(FindSummary { examined: 9, matched: 2, ..FindSummary::default() })
+        let (failed, failed_total) = (self.unread(), self.unread_total());
+        Ok(FindSummary { examined: 9, matched: 2, failed, failed_total, source: Source::Walk })
     }
 
     async fn du(&self, request: DuRequest, _: CancellationToken) -> Result<DuReport, Problem> {
         let bytes = Bytes { logical: 1 << 20, local: 4_096, remote: 1 << 20 };
-        Ok(DuReport { path: request.path, bytes, files: Files { released: 1, ..Files::default() } })
+        let files = Files { released: 1, ..Files::default() };
+        let (failed, failed_total) = (self.unread(), self.unread_total());
+        let source = Source::Walk;
+        Ok(DuReport { path: request.path, bytes, files, source, failed, failed_total })
     }
 
     async fn cancel(&self, _: CancelRequest) -> Result<CancelReport, Problem> {
@@ -155,7 +185,8 @@ impl Engine for Fake {
 
     async fn pin(&self, request: PinRequest, _: CancellationToken) -> Result<PinReport, Problem> {
         let changed = u64::try_from(request.paths.len()).unwrap();
-        Ok(PinReport { changed, ..PinReport::default() })
+        let (failed, failed_total) = (self.unread(), self.unread_total());
+        Ok(PinReport { changed, already: 0, failed, failed_total })
     }
 
     async fn fsck(
@@ -174,7 +205,9 @@ impl Engine for Fake {
         };
         findings.send(finding).await.unwrap();
         let (repaired, open) = if repaired { (1, 0) } else { (0, 1) };
-        Ok(FsckReport { examined: 3, found: 1, repaired, open, cancelled: false })
+        let (failed, failed_total) = (self.unread(), self.unread_total());
+        let (examined, found, cancelled) = (3, 1, false);
+        Ok(FsckReport { examined, found, repaired, open, failed, failed_total, cancelled })
     }
 
     async fn detach(&self) -> Result<(), Problem> {
@@ -194,6 +227,10 @@ struct Daemon {
 
 impl Daemon {
     fn start() -> Self {
+        Self::of_a_directory(false)
+    }
+
+    fn of_a_directory(unreadable: bool) -> Self {
         let home = tempfile::tempdir().unwrap();
         let mountpoint = home.path().canonicalize().unwrap().join("mnt");
         std::fs::create_dir(&mountpoint).unwrap();
@@ -203,6 +240,7 @@ impl Daemon {
             moving: CancellationToken::new(),
             stopped: CancellationToken::new(),
             detached: CancellationToken::new(),
+            unreadable,
         });
         let stop = CancellationToken::new();
         let socket =
@@ -218,6 +256,7 @@ impl Daemon {
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_coldfs"));
         command.args(arguments).env(RUNTIME_DIR, self.home.path().join("run"));
+        command.env(coldfs::config::state::STATE_DIR, self.home.path().join("run"));
         command.current_dir(&self.mountpoint);
         command
     }
@@ -328,11 +367,90 @@ fn exit_codes_say_whose_move_it_is() {
 }
 
 #[test]
+fn what_could_not_be_read_is_named_and_is_no_success() {
+    let daemon = Daemon::of_a_directory(true);
+    for arguments in [
+        &["status"][..],
+        &["find", "."],
+        &["du", "."],
+        &["unpin", "-r", "."],
+        &["fsck", "--repair", "."],
+    ] {
+        let (code, out, err) = daemon.run(arguments);
+        assert_eq!(code, 1, "{arguments:?}: {out}{err}");
+        assert!(err.contains("closed: Permission denied; check its permissions"), "{err}");
+        assert!(err.contains("1 more failed"), "{arguments:?}: {err}");
+        let json = [arguments, &["--json"]].concat();
+        let (code, out, _) = daemon.run(&json);
+        assert_eq!(code, 1, "{json:?}: {out}");
+        assert!(out.contains(r#""cause":"Permission denied""#), "{json:?}: {out}");
+        assert!(out.contains(r#""failed_total":2"#), "{json:?}: {out}");
+    }
+}
+
+#[test]
 fn names_that_are_not_utf8_come_out_as_they_are() {
     let daemon = Daemon::start();
     let output = daemon.command(&["find", "-0", "."]).output().unwrap();
     let first = output.stdout.split(|byte| *byte == 0).next().unwrap();
     assert_eq!(first, [daemon.mountpoint.as_os_str().as_bytes(), b"/odd\xff name"].concat());
+}
+
+#[test]
+fn what_people_read_holds_nothing_that_a_terminal_obeys() {
+    let daemon = Daemon::start();
+    let odd = "\x1b]0;t\x07\nroot# ok";
+    std::fs::write(daemon.mountpoint.join(odd), "bytes").unwrap();
+    let gone = format!("{odd} gone");
+    for arguments in [
+        &["find", "."][..],
+        &["state", odd],
+        &["state", "-l", odd],
+        &["state", &gone],
+        &["du", odd],
+        &["recall", odd],
+        &["fsck", odd],
+        &["status", odd],
+        &["du", "no\x1b[2J\nroot# ok/dir"],
+        &["doctor", odd],
+        &["mount", odd, "gone", "-o", "foreground"],
+        &[odd],
+        &["pin", "--x\x1b[2J"],
+    ] {
+        let mut command = daemon.command(arguments);
+        let Output { stdout, stderr, .. } = command.env("RUST_LOG", "debug").output().unwrap();
+        let text = String::from_utf8([stdout, stderr].concat()).expect("UTF-8");
+        assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{arguments:?}: {text:?}");
+        assert!(text.lines().all(|line| !line.starts_with("root#")), "{arguments:?}: {text}");
+        assert!(
+            !text.contains("\nall is well") && !text.contains("\nx\n"),
+            "{arguments:?}: {text}"
+        );
+    }
+    let (_, out, _) = daemon.run(&["find", "."]);
+    assert!(out.contains("/odd\\xff name\n") && out.contains("/\\x1b[2J\\nx\n"), "{out}");
+}
+
+#[test]
+fn a_daemon_that_takes_no_connections_holds_no_command() {
+    let daemon = Daemon::start();
+    // A process that hangs: its queue holds one connection, and nobody takes it.
+    let socket = daemon.home.path().join("run/1.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    use nix::sys::socket::{Backlog, listen};
+    listen(&listener, Backlog::new(0).unwrap()).unwrap();
+    let first = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+    let (said, answer) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        scope.spawn(|| said.send(daemon.run(&["status"])).unwrap());
+        let answer = answer.recv_timeout(PATIENCE);
+        // Lets a command go that does wait.
+        drop((listener, first));
+        std::fs::remove_file(&socket).unwrap();
+        let (code, out, err) = answer.expect("the command waits for a daemon that hangs");
+        assert!(code == 0 && out.contains("t1"), "the others answer: {out}{err}");
+        assert!(err.contains("1.sock") && err.contains("takes no more connections"), "{err}");
+    });
 }
 
 #[test]

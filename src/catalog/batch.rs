@@ -225,8 +225,6 @@ impl<'t> Batch<'t> {
 }
 
 /// A range as the tables take it.
-pub(super) fn range(
-    of: &std::ops::RangeInclusive<Vec<u8>>,
-) -> std::ops::RangeInclusive<&[u8]> {
+pub(super) fn range(of: &std::ops::RangeInclusive<Vec<u8>>) -> std::ops::RangeInclusive<&[u8]> {
     of.start().as_slice()..=of.end().as_slice()
 }

@@ -71,4 +71,11 @@ macro_rules! as_redb {
     };
 }
 
-as_redb!(DatabaseError, TransactionError, TableError, StorageError, CommitError, SetDurabilityError);
+as_redb!(
+    DatabaseError,
+    TransactionError,
+    TableError,
+    StorageError,
+    CommitError,
+    SetDurabilityError
+);

@@ -30,6 +30,9 @@ pub(super) struct Looks {
     files: Vec<Seen>,
     /// Places that could not be looked at; what is known of them stays.
     pub(super) unread: u64,
+    /// Places that were not where they were known to be: to be looked at again once what was
+    /// seen on the way is written down.
+    pub(super) astray: Places,
 }
 
 impl Looks {
@@ -119,7 +122,11 @@ impl Eyes {
                 let fd = match found {
                     Ok(Found::Open(fd)) => fd,
                     Ok(Found::Gone) => {
-                        more.extend(row.and_then(|row| row.named));
+                        if let Some(row) = row {
+                            lost.extend(self.has_other_names(&row).then_some(dir));
+                            more.extend(row.named);
+                        }
+                        names.iter().for_each(|name| looks.astray.add_name(dir, name));
                         continue;
                     }
                     Err(error) => {
@@ -140,12 +147,12 @@ impl Eyes {
             }
             for ino in std::mem::take(&mut files) {
                 let Some(row) = reader.row(ino)? else { continue };
-                let others = !self.by_handle && (row.names > 1 || row.named.is_none());
                 match self.file(reader, &row, &mut looks) {
                     Sight::Done => {}
                     Sight::Gone => {
+                        lost.extend(self.has_other_names(&row).then_some(ino));
                         more.extend(row.named);
-                        lost.extend(others.then_some(ino));
+                        looks.astray.add_file(ino);
                     }
                 }
             }
@@ -170,6 +177,12 @@ impl Eyes {
                 return Ok(looks);
             }
         }
+    }
+
+    /// Whether a file that is not where it was met last may be found by another name. What a
+    /// handle does not find is nowhere.
+    fn has_other_names(&self, row: &Row) -> bool {
+        !self.by_handle && (row.names > 1 || row.named.is_none())
     }
 
     /// Looks at a file that has a row.

@@ -110,8 +110,7 @@ impl Shared {
         let state = self.lock();
         // The walk keeps its pace whoever asks.
         let idle = |state: &mut State| {
-            !state.stop
-                && (state.asked == state.answered || state.report.phase != Phase::Complete)
+            !state.stop && (state.asked == state.answered || state.report.phase != Phase::Complete)
         };
         let waited = self.changed.wait_timeout_while(state, pause, idle);
         let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
@@ -171,6 +170,11 @@ impl Keeper {
             report.phase = Phase::Walking;
         }
         report
+    }
+
+    /// How the catalog fares now.
+    pub fn report(&self) -> Report {
+        self.shared.lock().report.clone()
     }
 
     /// Ends the thread, with what was noticed written down durably.
@@ -295,15 +299,45 @@ impl Work {
     pub(super) fn look(&mut self, places: Places) -> Result<(), CatalogError> {
         if places.missed {
             tracing::info!("more changed than can be remembered: the catalog is walked anew");
-            self.walk_anew()?;
+            return self.walk_anew();
         }
-        if places.is_empty() {
-            return Ok(());
+        let mut places = places;
+        for again in [false, true] {
+            if places.is_empty() {
+                return Ok(());
+            }
+            let looks = self.eyes.look(&self.part.read()?, places)?;
+            self.unread += looks.unread;
+            let durable = self.durable();
+            self.part.write(durable, |batch| looks.write(batch, false))?;
+            places = self.still_known(looks.astray)?;
+            if again && !places.is_empty() {
+                // What is known of them leads nowhere.
+                self.walk_anew()?;
+            }
         }
-        let looks = self.eyes.look(&self.part.read()?, places)?;
-        self.unread += looks.unread;
-        let durable = self.durable();
-        self.part.write(durable, |batch| looks.write(batch, false))
+        Ok(())
+    }
+
+    /// Those of places that are in the catalog still, though nobody finds them. Found by their
+    /// handles, they are no more: their names tell, or told.
+    fn still_known(&self, astray: Places) -> Result<Places, CatalogError> {
+        let mut known = Places::default();
+        if self.eyes.by_handle || astray.is_empty() {
+            return Ok(known);
+        }
+        let reader = self.part.read()?;
+        for ino in astray.files {
+            if reader.row(ino)?.is_some() {
+                known.add_file(ino);
+            }
+        }
+        for (dir, names) in astray.names {
+            if reader.row(dir)?.is_some() {
+                names.iter().for_each(|name| known.add_name(dir, name));
+            }
+        }
+        Ok(known)
     }
 
     fn walk_anew(&mut self) -> Result<(), CatalogError> {

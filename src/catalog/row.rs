@@ -119,8 +119,7 @@ impl Row {
         if length > MAX_HANDLE_BYTES {
             return Err(Cut { field: "handle length" });
         }
-        let handle =
-            FileHandle { kind: handle_kind, bytes: fields.take("handle", length)?.into() };
+        let handle = FileHandle { kind: handle_kind, bytes: fields.take("handle", length)?.into() };
         let named = if has & 1 == 0 {
             None
         } else {
@@ -138,17 +137,8 @@ impl Row {
         if !fields.rest().is_empty() {
             return Err(Cut { field: "end" });
         }
-        let seen = Seen {
-            ino,
-            handle,
-            kind,
-            standing,
-            remote,
-            pin,
-            size_bytes,
-            local_bytes,
-            mtime,
-        };
+        let seen =
+            Seen { ino, handle, kind, standing, remote, pin, size_bytes, local_bytes, mtime };
         Ok(Self { seen, names, named })
     }
 }

@@ -105,8 +105,7 @@ fn standing(
         Recorded::Trusted(record) => (Standing::Recorded(record.state), Some(record)),
         Recorded::Foreign(_) => (Standing::Foreign, None),
         Recorded::Nothing | Recorded::Misfit => {
-            let orphan =
-                stat.st_size == STUB_LENGTH.cast_signed() && has_stub_head(tenant, handle);
+            let orphan = stat.st_size == STUB_LENGTH.cast_signed() && has_stub_head(tenant, handle);
             (if orphan { Standing::Orphan } else { Standing::Resident }, None)
         }
     })

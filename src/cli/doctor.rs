@@ -10,6 +10,7 @@ use crate::config::StoreUrl;
 use crate::control::wire::{Problem, ProblemKind};
 use crate::daemon;
 use crate::doctor::{self, Check, Grade};
+use crate::printable::printable;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -46,6 +47,9 @@ pub fn run(args: DoctorArgs, output: &mut Output) -> Result<Outcome, Problem> {
             let store = daemon::open_store(&url).await?;
             Ok(doctor::store(&*store).await)
         })?);
+        if let StoreUrl::Disk(dir) = &url {
+            checks.push(doctor::store_access(dir));
+        }
     }
     for check in &checks {
         output.answer(check, people).map_err(unwritten)?;
@@ -59,9 +63,9 @@ fn people(check: &Check) -> String {
         Grade::Warn => "warn",
         Grade::Fail => "FAIL",
     };
-    let mut text = format!("{grade:<4}  {:<17} {}", check.name, check.what);
+    let mut text = format!("{grade:<4}  {:<17} {}", check.name, printable(&check.what));
     if !check.next_step.is_empty() {
-        text += &format!("\n      {:<17} -> {}", "", check.next_step);
+        text += &format!("\n      {:<17} -> {}", "", printable(&check.next_step));
     }
     text
 }

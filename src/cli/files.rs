@@ -11,6 +11,7 @@ use crate::control::wire::{
     DuReport, DuRequest, Failure, FileReport, FileState, FindRequest, FindSummary, Problem,
     StateRequest,
 };
+use crate::printable::printable;
 
 const STATE_EXAMPLES: &str = "\
 Examples:
@@ -52,20 +53,25 @@ pub fn state(args: StateArgs, output: &mut Output) -> Result<Outcome, Problem> {
         }
         Ok(())
     })?;
-    report_failed(output, &failed)
+    let total = u64::try_from(failed.len()).unwrap_or(u64::MAX);
+    report_failed(output, &failed, total)
 }
 
-/// Names failures: on standard error for people, as lines of their own in JSON.
-fn report_failed(output: &mut Output, failed: &[Failure]) -> Result<Outcome, Problem> {
+/// Names failures: on standard error for people, in JSON as lines of their own and, where more
+/// failed, a line that says how many in all.
+fn report_failed(output: &mut Output, failed: &[Failure], total: u64) -> Result<Outcome, Problem> {
     if output.is_json() {
-        for failure in failed {
-            output
-                .answer(&serde_json::json!({ "failed": failure }), |_| String::new())
-                .map_err(unwritten)?;
+        let mut lines: Vec<_> =
+            failed.iter().map(|failure| serde_json::json!({ "failed": failure })).collect();
+        if total > u64::try_from(failed.len()).unwrap_or(u64::MAX) {
+            lines.push(serde_json::json!({ "failed_total": total }));
+        }
+        for line in lines {
+            output.answer(&line, |_| String::new()).map_err(unwritten)?;
         }
     }
-    output.failures(failed, 0);
-    Ok(Outcome::failed_if(!failed.is_empty()))
+    output.failures(failed, total);
+    Ok(Outcome::failed_if(total > 0))
 }
 
 /// As `lfs hsm_state` prints it.
@@ -100,7 +106,7 @@ fn long(report: &FileReport) -> String {
         };
         lines.push(format!("  remote  segment {} entry {}{place}", remote.segment, remote.entry));
     }
-    lines.extend(report.notes.iter().map(|note| format!("  note    {note}")));
+    lines.extend(report.notes.iter().map(|note| format!("  note    {}", printable(note))));
     lines.join("\n")
 }
 
@@ -134,9 +140,13 @@ pub struct FindArgs {
     #[arg(long, value_name = "PATTERN")]
     name: Option<String>,
 
-    /// End each path with a NUL instead of a newline, for xargs -0
+    /// End each path with a NUL instead of a newline, its bytes as they are, for xargs -0
     #[arg(short = '0', long, conflicts_with = "json")]
     print0: bool,
+
+    /// Ask the filesystem itself, not the catalog
+    #[arg(long)]
+    walk: bool,
 }
 
 fn parse_state(word: &str) -> Result<FileState, String> {
@@ -155,6 +165,7 @@ pub fn find(args: FindArgs, output: &mut Output) -> Result<Outcome, Problem> {
             larger_bytes: args.larger,
             older_seconds: args.older,
             name: args.name,
+            walk: args.walk,
         };
         let each = |report: FileReport| {
             if args.print0 {
@@ -167,8 +178,7 @@ pub fn find(args: FindArgs, output: &mut Output) -> Result<Outcome, Problem> {
         };
         client.stream::<_, FindSummary>("/v1/find", &request, each).await
     })?;
-    output.failures(&summary.failed, summary.failed_total);
-    Ok(Outcome::failed_if(summary.failed_total > 0))
+    report_failed(output, &summary.failed, summary.failed_total)
 }
 
 const DU_EXAMPLES: &str = "\
@@ -185,6 +195,10 @@ pub struct DuArgs {
     /// Files or directories on a coldfs mount
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
+
+    /// Ask the filesystem itself, not the catalog
+    #[arg(long)]
+    walk: bool,
 }
 
 pub fn du(args: DuArgs, output: &mut Output) -> Result<Outcome, Problem> {
@@ -192,17 +206,19 @@ pub fn du(args: DuArgs, output: &mut Output) -> Result<Outcome, Problem> {
         let mut reports = Vec::new();
         for share in paths::shares(&args.paths).await? {
             for path in share.paths {
-                let report: DuReport = share.client.post("/v1/du", &DuRequest { path }).await?;
+                let report: DuReport =
+                    share.client.post("/v1/du", &DuRequest { path, walk: args.walk }).await?;
                 reports.push(report);
             }
         }
         Ok(reports)
     })?;
+    let outcome = Outcome::failed_if(reports.iter().any(|report| report.failed_total > 0));
     if output.is_json() {
         for report in &reports {
             output.answer(report, |_| String::new()).map_err(unwritten)?;
         }
-        return Ok(Outcome::Done);
+        return Ok(outcome);
     }
     let head = ["path", "logical", "local", "remote", "resident", "archived", "released", "lost"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
@@ -219,7 +235,10 @@ pub fn du(args: DuArgs, output: &mut Output) -> Result<Outcome, Problem> {
         ]
     }));
     output.line(&columns(&rows)).map_err(unwritten)?;
-    Ok(Outcome::Done)
+    for report in &reports {
+        output.failures(&report.failed, report.failed_total);
+    }
+    Ok(outcome)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use clap::Args;
 use super::output::{Output, count, files, unwritten};
 use super::{Outcome, converse, paths};
 use crate::control::wire::{Finding, FsckMode, FsckReport, FsckRequest, Problem, Verdict};
+use crate::printable::printable;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -14,7 +15,7 @@ Examples:
   coldfs fsck --repair /srv/t1     mend what has one right answer
   coldfs fsck --adopt /srv/t1      also give copied or restored stubs their record back
 
-The exit code is 0 where nothing is left to do, 1 where something is. Local bytes that nobody
+The exit code is 0 where nothing is left to do, 1 where something is or could not be looked at. Local bytes that nobody
 can account for are never overwritten: they are reported as a conflict, and a person chooses.";
 
 /// Check what records and stubs say against each other and the store
@@ -44,10 +45,15 @@ pub fn run(args: FsckArgs, output: &mut Output) -> Result<Outcome, Problem> {
         let each = |finding: Finding| output.answer(&finding, people);
         client.stream::<_, FsckReport>("/v1/fsck", &FsckRequest { path, mode }, each).await
     })?;
+    output.failures(&report.failed, report.failed_total);
     output
         .answer(&report, |report| {
+            let unread = match report.failed_total {
+                0 => String::new(),
+                unread => format!("; {} could not be looked at", count(unread)),
+            };
             format!(
-                "{} looked at: {} found, {} mended, {} open{}",
+                "{} looked at: {} found, {} mended, {} open{unread}{}",
                 files(report.examined),
                 count(report.found),
                 count(report.repaired),
@@ -56,7 +62,7 @@ pub fn run(args: FsckArgs, output: &mut Output) -> Result<Outcome, Problem> {
             )
         })
         .map_err(unwritten)?;
-    Ok(Outcome::failed_if(report.open > 0 || report.cancelled))
+    Ok(Outcome::failed_if(report.open > 0 || report.failed_total > 0 || report.cancelled))
 }
 
 fn people(finding: &Finding) -> String {
@@ -74,5 +80,5 @@ fn people(finding: &Finding) -> String {
         text += "; ";
         text += &finding.next_step;
     }
-    text
+    printable(text)
 }

@@ -1,4 +1,5 @@
-//! What commands print: aligned columns for people, JSON for scripts, never colour.
+//! What commands print: aligned columns for people, JSON for scripts, never colour. What people
+//! read is made [`printable`] here, where it leaves.
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
@@ -8,6 +9,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::control::wire::{Failure, Problem};
+use crate::printable::{printable, printable_lines};
 
 /// Standard output and how to write on it.
 #[derive(Debug)]
@@ -38,15 +40,16 @@ impl Output {
         people: impl FnOnce(&T) -> String,
     ) -> io::Result<()> {
         if self.json {
-            self.line(&serde_json::to_string(object).map_err(io::Error::other)?)
+            let text = serde_json::to_string(object).map_err(io::Error::other)?;
+            self.bytes(format!("{text}\n").as_bytes())
         } else {
             self.line(&people(object))
         }
     }
 
-    /// Prints a line.
+    /// Prints lines for people.
     pub fn line(&mut self, text: &str) -> io::Result<()> {
-        self.bytes(format!("{text}\n").as_bytes())
+        self.bytes(format!("{}\n", printable_lines(text)).as_bytes())
     }
 
     /// A reader that went away (`| head`) wants no more: the program ends, and hanging up
@@ -58,12 +61,12 @@ impl Output {
         }
     }
 
-    /// Prints a path, its bytes as they are.
+    /// Prints a path, for people.
     pub fn path(&mut self, path: &Path) -> io::Result<()> {
-        self.bytes(&[path.as_os_str().as_bytes(), b"\n"].concat())
+        self.bytes(format!("{}\n", printable(path.as_os_str().as_bytes())).as_bytes())
     }
 
-    /// Prints a path ended by a NUL.
+    /// Prints a path ended by a NUL, its bytes as they are.
     pub fn path0(&mut self, path: &Path) -> io::Result<()> {
         self.bytes(&[path.as_os_str().as_bytes(), b"\0"].concat())
     }
@@ -74,7 +77,7 @@ impl Output {
             return;
         }
         for failure in failed {
-            self.complain(&failure);
+            self.complain(&printable(failure.to_string()));
         }
         let unnamed = total.saturating_sub(u64::try_from(failed.len()).unwrap_or(u64::MAX));
         if unnamed > 0 {
@@ -84,7 +87,7 @@ impl Output {
 
     /// Says on standard error what is worth knowing.
     pub fn note(&self, text: &str) {
-        self.complain(&format!("coldfs: note: {text}"));
+        self.complain(&format!("coldfs: note: {}", printable(text)));
     }
 
     /// Says on standard error why nothing was done.
@@ -95,7 +98,8 @@ impl Output {
                 Err(error) => self.complain(&error),
             }
         } else {
-            self.complain(&format!("coldfs: {}\n  {}", problem.what, problem.next_step));
+            let (what, next_step) = (printable(&problem.what), printable(&problem.next_step));
+            self.complain(&format!("coldfs: {what}\n  {next_step}"));
         }
     }
 

@@ -8,6 +8,7 @@ use super::output::{Output, count, size, unwritten};
 use super::{Outcome, converse, paths};
 use crate::control::client::serving;
 use crate::control::wire::{Status, TenantStatus};
+use crate::printable::printable;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -31,7 +32,10 @@ pub fn run(
 ) -> Result<Outcome, crate::control::wire::Problem> {
     let status = converse(collect(args))?;
     output.answer(&status, people).map_err(unwritten)?;
-    Ok(Outcome::Done)
+    for tenant in &status.tenants {
+        output.failures(&tenant.failed, tenant.failed_total);
+    }
+    Ok(Outcome::failed_if(status.tenants.iter().any(|tenant| tenant.failed_total > 0)))
 }
 
 async fn collect(args: StatusArgs) -> Result<Status, crate::control::wire::Problem> {
@@ -69,7 +73,7 @@ fn tenant(tenant: &TenantStatus) -> String {
         tenant.name.clone(),
         format!("  mountpoint   {}{mounted}", tenant.mountpoint),
         format!("  data         {}", tenant.data_dir),
-        format!("  store        {}", tenant.store),
+        format!("  store        {}", printable(&tenant.store)),
         format!("  probe        {}", tenant.probe),
         format!("  policy       {}", tenant.policy),
         format!("  passthrough  {}", if tenant.passthrough { "yes" } else { "no" }),
@@ -87,6 +91,11 @@ fn tenant(tenant: &TenantStatus) -> String {
             size(tenant.bytes.remote),
         ),
     ];
-    lines.extend(tenant.notes.iter().map(|note| format!("  note         {note}")));
+    lines.push(format!(
+        "  catalog      {}, {} files",
+        tenant.catalog.state.word(),
+        count(tenant.catalog.files)
+    ));
+    lines.extend(tenant.notes.iter().map(|note| format!("  note         {}", printable(note))));
     lines.join("\n")
 }

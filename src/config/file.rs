@@ -11,15 +11,25 @@
 //!
 //! [cache]
 //! chunks = "64MiB"          # memory for files that are read without being recalled
+//!
+//! [catalog]
+//! dir = "DIR"               # where what is known of all files is kept; it may be lost
+//!
+//! [[class]]                 # recall classes: see docs/storms.md, as for [budget.*] and [brake]
+//! name = "nightly"
+//! cgroups = ["/system.slice/nightly.service"]
+//! action = "pass-through"
 //! ```
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, de};
 
+use super::storm::{self, BrakeText, BudgetsText, ClassText};
 use super::{StoreUrl, TenantName, Tuning, units, usage};
 use crate::control::wire::Problem;
+use crate::guard::Rules;
 
 /// What a configuration file says.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -33,6 +43,10 @@ pub struct ConfigFile {
     pub tenant: Option<TenantName>,
     recall: Recall,
     cache: Cache,
+    catalog: Catalog,
+    class: Vec<ClassText>,
+    budget: BudgetsText,
+    brake: BrakeText,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -53,7 +67,18 @@ struct Cache {
     chunks: Option<u64>,
 }
 
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Catalog {
+    dir: Option<PathBuf>,
+}
+
 impl ConfigFile {
+    /// Where the catalog is kept; none: the file does not say.
+    pub fn catalog_dir(&self) -> Option<PathBuf> {
+        self.catalog.dir.clone()
+    }
+
     /// Reads a file.
     pub fn read(path: &Path) -> Result<Self, Problem> {
         let text = std::fs::read_to_string(path).map_err(|error| {
@@ -65,8 +90,7 @@ impl ConfigFile {
     }
 
     fn parse(text: &str) -> Result<Self, String> {
-        let file: ConfigFile =
-            toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
+        let file: ConfigFile = toml::from_str(text).map_err(|error| one_line(&error))?;
         let tuning = file.tuning();
         if tuning.recall_deadline.is_zero() {
             return Err("recall.deadline is 0: every cold read would fail".into());
@@ -74,7 +98,13 @@ impl ConfigFile {
         if tuning.recall_in_open_bytes > tuning.recall_whole_bytes {
             return Err("recall.in_open is larger than recall.whole".into());
         }
+        file.rules()?;
         Ok(file)
+    }
+
+    /// The storm guard's rules.
+    pub fn rules(&self) -> Result<Rules, String> {
+        storm::rules(&self.class, &self.budget, &self.brake)
     }
 
     /// The defaults, with what this file says laid over them.
@@ -92,6 +122,13 @@ impl ConfigFile {
     }
 }
 
+/// A mistake, with its place and without the drawing: a problem is a line.
+fn one_line(error: &toml::de::Error) -> String {
+    let drawn = error.to_string();
+    let place = drawn.lines().next().unwrap_or_default();
+    format!("{place}: {}", error.message().trim_end().replace('\n', ", "))
+}
+
 fn parsed<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,
@@ -105,6 +142,26 @@ where
 enum Quantity {
     Number(u64),
     Text(String),
+}
+
+/// Bytes, as a number or with a unit.
+#[derive(Clone, Debug)]
+pub(super) struct Size(pub(super) u64);
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        quantity(deserializer, units::parse_size).map(|size| Self(size.unwrap_or(0)))
+    }
+}
+
+/// Seconds, as a number or with a unit.
+#[derive(Clone, Debug)]
+pub(super) struct Span(pub(super) u64);
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        quantity(deserializer, units::parse_seconds).map(|span| Self(span.unwrap_or(0)))
+    }
 }
 
 fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
@@ -133,7 +190,7 @@ mod tests {
     fn every_key_is_read() {
         let file = ConfigFile::parse(
             "store = 's3://b/p'\ntenant = 't'\n[recall]\ndeadline = '2m'\nin_open = 4096\n\
-             whole = '1 GiB'\n[cache]\nchunks = '8M'\n",
+             whole = '1 GiB'\n[cache]\nchunks = '8M'\n[catalog]\ndir = '/c'\n",
         )
         .unwrap();
         assert_eq!(file.store.as_ref().unwrap().to_string(), "s3://b/p");
@@ -143,6 +200,7 @@ mod tests {
         assert_eq!(tuning.recall_in_open_bytes, 4096);
         assert_eq!(tuning.recall_whole_bytes, 1 << 30);
         assert_eq!(tuning.chunk_cache_bytes, 8 << 20);
+        assert_eq!(file.catalog_dir(), Some("/c".into()));
         assert_eq!(ConfigFile::parse("").unwrap().tuning(), Tuning::default());
     }
 
@@ -158,6 +216,31 @@ mod tests {
         ] {
             let error = ConfigFile::parse(text).unwrap_err();
             assert!(error.contains(line) && error.contains(word), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_storm_guard_is_turned() {
+        let file = ConfigFile::parse(
+            "[[class]]\nname = 'nightly'\nprograms = ['/opt/scan']\nusers = [0, 'root']\n\
+             action = 'slow'\nfiles_per_second = 5\nover = 'deny'\nadmit = 'second-touch'\n\
+             [budget.process]\nsegments = 3\nbytes = '1GiB'\n[brake]\nwindow = '1m'\n",
+        );
+        let rules = file.unwrap().rules().unwrap();
+        assert_eq!(rules.classes.get(0).name, "nightly");
+        assert_eq!((rules.budgets.process.segments, rules.budgets.process.bytes), (3, 1 << 30));
+        assert_eq!(rules.brake.window, Duration::from_secs(60));
+        for (text, word) in [
+            ("[[class]]\nname = 'x'\naction = 'slow'", "files_per_second"),
+            ("[[class]]\nname = 'x'\naction = 'deny'\nfiles_per_second = 1", "belongs to"),
+            ("[[class]]\nname = 'x'\naction = 'deny'", "for everybody"),
+            ("[[class]]\nname = 'x'\naction = 'deny'\nusers = ['no one']", "no user"),
+            ("[[class]]\nname = 'x'\naction = 'refuse'", "pass-through"),
+            ("[budget.user]\nbytes = 0", "budget.user"),
+            ("[brake]\nwindow = 1", "brake.window"),
+        ] {
+            let error = ConfigFile::parse(text).unwrap_err();
+            assert!(error.contains(word), "{text}: {error}");
         }
     }
 

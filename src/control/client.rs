@@ -12,6 +12,7 @@ use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::dial::dial;
 use super::runtime::RuntimeDir;
 use super::wire::{Event, Mount, Problem, ProblemKind};
 
@@ -49,8 +50,13 @@ pub async fn daemons(runtime: &RuntimeDir) -> Result<Vec<Daemon>, Problem> {
         let client = Client { socket };
         match tokio::time::timeout(MOUNTS_TIMEOUT, client.get("/v1/mounts")).await {
             Ok(Ok(mounts)) => Some(Daemon { client, mounts }),
-            Ok(Err(problem)) => {
+            // It ended meanwhile.
+            Ok(Err(problem)) if problem.kind == ProblemKind::NotMounted => {
                 tracing::debug!(socket = %client.socket.display(), %problem, "ask a daemon");
+                None
+            }
+            Ok(Err(problem)) => {
+                tracing::warn!("a daemon does not answer: {problem}");
                 None
             }
             Err(_elapsed) => {
@@ -136,12 +142,21 @@ impl Client {
         route: &str,
         body: Bytes,
     ) -> Result<Response<Incoming>, Problem> {
-        let stream = tokio::net::UnixStream::connect(&self.socket).await.map_err(|error| {
-            Problem::new(
-                ProblemKind::NotMounted,
-                format!("control socket {}: {error}", self.socket.display()),
-                "see `coldfs status` for what is mounted",
-            )
+        let stream = dial(&self.socket).await.map_err(|error| {
+            let what = format!("control socket {}: {error}", self.socket.display());
+            match error.kind() {
+                io::ErrorKind::TimedOut => Problem::new(
+                    ProblemKind::Failed,
+                    what,
+                    "see its log; the socket's name is its process, which may be killed: the next \
+                     mount recovers",
+                ),
+                _ => Problem::new(
+                    ProblemKind::NotMounted,
+                    what,
+                    "see `coldfs status` for what is mounted",
+                ),
+            }
         })?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await

@@ -7,9 +7,10 @@
 use std::fs::{DirBuilder, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
+use super::dial::try_dial;
 use super::wire::{Problem, ProblemKind};
 
 /// Environment variable that names the runtime directory.
@@ -78,7 +79,7 @@ impl RuntimeDir {
             if !is_socket_name(&path) {
                 continue;
             }
-            match UnixStream::connect(&path) {
+            match try_dial(&path) {
                 Ok(_) => live.push(path),
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                     // Another command may have removed it first.

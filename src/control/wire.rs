@@ -11,7 +11,7 @@ mod repair;
 mod status;
 
 pub use files::{
-    DuReport, DuRequest, FileReport, FileState, FindRequest, FindSummary, HsmFlags, Remote,
+    DuReport, DuRequest, FileReport, FileState, FindRequest, FindSummary, HsmFlags, Remote, Source,
     StateRequest,
 };
 pub use moves::{
@@ -20,7 +20,9 @@ pub use moves::{
 };
 pub use path::WirePath;
 pub use repair::{Finding, FsckMode, FsckReport, FsckRequest, Verdict};
-pub use status::{Bytes, Counters, Files, Mount, Status, TenantStatus};
+pub use status::{
+    Bytes, CatalogState, CatalogStatus, Counters, Files, Mount, Status, TenantStatus,
+};
 
 use serde::{Deserialize, Serialize};
 

@@ -1,5 +1,6 @@
 //! One served tenant, as commands see it.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -11,18 +12,22 @@ use async_trait::async_trait;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::files::{add, relative, report, shown};
-use super::moves;
+use super::count::{self, Count, Sums};
+use super::failures::{Failures, is_gone};
+use super::files::{relative, report, report_on};
+use super::walks::{Stop, Unwalked, WALKS_AT_ONCE, Walks};
+use super::{check, known, moves};
+use crate::catalog::Keeper;
 use crate::config::MountOptions;
+use crate::config::checks::{FS_TYPE, MountTable};
 use crate::control::engine::Engine;
 use crate::control::filter::Filter;
 use crate::control::wire::{
-    Bytes, CancelReport, CancelRequest, Counters, DuReport, DuRequest, FAILURES_NAMED, Failure,
-    FileReport, Files, FindRequest, FindSummary, Finding, FsckMode, FsckReport, FsckRequest, Mount,
-    MoveRequest, MoveSummary, PinReport, PinRequest, Problem, ProblemKind, Progress, Status,
-    TenantStatus, Verdict, WirePath,
+    CancelReport, CancelRequest, Counters, DuReport, DuRequest, FileReport, FindRequest,
+    FindSummary, Finding, FsckReport, FsckRequest, Mount, MoveRequest, MoveSummary, PinReport,
+    PinRequest, Problem, ProblemKind, Progress, Source, Status, TenantStatus, WirePath,
 };
-use crate::fsck::{Fsck, Mode, Trouble};
+use crate::guard::Guard;
 use crate::inode::{Inodes, Serving};
 use crate::migrate::Migrator;
 use crate::recall::{Chunks, Recall};
@@ -37,12 +42,20 @@ pub(super) struct Served {
     pub(super) inodes: Arc<Inodes>,
     pub(super) chunks: Arc<Chunks>,
     pub(super) recall: Arc<Recall>,
+    pub(super) guard: Arc<Guard>,
     pub(super) migrator: Arc<Migrator>,
     passthrough: AtomicBool,
     moved_files: AtomicU64,
     running: Mutex<HashMap<u64, (Vec<WirePath>, CancellationToken)>>,
     next_move: AtomicU64,
     detach: Notify,
+    /// Cancelled when the detach begins: whoever asks for the status then is answered at once.
+    detaching: CancellationToken,
+    /// Cancelled when the mount is gone.
+    ending: CancellationToken,
+    pub(super) walks: Walks,
+    count: Count<Sums>,
+    pub(super) keeper: Arc<Keeper>,
 }
 
 impl Served {
@@ -52,20 +65,29 @@ impl Served {
         inodes: Arc<Inodes>,
         chunks: Arc<Chunks>,
         recall: Arc<Recall>,
+        guard: Arc<Guard>,
         migrator: Arc<Migrator>,
     ) -> Self {
+        let (detaching, ending) = (CancellationToken::new(), CancellationToken::new());
+        let keeper = Arc::new(known::keep(&options, &tenant, &inodes));
         Self {
+            keeper,
             options,
             tenant,
             inodes,
             chunks,
             recall,
+            guard,
             migrator,
             passthrough: AtomicBool::new(false),
             moved_files: AtomicU64::new(0),
             running: Mutex::default(),
             next_move: AtomicU64::new(0),
             detach: Notify::new(),
+            walks: Walks::new(WALKS_AT_ONCE, ending.clone()),
+            count: Count::new(detaching.clone()),
+            detaching,
+            ending,
         }
     }
 
@@ -81,11 +103,33 @@ impl Served {
         self.detach.notified().await;
     }
 
-    /// Cancels every move under way.
+    /// The mount is about to go away.
+    pub(super) fn begin_detach(&self) {
+        self.detaching.cancel();
+    }
+
+    /// Cancels every move and walk under way.
     pub(super) fn stop_moves(&self) {
         for (_, token) in self.running().values() {
             token.cancel();
         }
+        self.ending.cancel();
+    }
+
+    /// What a process that ends now leaves, for a person.
+    pub(super) fn left(&self) -> String {
+        let mountpoint = self.options.mountpoint.display();
+        let mounted = MountTable::read()
+            .is_ok_and(|table| table.type_at(&self.options.mountpoint) == Some(FS_TYPE));
+        let mut left = match self.running().len() {
+            0 => "no move was under way".to_owned(),
+            moves => format!("moves cut off: {moves}"),
+        };
+        if mounted {
+            left +=
+                &format!("; {mountpoint} is left without a daemon: fusermount3 -uz {mountpoint}");
+        }
+        left
     }
 
     /// What is missing on this machine, and what would enable it.
@@ -132,24 +176,23 @@ impl Served {
             return Ok(recalls.values().filter(|cold| cold.cancel()).count() as u64);
         }
         let served = Arc::clone(self);
-        walking(move || {
+        let walk = self.walks.run(CancellationToken::new(), move |stop| {
             let mut stopped = 0;
             for start in starts {
                 let mut visit = |file: Found| {
                     if let Some(cold) = recalls.remove(&file.stat.st_ino) {
                         stopped += u64::from(cold.cancel());
                     }
-                    if recalls.is_empty() {
-                        ControlFlow::Break(())
-                    } else {
-                        ControlFlow::Continue(())
-                    }
+                    if recalls.is_empty() { ControlFlow::Break(()) } else { stop.flow() }
                 };
-                let _all_or_found = walk(&served.tenant, start, &mut visit, &mut unreadable);
+                let mut fail = |_: &[u8], error: std::io::Error| {
+                    tracing::warn!(%error, "a directory cannot be searched for recalls");
+                };
+                let _all_or_found = walk(&served.tenant, start, &mut visit, &mut fail);
             }
-            Ok(stopped)
-        })
-        .await
+            stopped
+        });
+        Ok(walk.await?)
     }
 
     fn running(
@@ -158,7 +201,7 @@ impl Served {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn locate(&self, path: &Path) -> Result<Found, Problem> {
+    pub(super) fn locate(&self, path: &Path) -> Result<Found, Problem> {
         let rest = relative(self, path).ok_or_else(|| {
             Problem::new(
                 ProblemKind::NotMounted,
@@ -171,23 +214,49 @@ impl Served {
             Problem::new(ProblemKind::Failed, what, "check the path")
         })
     }
-
-    fn failure(&self, path: &[u8], error: &dyn std::error::Error) -> Failure {
-        Failure {
-            path: shown(self, path).into(),
-            cause: error.to_string(),
-            next_step: "look at it, and run the command again".to_owned(),
-        }
-    }
 }
 
-/// Runs a walk on a thread of its own.
-async fn walking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
-) -> Result<T, Problem> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| {
-        Problem::new(ProblemKind::Failed, format!("a walk failed: {error}"), "report this")
-    })?
+/// A `find` under way.
+struct Search<'a> {
+    served: &'a Served,
+    filter: Filter,
+    found: mpsc::Sender<FileReport>,
+    summary: FindSummary,
+}
+
+impl Search<'_> {
+    /// Sends a file that is meant.
+    fn take(&mut self, report: FileReport, stop: &Stop) -> ControlFlow<()> {
+        self.summary.examined += 1;
+        let name = report.path.as_path().file_name().unwrap_or_default().to_owned();
+        if !self.filter.accepts(&name, report.state, report.size_bytes, report.mtime_ns) {
+            return stop.flow();
+        }
+        self.summary.matched += 1;
+        stop.send(&self.found, report)
+    }
+
+    /// Walks.
+    fn walk(mut self, start: Found, stop: &Stop) -> FindSummary {
+        let served = self.served;
+        let failures = RefCell::new(Failures::default());
+        let mut visit = |file: Found| match report(served, &file) {
+            Ok(report) => self.take(report, stop),
+            Err(error) => {
+                self.summary.examined += 1;
+                if !is_gone(&error) {
+                    failures.borrow_mut().note(served, &file.path, &error);
+                }
+                stop.flow()
+            }
+        };
+        let mut fail = |path: &[u8], error: std::io::Error| {
+            failures.borrow_mut().note(served, path, &error);
+        };
+        let _all_or_stopped = walk(&served.tenant, start, &mut visit, &mut fail);
+        let Failures { named, total } = failures.into_inner();
+        FindSummary { failed: named, failed_total: total, ..self.summary }
+    }
 }
 
 /// What the control socket calls.
@@ -211,10 +280,24 @@ impl Engine for Commands {
     }
 
     async fn status(&self) -> Result<Status, Problem> {
-        let path = self.options.mountpoint.clone().into();
-        let sums = self.du(DuRequest { path }, CancellationToken::new()).await?;
         let mut notes = self.options.notes.clone();
         notes.extend(self.missing());
+        let root = self.locate(&self.options.mountpoint)?;
+        let served = Arc::clone(&self.0);
+        let counted = self.count.ask(move |stop| {
+            let known = known::sums(&served, &root, stop);
+            known.unwrap_or_else(|| count::sums(&served, root, stop))
+        });
+        let counted = counted.await;
+        let (catalog, note) = known::status(&self.keeper.report());
+        notes.extend(note);
+        let sums = match counted {
+            Err(Unwalked::Cancelled) if self.detaching.is_cancelled() => {
+                notes.push("it is being detached, and its files are not counted".to_owned());
+                Sums::default()
+            }
+            counted => counted?,
+        };
         let tenant = TenantStatus {
             name: self.tenant.name.clone(),
             mounted: true,
@@ -226,6 +309,9 @@ impl Engine for Commands {
             passthrough: self.passthrough.load(Ordering::Relaxed),
             files: sums.files,
             bytes: sums.bytes,
+            catalog,
+            failed: sums.failures.named,
+            failed_total: sums.failures.total,
             notes,
         };
         let counters = Counters {
@@ -269,72 +355,32 @@ impl Engine for Commands {
         let now = now.map_or(0, |now| i64::try_from(now.as_nanos()).unwrap_or(i64::MAX));
         let filter = Filter::new(&request, now)?;
         let served = Arc::clone(&self.0);
-        walking(move || {
-            let mut summary = FindSummary::default();
-            let mut failures = Vec::new();
-            let mut visit = |file: Found| {
-                if cancel.is_cancelled() {
-                    return ControlFlow::Break(());
-                }
-                summary.examined += 1;
-                let report = match report(&served, &file) {
-                    Ok(report) => report,
-                    Err(error) => {
-                        failures.push(served.failure(&file.path, &error));
-                        return ControlFlow::Continue(());
-                    }
-                };
-                let name = report.path.as_path().file_name().unwrap_or_default().to_owned();
-                if !filter.accepts(&name, report.state, report.size_bytes, report.mtime_ns) {
-                    return ControlFlow::Continue(());
-                }
-                summary.matched += 1;
-                match found.blocking_send(report) {
-                    Ok(()) => ControlFlow::Continue(()),
-                    Err(_gone) => ControlFlow::Break(()),
-                }
-            };
-            let mut unread = Vec::new();
-            let mut fail = |path: &[u8], error: std::io::Error| {
-                unread.push(served.failure(path, &error));
-            };
-            let _all_or_cancelled = walk(&served.tenant, start, &mut visit, &mut fail);
-            failures.extend(unread);
-            summary.failed_total = failures.len() as u64;
-            failures.truncate(FAILURES_NAMED);
-            summary.failed = failures;
-            Ok(summary)
-        })
-        .await
+        let walk = self.walks.run(cancel, move |stop| {
+            let mut search =
+                Search { served: &served, filter, found, summary: FindSummary::default() };
+            if !request.walk
+                && known::visit(&served, &start, &mut |met| {
+                    search.take(report_on(&served, met.path, met.seen, met.pin), stop)
+                })
+            {
+                search.summary.source = Source::Catalog;
+                return search.summary;
+            }
+            search.walk(start, stop)
+        });
+        Ok(walk.await?)
     }
 
     async fn du(&self, request: DuRequest, cancel: CancellationToken) -> Result<DuReport, Problem> {
         let start = self.locate(request.path.as_path())?;
         let served = Arc::clone(&self.0);
-        walking(move || {
-            let (mut bytes, mut files) = (Bytes::default(), Files::default());
-            files.resident = Some(0);
-            let mut seen = std::collections::HashSet::new();
-            let mut visit = |file: Found| {
-                if cancel.is_cancelled() {
-                    return ControlFlow::Break(());
-                }
-                // A file of several names counts once.
-                if file.stat.st_nlink > 1 && file.is_regular() && !seen.insert(file.stat.st_ino) {
-                    return ControlFlow::Continue(());
-                }
-                if let Err(error) = add(&served.tenant, &file, &mut bytes, &mut files) {
-                    tracing::debug!(%error, "a file went away while it was counted");
-                }
-                ControlFlow::Continue(())
-            };
-            let mut fail = |_: &[u8], error: std::io::Error| {
-                tracing::warn!(%error, "a directory cannot be counted");
-            };
-            let _all_or_cancelled = walk(&served.tenant, start, &mut visit, &mut fail);
-            Ok(DuReport { path: request.path, bytes, files })
-        })
-        .await
+        let counted = self.walks.run(cancel, move |stop| {
+            let known = (!request.walk).then(|| known::sums(&served, &start, stop)).flatten();
+            known.unwrap_or_else(|| count::sums(&served, start, stop))
+        });
+        let Sums { bytes, files, failures, source } = counted.await?;
+        let (failed, failed_total) = (failures.named, failures.total);
+        Ok(DuReport { path: request.path, bytes, files, source, failed, failed_total })
     }
 
     async fn cancel(&self, request: CancelRequest) -> Result<CancelReport, Problem> {
@@ -366,8 +412,9 @@ impl Engine for Commands {
             starts.push(self.locate(path.as_path())?);
         }
         let served = Arc::clone(&self.0);
-        walking(move || {
+        let walk = self.walks.run(cancel, move |stop| {
             let mut report = PinReport::default();
+            let failures = RefCell::new(Failures::default());
             for start in starts {
                 let wanted = request.pinned.then_some(Pin::NeverRelease);
                 let mut set = |file: &Found| {
@@ -380,12 +427,7 @@ impl Engine for Commands {
                     match changed {
                         Ok(true) => report.changed += 1,
                         Ok(false) => report.already += 1,
-                        Err(error) => {
-                            report.failed_total += 1;
-                            if report.failed.len() < FAILURES_NAMED {
-                                report.failed.push(served.failure(&file.path, &error));
-                            }
-                        }
+                        Err(error) => failures.borrow_mut().note(&served, &file.path, &error),
                     }
                 };
                 // A pin on a directory holds for all below it.
@@ -399,17 +441,20 @@ impl Engine for Commands {
                     if pinnable {
                         set(&file);
                     }
-                    if cancel.is_cancelled() {
-                        ControlFlow::Break(())
-                    } else {
-                        ControlFlow::Continue(())
-                    }
+                    stop.flow()
                 };
-                let _all_or_cancelled = walk(&served.tenant, start, &mut visit, &mut unreadable);
+                let mut fail = |path: &[u8], error: std::io::Error| {
+                    failures.borrow_mut().note(&served, path, &error);
+                };
+                if walk(&served.tenant, start, &mut visit, &mut fail).is_break() {
+                    break;
+                }
             }
-            Ok(report)
-        })
-        .await
+            let failures = failures.into_inner();
+            (report.failed, report.failed_total) = (failures.named, failures.total);
+            report
+        });
+        Ok(walk.await?)
     }
 
     async fn fsck(
@@ -418,100 +463,11 @@ impl Engine for Commands {
         findings: mpsc::Sender<Finding>,
         cancel: CancellationToken,
     ) -> Result<FsckReport, Problem> {
-        let start = self.locate(request.path.as_path())?;
-        let (sender, mut files) = mpsc::channel::<Found>(64);
-        let (served, stop) = (Arc::clone(&self.0), cancel.clone());
-        let walker = walking(move || {
-            let mut visit = |file: Found| {
-                if stop.is_cancelled() || (file.is_regular() && sender.blocking_send(file).is_err())
-                {
-                    return ControlFlow::Break(());
-                }
-                ControlFlow::Continue(())
-            };
-            let mut fail = |_: &[u8], error: std::io::Error| {
-                tracing::warn!(%error, "a directory cannot be checked");
-            };
-            let _all_or_cancelled = walk(&served.tenant, start, &mut visit, &mut fail);
-            Ok(())
-        });
-        let walker = tokio::spawn(walker);
-        let mode = match request.mode {
-            FsckMode::Check => Mode::Check,
-            FsckMode::Repair => Mode::Repair,
-            FsckMode::Adopt => Mode::Adopt,
-        };
-        let mut fsck = Fsck::new(&self.tenant, &self.inodes, mode);
-        let mut report = FsckReport::default();
-        while let Some(file) = files.recv().await {
-            report.examined += 1;
-            let path = file.path.clone();
-            let Ok(candidate) = self.migrator.candidate(file.path, file.fd, &file.stat) else {
-                continue;
-            };
-            let checked = fsck.check(&candidate.inode).await;
-            self.migrator.done_with(candidate);
-            let finding = match checked {
-                Ok(None) => continue,
-                Ok(Some(finding)) => Finding {
-                    path: shown(self, &path).into(),
-                    what: finding.what,
-                    verdict: verdict_of(finding.trouble),
-                    repaired: finding.repaired,
-                    next_step: next_step(finding.trouble, finding.repaired).to_owned(),
-                },
-                Err(error) => Finding {
-                    path: shown(self, &path).into(),
-                    what: format!("cannot be checked: {error}"),
-                    verdict: Verdict::Conflict,
-                    repaired: false,
-                    next_step: "check its permissions".to_owned(),
-                },
-            };
-            report.found += 1;
-            report.repaired += u64::from(finding.repaired);
-            report.open += u64::from(!finding.repaired);
-            if findings.send(finding).await.is_err() {
-                break;
-            }
-        }
-        drop(files);
-        report.cancelled = cancel.is_cancelled();
-        walker.await.map_err(|error| {
-            Problem::new(ProblemKind::Failed, format!("a walk failed: {error}"), "report this")
-        })??;
-        Ok(report)
+        check::run(&self.0, request, findings, cancel).await
     }
 
     async fn detach(&self) -> Result<(), Problem> {
         self.detach.notify_one();
         Ok(())
-    }
-}
-
-/// What a walk meets that it cannot go through: said, and passed over.
-fn unreadable(_path: &[u8], error: std::io::Error) {
-    tracing::warn!(%error, "a directory cannot be read");
-}
-
-fn verdict_of(trouble: Trouble) -> Verdict {
-    match trouble {
-        Trouble::InFlight | Trouble::VoidRecord => Verdict::Repairable,
-        Trouble::Orphan => Verdict::Orphan,
-        Trouble::Conflict | Trouble::Foreign => Verdict::Conflict,
-        Trouble::Lost => Verdict::Lost,
-        Trouble::Unanswered => Verdict::Unanswered,
-    }
-}
-
-fn next_step(trouble: Trouble, repaired: bool) -> &'static str {
-    match trouble {
-        _ if repaired => "nothing: it is repaired",
-        Trouble::InFlight | Trouble::VoidRecord => "coldfs fsck --repair, with the store reachable",
-        Trouble::Orphan => "coldfs fsck --adopt, if it is this tenant's",
-        Trouble::Conflict => "compare it with a backup; see .coldfs/conflicts",
-        Trouble::Foreign => "use the coldfs or the tenant that wrote it",
-        Trouble::Lost => "look for the object in the store's versions or its backup",
-        Trouble::Unanswered => "check the store (`coldfs doctor --store URL`), then run this again",
     }
 }

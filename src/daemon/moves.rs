@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::engine::Served;
 use super::files::{relative, shown};
+use super::walks::{Stop, Unwalked};
 use crate::control::wire::{
     FAILURES_NAMED, Failure, MoveRequest, MoveSummary, Problem, ProblemKind, Progress,
     Skip as SkipCount, Verb, WirePath,
@@ -139,11 +140,10 @@ pub(super) async fn run(
     };
     let (sender, mut batches) = mpsc::channel(1);
     let walking = Arc::clone(served);
-    let stop = cancel.clone();
     let recursive = request.recursive;
-    let walker = tokio::task::spawn_blocking(move || {
-        send_batches(&walking, &starts, recursive, &sender, &stop, &found);
-    });
+    let walker = tokio::spawn(served.walks.run(cancel.clone(), move |stop| {
+        send_batches(&walking, &starts, recursive, &sender, stop, &found);
+    }));
     let mut again = Vec::new();
     while let Some(met) = batches.recv().await {
         match met {
@@ -153,8 +153,10 @@ pub(super) async fn run(
             }
         }
     }
-    if walker.await.is_err() {
-        tracing::error!("the walk of a move ended by a fault");
+    match walker.await.unwrap_or(Err(Unwalked::Fault)) {
+        Ok(()) => {}
+        Err(Unwalked::Cancelled) => cancel.cancel(),
+        Err(other) => return Err(other.into()),
     }
     while !again.is_empty() && !cancel.is_cancelled() {
         tokio::select! {
@@ -175,15 +177,13 @@ fn send_batches(
     starts: &[Vec<u8>],
     recursive: bool,
     sender: &mpsc::Sender<Met>,
-    stop: &CancellationToken,
+    stop: &Stop,
     found_files: &AtomicU64,
 ) {
     let mut batch = Vec::with_capacity(BATCH_FILES);
     for start in starts {
         let mut take = |found: Found| {
-            if stop.is_cancelled() {
-                return ControlFlow::Break(());
-            }
+            stop.flow()?;
             let is_dir = found.stat.st_mode & libc::S_IFMT == libc::S_IFDIR;
             if is_dir || (recursive && !found.is_regular()) {
                 return ControlFlow::Continue(());
@@ -193,18 +193,18 @@ fn send_batches(
                 Ok(candidate) => batch.push((candidate, pin)),
                 Err(error) => {
                     let failure = failure_of(served, &found.path, &error.into());
-                    return send(sender, Met::Failed(failure));
+                    return stop.send(sender, Met::Failed(failure));
                 }
             }
             found_files.fetch_add(1, Ordering::Relaxed);
             if batch.len() < BATCH_FILES {
                 return ControlFlow::Continue(());
             }
-            send(sender, Met::Batch(std::mem::take(&mut batch)))
+            stop.send(sender, Met::Batch(std::mem::take(&mut batch)))
         };
         let mut failed = |path: &[u8], error: std::io::Error| {
-            // Refused only where nobody listens any more.
-            drop(sender.blocking_send(Met::Failed(failure_of(served, path, &error.into()))));
+            let failure = failure_of(served, path, &error.into());
+            let _sent_or_stopped = stop.send(sender, Met::Failed(failure));
         };
         match find(&served.tenant, start) {
             Err(error) => failed(start, error),
@@ -214,7 +214,7 @@ fn send_batches(
                     cause: "a directory".into(),
                     next_step: "add -r to take all below it".into(),
                 };
-                drop(sender.blocking_send(Met::Failed(failure)));
+                let _sent_or_stopped = stop.send(sender, Met::Failed(failure));
             }
             Ok(found) => {
                 if walk(&served.tenant, found, &mut take, &mut failed).is_break() {
@@ -224,14 +224,7 @@ fn send_batches(
         }
     }
     if !batch.is_empty() {
-        drop(sender.blocking_send(Met::Batch(batch)));
-    }
-}
-
-fn send(sender: &mpsc::Sender<Met>, met: Met) -> ControlFlow<()> {
-    match sender.blocking_send(met) {
-        Ok(()) => ControlFlow::Continue(()),
-        Err(_gone) => ControlFlow::Break(()),
+        let _sent_or_stopped = stop.send(sender, Met::Batch(batch));
     }
 }
 
@@ -293,7 +286,6 @@ impl Running {
                 }
             }
             self.tell(served, Some(&candidate));
-            served.migrator.done_with(candidate);
         }
         again
     }

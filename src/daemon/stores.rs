@@ -10,7 +10,7 @@ use crate::store::s3::{Options, S3Store};
 /// Opens the store.
 pub async fn open(url: &StoreUrl) -> Result<Arc<dyn ObjectStore>, Problem> {
     let opened = match url {
-        StoreUrl::Disk(dir) => S3Store::embedded(dir),
+        StoreUrl::Disk(dir) => S3Store::embedded_in_time(dir.clone()).await,
         StoreUrl::S3 { .. } => S3Store::connect(&url.to_string(), Options::default()).await,
     };
     match opened {

@@ -5,12 +5,12 @@ use std::future::Future;
 use std::time::Duration;
 
 use crate::ops::Errno;
-use crate::sys;
+use crate::sys::killed::is_being_killed;
 
 /// How often a waiting process is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-/// The future's result, or EINTR once `pid` has a SIGKILL pending. `pid` 0 is the kernel.
+/// The future's result, or EINTR once `pid` is being killed. `pid` 0 is the kernel.
 pub(super) async fn wait<T>(
     pid: u32,
     future: impl Future<Output = Result<T, Errno>>,
@@ -22,7 +22,7 @@ pub(super) async fn wait<T>(
             result = &mut future => return result,
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }
-        if pid != 0 && sys::is_being_killed(pid) {
+        if pid != 0 && is_being_killed(pid) {
             return Err(Errno(libc::EINTR));
         }
     }

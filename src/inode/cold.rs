@@ -137,6 +137,11 @@ impl Cold {
         !self.is_idle() || self.cancels.receiver_count() > 0
     }
 
+    /// Whether somebody waits for its fill or for bytes; the caller does not any more.
+    pub fn is_waited_for_by_others(&self) -> bool {
+        self.fill.receiver_count() > 0 || self.cancels.receiver_count() > 0
+    }
+
     /// Ends every wait for bytes. False: there is none.
     pub fn cancel(&self) -> bool {
         let waiting = self.is_waited_for();

@@ -83,12 +83,13 @@ impl Ops {
     ) -> Result<(Entry, Answer<Opened>), Errno> {
         let Created { inode, file, entry } = created;
         let request = OpenRequest {
+            caller,
             writable: true,
             truncate: false,
             exec: false,
-            unprivileged: caller.uid != 0,
             whole_refused: true,
             proven_here: false,
+            visit: None,
             door,
         };
         let open = move |ops: &Arc<Self>, inode: &Arc<Inode>, held: &mut TierGuard| {

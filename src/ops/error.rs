@@ -2,11 +2,30 @@
 
 use std::io;
 
+use crate::guard::Denied;
 use crate::recall::RecallError;
 
 /// An errno as applications see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Errno(pub i32);
+
+impl Errno {
+    /// What the guard's refusal is to an open. Tools know EACCES, name the file and go on.
+    pub(super) fn at_open(denied: &Denied) -> Self {
+        Self(match denied {
+            Denied::Brake | Denied::Class { .. } | Denied::Budget { .. } => libc::EACCES,
+            Denied::Cancelled => libc::ECANCELED,
+        })
+    }
+
+    /// What it is to a read or a write of an open file: bytes that did not come.
+    pub(super) fn at_read(denied: &Denied) -> Self {
+        Self(match denied {
+            Denied::Brake | Denied::Class { .. } | Denied::Budget { .. } => libc::ETIMEDOUT,
+            Denied::Cancelled => libc::ECANCELED,
+        })
+    }
+}
 
 impl From<io::Error> for Errno {
     fn from(error: io::Error) -> Self {

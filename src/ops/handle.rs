@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::{Errno, Ops};
+use crate::guard::Visit;
 use crate::inode::Inode;
 
 /// FUSE's number of an open file description.
@@ -15,12 +16,20 @@ pub struct Fh(pub u64);
 pub(super) struct OpenFile {
     pub(super) inode: Arc<Inode>,
     pub(super) writable: bool,
+    /// As what the guard knows this open, if the file was cold then.
+    pub(super) visit: Option<Arc<Visit>>,
 }
 
 impl Ops {
-    pub(super) fn add_open_file(&self, inode: &Arc<Inode>, writable: bool) -> Fh {
+    pub(super) fn add_open_file(
+        &self,
+        inode: &Arc<Inode>,
+        writable: bool,
+        visit: Option<Arc<Visit>>,
+    ) -> Fh {
         let fh = Fh(self.next_fh.fetch_add(1, Ordering::Relaxed));
-        self.open_files.insert(fh, Arc::new(OpenFile { inode: Arc::clone(inode), writable }));
+        let inode = Arc::clone(inode);
+        self.open_files.insert(fh, Arc::new(OpenFile { inode, writable, visit }));
         fh
     }
 

@@ -8,9 +8,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::handle::OpenFile;
 use super::open::{blocking, stop_fill};
 use super::patience::Patience;
 use super::{Answer, Caller, Errno, Fh, Ops};
+use crate::guard::{Visit, Why};
 use crate::inode::{Cold, Inode, Serving, TierGuard};
 use crate::recall::RecallError;
 use crate::recover::{Finding, Ordered, find, put_in_order};
@@ -30,9 +32,21 @@ impl Ops {
             }
             Serving::Cold(cold) => {
                 let recall = Arc::clone(&self.recall);
-                Answer::later(
-                    async move { Ok(recall.read(&open.inode, &cold, offset, size).await?) },
-                )
+                Answer::later(async move {
+                    let Some(visit) = &open.visit else {
+                        return Ok(recall.read(&open.inode, &cold, offset, size, true).await?);
+                    };
+                    let left = cold.place.size_bytes.saturating_sub(offset);
+                    let paid = visit.pay(left.min(size.into())).await;
+                    paid.map_err(|denied| Errno::at_read(&denied))?;
+                    let read = recall.read(&open.inode, &cold, offset, size, visit.keeps());
+                    let read = visit.waiting(read).await;
+                    let read = read.map_err(|denied| Errno::at_read(&denied))?;
+                    if let Err(error) = &read {
+                        visit.failed(error);
+                    }
+                    Ok(read?)
+                })
             }
             Serving::Closed => Answer::Now(Err(Errno(libc::EBADF))),
         }
@@ -60,7 +74,7 @@ impl Ops {
                 let data = Bytes::copy_from_slice(data);
                 let ops = Arc::clone(self);
                 Answer::later(async move {
-                    let file = ops.bring_home(&open.inode).await?;
+                    let file = ops.bring_home(&open).await?;
                     blocking(move || write_local(caller, &file, offset, &data)).await?;
                     Ok(written)
                 })
@@ -123,7 +137,7 @@ impl Ops {
             Serving::Cold(_) => {
                 let ops = Arc::clone(self);
                 Answer::later(async move {
-                    let file = ops.bring_home(&open.inode).await?;
+                    let file = ops.bring_home(&open).await?;
                     blocking(move || fallocate_local(caller, &file, mode, offset, length)).await
                 })
             }
@@ -187,7 +201,7 @@ impl Ops {
         inode: Arc<Inode>,
         size: u64,
     ) -> Result<(), Errno> {
-        let (mut held, file) = self.at_home(&inode, size != 0).await?;
+        let (mut held, file) = self.at_home(caller, &inode, size != 0).await?;
         blocking(move || {
             set_size(caller, &file, size)?;
             if matches!(inode.serving(), Serving::Cold(_)) {
@@ -205,6 +219,7 @@ impl Ops {
     /// The body of a file under its tier lock; whole, if its bytes are `wanted`.
     pub(super) async fn at_home(
         &self,
+        caller: Caller,
         inode: &Arc<Inode>,
         wanted: bool,
     ) -> Result<(TierGuard, Arc<File>), Errno> {
@@ -225,7 +240,10 @@ impl Ops {
                 Serving::Cold(cold) if !wanted => return Ok((held, Arc::clone(&cold.file))),
                 Serving::Cold(cold) => {
                     drop(held);
-                    self.whole_for_change(inode, &cold).await?;
+                    let size = cold.record.size_bytes;
+                    let visit = self.visit(caller, inode, &cold, Why::Write, size);
+                    visit.admit().await.map_err(|denied| Errno::at_open(&denied))?;
+                    self.whole_for_change(inode, &cold, Some(&visit)).await?;
                 }
                 Serving::Closed => {
                     let file = match self.inodes.open(inode, libc::O_RDWR | libc::O_NONBLOCK) {
@@ -264,10 +282,17 @@ impl Ops {
     }
 
     /// Recalls an open cold file whole and lets writers at it.
-    async fn bring_home(&self, inode: &Arc<Inode>) -> Result<Arc<File>, Errno> {
+    async fn bring_home(&self, open: &OpenFile) -> Result<Arc<File>, Errno> {
+        let (inode, visit) = (&open.inode, open.visit.as_deref());
         loop {
             match inode.serving() {
-                Serving::Cold(cold) => self.whole_for_change(inode, &cold).await?,
+                Serving::Cold(cold) => {
+                    if let Some(visit) = visit {
+                        let paid = visit.pay(cold.record.size_bytes).await;
+                        paid.map_err(|denied| Errno::at_read(&denied))?;
+                    }
+                    self.whole_for_change(inode, &cold, visit).await?;
+                }
                 Serving::Passthrough { file, .. } | Serving::Local { file } => return Ok(file),
                 Serving::Closed => return Err(Errno(libc::EBADF)),
             }
@@ -276,10 +301,20 @@ impl Ops {
 
     /// The whole file, for a change to it: whoever has its stub open behind the mount goes soon,
     /// and a change cannot be served by chunks.
-    async fn whole_for_change(&self, inode: &Arc<Inode>, cold: &Arc<Cold>) -> Result<(), Errno> {
+    async fn whole_for_change(
+        &self,
+        inode: &Arc<Inode>,
+        cold: &Arc<Cold>,
+        visit: Option<&Visit>,
+    ) -> Result<(), Errno> {
         let mut patience = Patience::new();
         loop {
-            match self.recall.whole(inode, cold).await {
+            let whole = self.recall.whole(inode, cold);
+            let whole = match visit {
+                Some(visit) => visit.waiting(whole).await,
+                None => Ok(whole.await),
+            };
+            match whole.map_err(|denied| Errno::at_read(&denied))? {
                 Err(RecallError::Busy) if !patience.is_over() => {
                     patience.wait().await;
                 }

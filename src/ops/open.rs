@@ -16,6 +16,7 @@ use super::patience::Patience;
 use super::{Answer, Caller, Errno, Fh, Ops};
 use crate::failpoint::{CrashPoint, reach};
 use crate::file_id::{Ino, TimeNs};
+use crate::guard::{Visit, Why};
 use crate::inode::{Backing, Body, Cold, Fill, Inode, Serving, Suspect, TierGuard};
 use crate::recall::RecallError;
 use crate::record::Record;
@@ -65,14 +66,16 @@ impl Drop for Opened {
 
 #[derive(Clone)]
 pub(super) struct OpenRequest {
+    pub(super) caller: Caller,
     pub(super) writable: bool,
     pub(super) truncate: bool,
     pub(super) exec: bool,
-    pub(super) unprivileged: bool,
     /// Whether a recall inside this open was tried and cannot be had.
     pub(super) whole_refused: bool,
     /// Whether its bytes are proven to be here, whatever its record says.
     pub(super) proven_here: bool,
+    /// As what the guard let it through, once the file was seen to be cold.
+    pub(super) visit: Option<Arc<Visit>>,
     pub(super) door: Arc<dyn RegisterBacking>,
 }
 
@@ -88,6 +91,8 @@ pub(super) enum Wait {
     Lease,
     /// It was in flight at a crash and is put in order first.
     Order(Arc<File>),
+    /// It is cold: the guard is asked first.
+    Guard(Arc<Cold>),
     /// The file comes home first.
     Fill(Arc<Cold>),
     /// Its recall is stopped first: what was there is not wanted any more.
@@ -118,12 +123,13 @@ impl Ops {
         door: Arc<dyn RegisterBacking>,
     ) -> Answer<Opened> {
         let request = OpenRequest {
+            caller,
             writable: flags & libc::O_ACCMODE != libc::O_RDONLY,
             truncate: flags & libc::O_TRUNC != 0,
             exec: flags & FMODE_EXEC != 0,
-            unprivileged: caller.uid != 0,
             whole_refused: false,
             proven_here: false,
+            visit: None,
             door,
         };
         if let Some(mut held) = inode.try_tier() {
@@ -172,7 +178,10 @@ impl Ops {
                     patience.wait().await;
                 }
                 Step::Wait(Wait::Stop(cold)) => stop_fill(&cold).await,
-                Step::Wait(Wait::Fill(cold)) => match self.recall.whole(&inode, &cold).await {
+                Step::Wait(Wait::Guard(cold)) => {
+                    request.visit = Some(self.pass_guard(&inode, &cold, &request).await?);
+                }
+                Step::Wait(Wait::Fill(cold)) => match self.fill(&inode, &cold, &request).await? {
                     Ok(()) => {}
                     Err(
                         RecallError::NoSpace { .. } | RecallError::Unwritable | RecallError::Busy,
@@ -183,10 +192,56 @@ impl Ops {
                     Err(RecallError::Busy) if !patience.is_over() => {
                         patience.wait().await;
                     }
-                    Err(error) => return Err(error.into()),
+                    Err(error) => {
+                        if let Some(visit) = &request.visit {
+                            visit.failed(&error);
+                        }
+                        return Err(error.into());
+                    }
                 },
             }
         }
+    }
+
+    /// Asks the guard for an open of a cold file.
+    async fn pass_guard(
+        &self,
+        inode: &Inode,
+        cold: &Cold,
+        request: &OpenRequest,
+    ) -> Result<Arc<Visit>, Errno> {
+        let why = match (request.exec, request.writable) {
+            (true, _) => Why::Exec,
+            (false, true) => Why::Write,
+            (false, false) => Why::Read,
+        };
+        let at_once = request.exec || self.is_recalled_in_open(cold);
+        let bytes = if at_once { cold.record.size_bytes } else { 0 };
+        let visit = self.visit(request.caller, inode, cold, why, bytes);
+        visit.admit().await.map_err(|denied| Errno::at_open(&denied))?;
+        Ok(visit)
+    }
+
+    /// Waits until the whole file is here, or whoever waits is cancelled: nobody else waiting,
+    /// the recall ends too.
+    async fn fill(
+        &self,
+        inode: &Arc<Inode>,
+        cold: &Arc<Cold>,
+        request: &OpenRequest,
+    ) -> Result<Result<(), RecallError>, Errno> {
+        let whole = self.recall.whole(inode, cold);
+        let Some(visit) = &request.visit else { return Ok(whole.await) };
+        visit.waiting(whole).await.map_err(|denied| {
+            if !cold.is_waited_for_by_others() {
+                cold.cancel_fill();
+            }
+            Errno::at_open(&denied)
+        })
+    }
+
+    fn is_recalled_in_open(&self, cold: &Cold) -> bool {
+        cold.record.size_bytes <= self.recall.options().whole_in_open_bytes
     }
 
     pub(super) fn open_step(
@@ -291,8 +346,12 @@ impl Ops {
             cut?;
             return Ok(Step::Done(self.opened(inode, held, request, How::Daemon)));
         }
-        let small = cold.record.size_bytes <= self.recall.options().whole_in_open_bytes;
-        let wanted = request.exec || (small && held.opens == 0);
+        if request.visit.is_none() && !request.whole_refused {
+            return Ok(Step::Wait(Wait::Guard(cold)));
+        }
+        let keeps = request.visit.as_ref().is_none_or(|visit| visit.keeps());
+        let small = self.is_recalled_in_open(&cold);
+        let wanted = request.exec || (small && keeps && held.opens == 0);
         if wanted && !request.whole_refused && !self.tenant.is_read_only() {
             return Ok(Step::Wait(Wait::Fill(cold)));
         }
@@ -316,7 +375,7 @@ impl Ops {
             return Ok(false);
         }
         if request.truncate {
-            let _as_caller = request.unprivileged.then(WithoutFsetid::enter).transpose()?;
+            let _as_caller = (request.caller.uid != 0).then(WithoutFsetid::enter).transpose()?;
             if needs_record_change {
                 self.cut_to_nothing(inode, file)?;
             } else {
@@ -421,7 +480,7 @@ impl Ops {
     ) -> Opened {
         held.opens += 1;
         held.writers += u32::from(request.writable);
-        let fh = self.add_open_file(inode, request.writable);
+        let fh = self.add_open_file(inode, request.writable, request.visit.clone());
         Opened { ops: Arc::clone(self), open: Some((fh, how)) }
     }
 }

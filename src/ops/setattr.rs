@@ -47,14 +47,14 @@ impl Ops {
             Ok(inode) => inode,
             Err(error) => return Answer::Now(Err(error)),
         };
-        let Some(size) = change.size else { return self.change(inode, change) };
+        let Some(size) = change.size else { return self.change(caller, inode, change) };
         let ops = Arc::clone(self);
         match self.truncate(caller, &inode, size) {
-            Answer::Now(Ok(())) => self.change(inode, change),
+            Answer::Now(Ok(())) => self.change(caller, inode, change),
             Answer::Now(Err(error)) => Answer::Now(Err(error)),
             Answer::Later(truncated) => Answer::later(async move {
                 truncated.await?;
-                match ops.change(inode, change) {
+                match ops.change(caller, inode, change) {
                     Answer::Now(changed) => changed,
                     Answer::Later(changed) => changed.await,
                 }
@@ -63,7 +63,12 @@ impl Ops {
     }
 
     /// Everything but the size. What a record says of a file follows, under its tier lock.
-    fn change(self: &Arc<Self>, inode: Arc<Inode>, change: SetAttr) -> Answer<Attr> {
+    fn change(
+        self: &Arc<Self>,
+        caller: Caller,
+        inode: Arc<Inode>,
+        change: SetAttr,
+    ) -> Answer<Attr> {
         let recorded = self
             .inodes
             .path_fd(&inode)
@@ -73,7 +78,7 @@ impl Ops {
             Ok(false) => Answer::Now(self.change_now(&inode, change)),
             Ok(true) if change.mode.is_some_and(|mode| !self.tenant.can_record(mode)) => {
                 let ops = Arc::clone(self);
-                Answer::later(async move { ops.change_at_home(inode, change).await })
+                Answer::later(async move { ops.change_at_home(caller, inode, change).await })
             }
             Ok(true) => match inode.try_tier() {
                 Some(mut held) => Answer::Now(self.change_recorded(&inode, &mut held, change)),
@@ -91,10 +96,11 @@ impl Ops {
     /// The mode takes the record away: the file comes home first.
     async fn change_at_home(
         self: Arc<Self>,
+        caller: Caller,
         inode: Arc<Inode>,
         change: SetAttr,
     ) -> Result<Attr, Errno> {
-        let (mut held, file) = self.at_home(&inode, true).await?;
+        let (mut held, file) = self.at_home(caller, &inode, true).await?;
         blocking(move || {
             self.tenant.drop_record(&file, &inode)?;
             held.suspect = None;

@@ -13,20 +13,25 @@
 //! another), by `rename` otherwise. Then every directory up to the bucket is synced. So a kill
 //! leaves an object whole or absent, and an answered put survives a power cut.
 //!
+//! Nobody but its owner gets into a store; see [`private`].
+//!
 //! The pages of what was written are dropped: a read that verifies it reads the disk.
 //! `ETag` is made of inode, size and time, not of the bytes: tools do not take it for an MD5 sum.
 
 mod attributes;
 mod body;
+mod doubt;
 mod durable;
 mod layout;
 mod list;
 mod listing;
 mod multipart;
 mod name;
+mod private;
 mod service;
 #[cfg(test)]
 mod tests;
+pub mod workers;
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -36,15 +41,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
+use self::workers::Workers;
+use super::open::OpenError;
+pub use private::Access;
 use s3s::dto::ETag;
 use s3s::{S3Error, S3ErrorCode, S3Result};
-use tokio::sync::Semaphore;
 
-use super::open::OpenError;
-
-/// File operations at once; more wait. A disk gains nothing from a longer queue, and tokio's
-/// threads for blocking work (512) serve others too.
-const MAX_FILE_OPERATIONS: usize = 32;
 /// Longest key, bytes (S3's rule).
 const MAX_KEY_BYTES: usize = 1024;
 
@@ -57,7 +59,7 @@ struct Shared {
     root: PathBuf,
     workshop: layout::Workshop,
     drafts: AtomicU64,
-    gate: Semaphore,
+    workers: Workers,
 }
 
 impl DiskStore {
@@ -65,11 +67,13 @@ impl DiskStore {
     pub fn open(root: &Path) -> Result<Self, OpenError> {
         let workshop = layout::open(root)?;
         let root = root.canonicalize().map_err(OpenError::io("find", root))?;
-        let gate = Semaphore::new(MAX_FILE_OPERATIONS);
-        let uploads = root.join(layout::UPLOADS);
-        let store = Self(Arc::new(Shared { root, workshop, drafts: AtomicU64::new(0), gate }));
-        multipart::clear_abandoned(&store, SystemTime::now())
-            .map_err(OpenError::io("clear", uploads))?;
+        let store = Self(Arc::new(Shared {
+            root,
+            workshop,
+            drafts: AtomicU64::new(0),
+            workers: Workers::default(),
+        }));
+        multipart::clear_abandoned(&store, SystemTime::now());
         Ok(store)
     }
 
@@ -84,13 +88,31 @@ impl DiskStore {
 
     /// Whether it is new. Synced even where it is not: its maker may not have got so far.
     fn make_bucket(&self, bucket: &str) -> io::Result<bool> {
-        let new = match std::fs::create_dir(self.bucket_dir(bucket)) {
+        let dir = self.bucket_dir(bucket);
+        let doubt = self.0.workshop.doubts.begin(&dir);
+        let new = match private::create_dir(&dir) {
             Ok(()) => true,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
             Err(error) => return Err(error),
         };
         durable::sync_dir(&self.0.root)?;
+        doubt.settle();
         Ok(new)
+    }
+
+    /// Makes a bucket that is there durable, where there is any doubt that it is.
+    fn settle_bucket(&self, bucket: &str) -> io::Result<()> {
+        let in_doubt = self.0.workshop.doubts.has(&self.bucket_dir(bucket));
+        if in_doubt { durable::sync_dir(&self.0.root) } else { Ok(()) }
+    }
+
+    /// As [`DiskStore::settle_bucket`], an object in it.
+    fn settle_object(&self, bucket: &str, object: &Path) -> io::Result<()> {
+        let in_doubt = self.0.workshop.doubts.has(object);
+        if in_doubt {
+            durable::sync_object(&self.bucket_dir(bucket), object)?;
+        }
+        self.settle_bucket(bucket)
     }
 
     fn bucket_dir(&self, bucket: &str) -> PathBuf {
@@ -112,15 +134,15 @@ impl DiskStore {
         durable::Draft::create(self.0.workshop.path().join(number.to_string()))
     }
 
-    /// Runs file operations where they may block, not too many at once.
+    /// Runs file operations where they may block. What they answer is [`Workers::keep`]'s where
+    /// its drop is a file operation too: nobody may be left to take it.
     async fn blocking<T, F>(&self, work: F) -> S3Result<T>
     where
         T: Send + 'static,
         F: FnOnce(&DiskStore) -> S3Result<T> + Send + 'static,
     {
-        let _turn = self.0.gate.acquire().await.map_err(S3Error::internal_error)?;
         let store = self.clone();
-        tokio::task::spawn_blocking(move || work(&store)).await.map_err(S3Error::internal_error)?
+        self.0.workers.run(move || work(&store)).await.map_err(S3Error::internal_error)?
     }
 
     /// What "no such file" means under `bucket`.
@@ -132,13 +154,16 @@ impl DiskStore {
         }
     }
 
-    /// Opens an object.
+    /// Opens an object; durable when it returns.
     fn open_object(&self, bucket: &str, key: &str) -> S3Result<(File, Metadata)> {
-        let file = match File::open(self.object_path(bucket, key)) {
+        let path = self.object_path(bucket, key);
+        let file = match File::open(&path) {
             Ok(file) => file,
             Err(error) if durable::is_absent(&error) => return Err(self.absent(bucket)),
             Err(error) => return Err(s3_error("open object", error)),
         };
+        // After it was seen: a name is in doubt from before it appears.
+        self.settle_object(bucket, &path).map_err(|error| s3_error("sync object", error))?;
         let metadata = file.metadata().map_err(|error| s3_error("stat object", error))?;
         Ok((file, metadata))
     }
@@ -147,11 +172,12 @@ impl DiskStore {
     fn publish(&self, draft: durable::Draft, bucket: &str, key: &str, new: bool) -> S3Result<()> {
         check_key(key)?;
         let (root, target) = (self.bucket_dir(bucket), self.object_path(bucket, key));
+        let doubts = &self.0.workshop.doubts;
         let outcome = match new {
-            true => draft.publish_new(&root, &target),
-            false => draft.publish_over(&root, &target),
+            true => draft.publish_new(&root, &target, doubts),
+            false => draft.publish_over(&root, &target, doubts),
         };
-        outcome.map_err(|error| match error.kind() {
+        self.settle_bucket(bucket).and(outcome).map_err(|error| match error.kind() {
             io::ErrorKind::AlreadyExists => S3Error::with_message(
                 S3ErrorCode::PreconditionFailed,
                 "the key exists and If-None-Match: * was asked for",

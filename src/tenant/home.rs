@@ -278,6 +278,10 @@ impl Home {
         open_private(&self.dir, name, OFlag::O_RDWR)
     }
 
+    pub(super) fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        Ok(renameat(&self.dir, from, &self.dir, to)?)
+    }
+
     pub(super) fn open_for_append(&self, name: &str) -> io::Result<File> {
         open_private(&self.dir, name, OFlag::O_WRONLY | OFlag::O_APPEND)
     }

@@ -15,7 +15,7 @@ use coldfs::migrate::{Outcome, Skip};
 use coldfs::ops::{SetAttr, SetTime};
 use coldfs::record::Record;
 use coldfs::store::faulty::{Fault, Rule};
-use coldfs::tenant::Tenant;
+use coldfs::tenant::{Pin, Tenant};
 use coldfs::tier::State;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
@@ -286,5 +286,31 @@ fn a_head_that_is_no_mix_of_stub_and_original_is_kept() {
         assert!(!found.repaired, "{found:?}");
         assert!(std::fs::read(world.path("a")).unwrap() == body, "I10: bytes were overwritten");
         assert_eq!(record(&world, "a").unwrap().state, State::Recalling);
+    });
+}
+
+#[test]
+fn files_that_are_skipped_are_not_kept_in_mind() {
+    run(async {
+        let world = archived(&["cold", "small"]).await;
+        let life = world.life();
+        std::fs::write(world.path("tiny"), "tiny").unwrap();
+        let pinned = File::open(world.path("small")).unwrap();
+        life.tenant.set_pin(&pinned, Some(Pin::NeverRelease)).unwrap();
+        drop(pinned);
+        let before = life.inodes_in_use();
+        // As a command leaves a file that it does not even try.
+        drop(life.candidate("tiny"));
+        let cancel = CancellationToken::new();
+        for (file, skip) in [("tiny", Skip::TooSmall), ("cold", Skip::Already)] {
+            let outcome = life.archive(&[file], &cancel).await.pop().unwrap();
+            assert!(matches!(outcome, Outcome::Skipped(why) if why == skip), "{outcome:?}");
+        }
+        let outcome = release(&world, "small").await;
+        assert!(matches!(outcome, Outcome::Skipped(Skip::Pinned)), "{outcome:?}");
+        cancel.cancel();
+        let outcome = life.release(&["cold"], &cancel).await.pop().unwrap();
+        assert!(matches!(outcome, Outcome::Skipped(Skip::Cancelled)), "{outcome:?}");
+        assert_eq!(life.inodes_in_use(), before);
     });
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use coldfs::failpoint::QUIET_MS;
 use coldfs::file_id::Ino;
 use coldfs::fsck::{Finding, Fsck, Mode};
+use coldfs::guard::{Guard, Rules};
 use coldfs::inode::{Backing, Inodes, Serving};
 use coldfs::intents::{Intent, Subject};
 use coldfs::migrate::{Candidate, Migrator, Outcome};
@@ -180,7 +181,8 @@ impl World {
         let (of, on) = (Arc::clone(&tenant), Arc::clone(&inodes));
         let recall = Arc::new(Recall::new(of, on, chunks, options, runtime));
         let migrator = Arc::new(Migrator::new(Arc::clone(&tenant), Arc::clone(&inodes)));
-        let ops = Ops::new(Arc::clone(&tenant), Arc::clone(&inodes), Arc::clone(&recall));
+        let guard = Arc::new(Guard::new(Arc::clone(&tenant), Rules::default(), DEADLINE));
+        let ops = Ops::new(Arc::clone(&tenant), Arc::clone(&inodes), Arc::clone(&recall), guard);
         let ops = Arc::new(ops.map_err(|errno| errno.0).unwrap());
         self.life = Some(Life { tenant, inodes, recall, migrator, ops });
     }
@@ -222,6 +224,11 @@ impl Life {
     pub fn candidate(&self, file: &str) -> Candidate {
         let found = walk::find(&self.tenant, file.as_bytes()).unwrap();
         self.migrator.candidate(found.path, found.fd, &found.stat).unwrap()
+    }
+
+    /// Files and directories that the daemon keeps in mind.
+    pub fn inodes_in_use(&self) -> usize {
+        self.inodes.len()
     }
 
     fn candidates(&self, files: &[&str]) -> Vec<Candidate> {

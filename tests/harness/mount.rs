@@ -95,7 +95,9 @@ impl Site {
                 command.arg("mount").arg(&self.data).arg(&self.mnt);
                 let store = start.store.as_ref().unwrap_or(&self.store_url);
                 command.args(["--store", store, "--foreground"]).args(&start.args);
-                command.env("COLDFS_RUNTIME_DIR", &self.runtime);
+                command
+                    .env("COLDFS_RUNTIME_DIR", &self.runtime)
+                    .env("COLDFS_STATE_DIR", &self.runtime);
                 command.env(QUIET_MS, start.quiet_ms.to_string());
                 if let Some(name) = &start.crash_at {
                     command.env(::coldfs::failpoint::CRASH_AT, name);
@@ -192,7 +194,10 @@ impl Mount {
         if self.subject != Subject::Coldfs {
             return Output { status: ExitStatus::default(), stdout: vec![], stderr: vec![] };
         }
-        let output = run(coldfs().args(args).env("COLDFS_RUNTIME_DIR", &self.runtime));
+        let output = run(coldfs()
+            .args(args)
+            .env("COLDFS_RUNTIME_DIR", &self.runtime)
+            .env("COLDFS_STATE_DIR", &self.runtime));
         self.beat();
         output
     }
@@ -284,11 +289,19 @@ impl Mount {
 
     /// Waits until the daemon has ended well by itself.
     pub fn wait_ended(&mut self) {
-        self.beat();
-        let Some(mut child) = self.child.take() else { return };
-        let status = wait_for(END_LIMIT, || child.try_wait().unwrap());
-        let status = status.expect("the daemon ends");
+        if self.child.is_none() {
+            return;
+        }
+        let status = self.end_status();
         assert!(status.success(), "the daemon ended with {status}\n{}", self.log_tail());
+    }
+
+    /// Waits until the daemon has ended, well or not.
+    pub fn end_status(&mut self) -> ExitStatus {
+        self.beat();
+        let mut child = self.child.take().expect("the daemon has not ended yet");
+        let status = wait_for(END_LIMIT, || child.try_wait().unwrap());
+        status.expect("the daemon ends")
     }
 
     /// Asks the daemon to end by a signal; it detaches and ends well.

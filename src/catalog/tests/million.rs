@@ -71,7 +71,8 @@ fn a_million_files() {
     assert_eq!(part.totals().unwrap().files(), files);
     let summed = began.elapsed();
     let bytes = world.catalog().metadata().unwrap().len();
-    let rate = |took: std::time::Duration| files * 1_000_000 / u64::try_from(took.as_micros()).unwrap();
+    let rate =
+        |took: std::time::Duration| files * 1_000_000 / u64::try_from(took.as_micros()).unwrap();
     println!("catalog_insert      {:>10} files/s", rate(inserted));
     println!("catalog_scan        {:>10} files/s", rate(scanned));
     println!("catalog_totals      {:>10} us", summed.as_micros());

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::printable::printable;
+
 /// A path whose name may be anything but NUL. In JSON it is a plain string where it is UTF-8
 /// (so that `jq -r .path` works), and `{"hex": "2f61ff"}` where it is not: no escape in a
 /// string could be told from a name that contains it.
@@ -26,9 +28,10 @@ impl<P: Into<PathBuf>> From<P> for WirePath {
     }
 }
 
+/// For people; see [`printable`].
 impl fmt::Display for WirePath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.display().fmt(f)
+        f.pad(&printable(self.0.as_os_str().as_bytes()))
     }
 }
 

@@ -69,6 +69,12 @@ pub struct FsckReport {
     pub repaired: u64,
     /// Findings still open; the exit code is 1 unless this is 0.
     pub open: u64,
+    /// Files or directories that could not be looked at, at most [`super::FAILURES_NAMED`].
+    #[serde(default)]
+    pub failed: Vec<super::Failure>,
+    /// How many of those there were in all; the exit code is 1 unless this is 0.
+    #[serde(default)]
+    pub failed_total: u64,
     /// Whether it was cancelled before its end.
     pub cancelled: bool,
 }

@@ -16,6 +16,7 @@ use s3s::dto::{Checksum, StreamingBlob};
 use s3s::stream::{ByteStream, RemainingLength};
 use s3s::{S3Error, S3ErrorCode, S3Result, TrailingHeaders};
 
+use super::workers::Kept;
 use super::{DiskStore, s3_error};
 
 /// A body is handed to a file operation in lots of at least this size, bytes (but for the last):
@@ -196,7 +197,7 @@ fn broken_body(error: Box<dyn std::error::Error + Send + Sync>) -> S3Error {
 }
 
 /// A body that reads `range` of `file`, a piece at a time, as it is asked for.
-pub fn send(store: &DiskStore, file: File, range: Range<u64>) -> StreamingBlob {
+pub fn send(store: &DiskStore, file: Kept<File>, range: Range<u64>) -> StreamingBlob {
     let remaining = range.end - range.start;
     let start = (store.clone(), Arc::new(file), range);
     let pieces = futures::stream::try_unfold(start, |(store, file, range)| async move {

@@ -4,12 +4,15 @@
 //! temporary files into a directory of its own, locked while it lives. Only directories whose
 //! lock is free belong to the dead and are removed.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::super::open::OpenError;
-use super::durable;
+use super::doubt::Doubts;
+use super::workers::within;
+use super::{durable, private};
 
 /// Newest version of the layout that is understood.
 pub const VERSION: u32 = 1;
@@ -24,13 +27,17 @@ const GATE: &str = ".lock";
 const DRAFT: &str = ".coldfs-store.new";
 const TEMPORARY: &str = ".tmp";
 const ALIVE: &str = "alive";
+/// How long the end of a process waits for the store's disk.
+const LAST_LOOK: Duration = Duration::from_secs(2);
 
 /// A directory for this process's temporary files; removed when it is dropped.
 #[derive(Debug)]
 pub struct Workshop {
     path: PathBuf,
-    /// Locked as long as the process lives.
-    _alive: File,
+    /// Names that this process gave and did not sync.
+    pub doubts: Doubts,
+    /// Locked as long as the process lives; none once it is dropped.
+    alive: Option<File>,
 }
 
 impl Workshop {
@@ -42,35 +49,51 @@ impl Workshop {
 
 impl Drop for Workshop {
     fn drop(&mut self) {
+        if !self.doubts.is_empty() {
+            // As a dead process's: the next one syncs the store.
+            return;
+        }
+        let (path, alive) = (std::mem::take(&mut self.path), self.alive.take());
         // Should it fail, the next process to open the store finds the lock free.
-        if let Err(error) = fs::remove_dir_all(&self.path) {
-            tracing::debug!(path = %self.path.display(), %error, "leave temporary files");
+        let clear = move || {
+            if let Err(error) = fs::remove_dir_all(&path) {
+                tracing::debug!(path = %path.display(), %error, "leave temporary files");
+            }
+            drop(alive);
+        };
+        if within(LAST_LOOK, clear).is_none() {
+            tracing::warn!("leave temporary files: the store's disk does not answer");
         }
     }
 }
 
 /// Opens the store in `root`, or makes one there if it is empty or missing.
 pub fn open(root: &Path) -> Result<Workshop, OpenError> {
-    fs::create_dir_all(root).map_err(OpenError::io("create store", root))?;
+    private::create_dir_all(root).map_err(OpenError::io("create store", root))?;
     if !root.join(MARKER).exists() && !holds_only_our_names(root)? {
         return Err(OpenError::NotAStore { dir: root.to_owned() });
     }
     let gate_path = root.join(GATE);
-    let gate = OpenOptions::new()
+    let gate = private::options()
         .create(true)
         .truncate(false)
-        .write(true)
         .open(&gate_path)
         .map_err(OpenError::io("open", &gate_path))?;
     gate.lock().map_err(OpenError::io("lock", &gate_path))?;
 
     check_or_make_marker(root)?;
+    private::close(root).map_err(OpenError::io("close to others", root))?;
     let uploads = root.join(UPLOADS);
-    fs::create_dir_all(&uploads).map_err(OpenError::io("create", &uploads))?;
+    private::create_dir_all(&uploads).map_err(OpenError::io("create", &uploads))?;
     let temporary = root.join(TEMPORARY);
-    fs::create_dir_all(&temporary).map_err(OpenError::io("create", &temporary))?;
+    private::create_dir_all(&temporary).map_err(OpenError::io("create", &temporary))?;
     durable::sync_dir(root).map_err(OpenError::io("sync", root))?;
-    clear_the_dead(&temporary).map_err(OpenError::io("clear", &temporary))?;
+    durable::sync_above(root).map_err(OpenError::io("sync above", root))?;
+    if any_died(&temporary) {
+        // They may have given names that they did not sync. Before what tells of them goes.
+        sync_all(root).map_err(OpenError::io("sync", root))?;
+    }
+    tidy(&temporary, is_dead);
     let path = temporary.join(ulid::Ulid::new().to_string());
     make_workshop(&path).map_err(OpenError::io("create", &path))
     // The gate is let go here: nobody saw the workshop without its lock.
@@ -113,33 +136,64 @@ fn check_or_make_marker(root: &Path) -> Result<(), OpenError> {
 /// The file appears whole or not at all.
 fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let draft = path.with_file_name(DRAFT);
-    let mut file = File::create(&draft)?;
+    let mut file = private::options().create(true).truncate(true).open(&draft)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&draft, path)
 }
 
 fn make_workshop(path: &Path) -> io::Result<Workshop> {
-    fs::create_dir(path)?;
-    let alive = File::create(path.join(ALIVE))?;
+    private::create_dir(path)?;
+    let alive = private::options().create_new(true).open(path.join(ALIVE))?;
     alive.lock()?;
-    Ok(Workshop { path: path.to_owned(), _alive: alive })
+    Ok(Workshop { path: path.to_owned(), doubts: Doubts::default(), alive: Some(alive) })
 }
 
-fn clear_the_dead(temporary: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(temporary)? {
-        let path = entry?.path();
-        let dead = match File::open(path.join(ALIVE)) {
-            Ok(alive) => alive.try_lock().is_ok(),
-            // Made under the gate that we hold: its maker died before the lock.
-            Err(error) => error.kind() == io::ErrorKind::NotFound,
-        };
-        if dead {
-            tracing::info!(path = %path.display(), "clear a dead process's temporary files");
-            fs::remove_dir_all(&path)?;
+/// Whether a process died here, or ended in doubt, that had the store open.
+fn any_died(temporary: &Path) -> bool {
+    let Ok(mut entries) = fs::read_dir(temporary) else { return true };
+    entries.any(|entry| entry.is_ok_and(|entry| is_dead(&entry.path()).unwrap_or(false)))
+}
+
+/// Makes everything in the store durable, whoever wrote it.
+fn sync_all(root: &Path) -> io::Result<()> {
+    tracing::info!(root = %root.display(), "sync the store: a process that used it died");
+    Ok(nix::unistd::syncfs(File::open(root)?)?)
+}
+
+/// Whether a workshop's process is dead.
+fn is_dead(workshop: &Path) -> io::Result<bool> {
+    match File::open(workshop.join(ALIVE)) {
+        Ok(alive) => Ok(alive.try_lock().is_ok()),
+        // Made under the gate that we hold: its maker died before the lock.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes what nobody needs from `dir`. What vanishes meanwhile is no matter; what cannot be
+/// looked at or removed costs room, no more: it stays, and is named in the log.
+pub fn tidy(dir: &Path, is_rubbish: impl Fn(&Path) -> io::Result<bool>) {
+    let clear = |path: &Path| match is_rubbish(path)? {
+        true => fs::remove_dir_all(path),
+        false => Ok(()),
+    };
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) => {
+            tracing::warn!(dir = %dir.display(), %error, "clear what the dead left");
+            return;
+        }
+    };
+    // An entry that cannot be read ends the listing: the rest waits for the next open.
+    for path in entries.map_while(Result::ok).map(|entry| entry.path()) {
+        match clear(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(path = %path.display(), %error, "clear what the dead left");
+            }
+            Ok(()) | Err(_) => {}
         }
     }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use super::attributes::Attributes;
 use super::body::Received;
 use super::durable::{self, Draft};
-use super::{DiskStore, s3_error};
+use super::{DiskStore, layout, private, s3_error};
 
 /// Smallest part but for the last, bytes (S3's rule).
 const MIN_PART_BYTES: u64 = 5 << 20;
@@ -83,8 +83,8 @@ pub fn create(
     let upload = Upload { bucket: bucket.to_owned(), key: key.to_owned(), attributes };
     let make = || {
         let dir = store.uploads_dir().join(&id);
-        fs::create_dir(&dir)?;
-        File::create_new(dir.join("body"))?;
+        private::create_dir(&dir)?;
+        private::options().create_new(true).open(dir.join("body"))?;
         write_json(&dir, "upload.json", &upload)?;
         durable::sync_dir(&store.uploads_dir())
     };
@@ -117,7 +117,7 @@ pub fn slot(
             _ => (dir.join(format!("{number}.part")), 0),
         };
         let in_body = path.ends_with("body");
-        let file = File::options().write(true).create(!in_body).truncate(!in_body).open(path)?;
+        let file = private::options().create(!in_body).truncate(!in_body).open(path)?;
         Ok((Arc::new(file), offset, in_body))
     };
     let (file, offset, in_body) = place().map_err(|error| upload_error("place part", error))?;
@@ -202,18 +202,14 @@ pub fn abort(store: &DiskStore, upload: &UploadId<'_>) -> S3Result<()> {
     clear(&upload.dir(store)?)
 }
 
-/// Forgets uploads that nobody touched for long. Blocks.
-pub fn clear_abandoned(store: &DiskStore, now: SystemTime) -> io::Result<()> {
-    for entry in fs::read_dir(store.uploads_dir())? {
-        let path = entry?.path();
+/// Forgets uploads that nobody touched for long. One that cannot be looked at or cleared stays,
+/// and another process may clear it first: neither is a reason not to use the store. Blocks.
+pub fn clear_abandoned(store: &DiskStore, now: SystemTime) {
+    layout::tidy(&store.uploads_dir(), |path| {
         // A part changes its upload's directory; so does its beginning.
-        let touched = fs::metadata(&path)?.modified()?;
-        if now.duration_since(touched).is_ok_and(|idle| idle > ABANDONED_AFTER) {
-            tracing::info!(path = %path.display(), "clear an abandoned upload");
-            fs::remove_dir_all(&path)?;
-        }
-    }
-    Ok(())
+        let touched = fs::symlink_metadata(path)?.modified()?;
+        Ok(now.duration_since(touched).is_ok_and(|idle| idle > ABANDONED_AFTER))
+    });
 }
 
 /// An upload as a request names it.
@@ -308,7 +304,7 @@ fn lies_in_order(dir: &std::path::Path, parts: &[&PartRecord]) -> Option<u64> {
 
 fn copy(store: &DiskStore, dir: &std::path::Path, parts: &[&PartRecord]) -> io::Result<Draft> {
     let draft = store.draft()?;
-    let mut target = &draft.file;
+    let mut target = &*draft.file;
     for part in parts {
         let (path, offset) = match part.in_body {
             true => {
@@ -356,7 +352,7 @@ fn read_part_bytes(dir: &std::path::Path) -> Option<u64> {
 
 fn write_json(dir: &std::path::Path, name: &str, value: &impl Serialize) -> io::Result<()> {
     let draft = dir.join(format!("{name}.new"));
-    let file = File::create(&draft)?;
+    let file = private::options().create(true).truncate(true).open(&draft)?;
     file.write_all_at(&serde_json::to_vec(value)?, 0)?;
     file.sync_all()?;
     fs::rename(&draft, dir.join(name))?;

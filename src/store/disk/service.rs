@@ -26,13 +26,16 @@ impl S3 for DiskStore {
             input.content_encoding.map(|text| text.to_string()),
             input.metadata,
         );
-        let make = |store: &DiskStore| store.draft().map_err(|e| s3_error("create draft", e));
+        let make = |store: &DiskStore| {
+            let draft = store.draft().map_err(|e| s3_error("create draft", e))?;
+            Ok(store.0.workers.keep(draft))
+        };
         let draft = self.blocking(make).await?;
-        let file = draft.file.try_clone().map_err(|e| s3_error("create draft", e))?;
-        let received = body::receive(self, input.body, &claim, &file.into(), 0).await?;
+        let received = body::receive(self, input.body, &claim, &draft.file, 0).await?;
         let (bucket, key) = (input.bucket, input.key);
         let tag = self
             .blocking(move |store| {
+                let draft = draft.into_inner();
                 attributes.save(&draft.file).map_err(|e| s3_error("keep attributes", e))?;
                 let tag = etag(&draft.file.metadata().map_err(|e| s3_error("stat draft", e))?);
                 store.publish(draft, &bucket, &key, new).map(|()| tag)
@@ -59,7 +62,7 @@ impl S3 for DiskStore {
             .blocking(move |store| {
                 let (file, metadata) = store.open_object(&bucket, &key)?;
                 let attributes = Attributes::load(&file);
-                Ok((file, metadata, attributes))
+                Ok((store.0.workers.keep(file), metadata, attributes))
             })
             .await?;
         let tag = etag(&metadata);
@@ -136,7 +139,7 @@ impl S3 for DiskStore {
                 let attributes = replacement.unwrap_or_else(|| Attributes::load(&file));
                 let copy = || {
                     let draft = store.draft()?;
-                    std::io::copy(&mut &file, &mut &draft.file)?;
+                    std::io::copy(&mut &file, &mut &*draft.file)?;
                     attributes.save(&draft.file)?;
                     let metadata = draft.file.metadata()?;
                     Ok((draft, metadata))
@@ -287,11 +290,14 @@ impl S3 for DiskStore {
             .blocking(move |store| {
                 let upload = UploadId { bucket: &bucket, key: &key, id: &upload_id };
                 multipart::slot(store, &upload, part_number, length)
+                    .map(|slot| store.0.workers.keep(slot))
             })
             .await?;
         let received = body::receive(self, body, &claim, &slot.file, slot.offset).await?;
         let (received, record) = self
-            .blocking(move |_| multipart::keep_part(&slot, &received).map(|r| (received, r)))
+            .blocking(move |_| {
+                multipart::keep_part(&slot.into_inner(), &received).map(|record| (received, record))
+            })
             .await?;
         Ok(S3Response::new(UploadPartOutput {
             e_tag: Some(ETag::Strong(record.etag)),

@@ -85,6 +85,50 @@ async fn a_body_that_does_not_match_its_checksum_is_never_seen() {
     assert_eq!(files(dir.path()), ["k.obj"]);
 }
 
+/// Everything below `dir` that is not as closed as a store is.
+fn open_to_others(dir: &Path) -> Vec<(std::path::PathBuf, u32)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let metadata = fs::symlink_metadata(&path).unwrap();
+        let expected = if metadata.is_dir() { 0o700 } else { 0o600 };
+        if !metadata.is_symlink() && metadata.mode() & 0o7777 != expected {
+            found.push((path.clone(), metadata.mode()));
+        }
+        if metadata.is_dir() {
+            found.extend(open_to_others(&path));
+        }
+    }
+    found
+}
+
+#[tokio::test]
+async fn nobody_else_reads_a_store_whatever_the_umask() {
+    // This thread's alone, and that of threads that it starts.
+    crate::sys::unshare_thread_fs().unwrap();
+    crate::sys::set_umask(0);
+    let above = tempfile::tempdir().unwrap();
+    let root = above.path().join("new/store");
+    let client = open(&root);
+    let put = client.put_object().bucket("bucket").key("t1/owner");
+    put.body(ByteStream::from_static(b"a key")).send().await.unwrap();
+    let copy = client.copy_object().bucket("bucket").key("t1/copy");
+    copy.copy_source("bucket/t1/owner").send().await.unwrap();
+    let mut parts = Parts::begin(&client).await;
+    parts.send(1, vec![0; 5 * MIB]).await;
+    parts.send(2, vec![1; 6 * MIB]).await;
+    assert_eq!(open_to_others(above.path()), []);
+    parts.complete().await.unwrap();
+    assert_eq!(open_to_others(above.path()), []);
+
+    // A root that was made open, and holds a store already.
+    drop(client);
+    let open_mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(&root, open_mode).unwrap();
+    drop(DiskStore::open(&root).unwrap());
+    assert_eq!(open_to_others(above.path()), []);
+}
+
 #[tokio::test]
 async fn what_was_put_is_read_from_disk() {
     let dir = tempfile::tempdir().unwrap();
@@ -135,6 +179,26 @@ async fn what_a_killed_process_left_is_not_an_object_and_goes() {
     assert_eq!(files(dir.path()), ["whole.obj"]);
 }
 
+#[test]
+fn a_store_opens_whatever_the_dead_left_in_it() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(DiskStore::open(dir.path()).unwrap());
+    let long_ago = SystemTime::now() - std::time::Duration::from_secs(30 * 24 * 3600);
+    for within in [".uploads", ".tmp"] {
+        let at = |name: &str| dir.path().join(within).join(name);
+        // It vanishes between the listing and the look at it, as far as a look can tell.
+        std::os::unix::fs::symlink("nowhere", at("gone")).unwrap();
+        // It is no directory, so it cannot be cleared as one.
+        fs::write(at("file"), "x").unwrap();
+        File::options().write(true).open(at("file")).unwrap().set_modified(long_ago).unwrap();
+    }
+    let abandoned = dir.path().join(".uploads/old");
+    fs::create_dir(&abandoned).unwrap();
+    File::open(&abandoned).unwrap().set_modified(long_ago).unwrap();
+    drop(DiskStore::open(dir.path()).unwrap());
+    assert!(!abandoned.exists());
+}
+
 #[tokio::test]
 async fn a_put_that_is_given_up_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
@@ -152,6 +216,70 @@ async fn a_put_that_is_given_up_leaves_nothing() {
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
     panic!("{:?}", files(dir.path()));
+}
+
+#[tokio::test]
+async fn an_object_is_seen_only_once_its_name_is_on_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let client = open(dir.path());
+    let bucket = dir.path().canonicalize().unwrap().join("bucket");
+    let put = || {
+        let put = client.put_object().bucket("bucket").key("a/k").if_none_match("*");
+        put.body(ByteStream::from_static(b"x")).send()
+    };
+    let mut parts = Parts::begin(&client).await;
+    parts.send(1, vec![1; 9]).await;
+    let get = |key| client.get_object().bucket("bucket").key(key).send();
+    let head = |key| client.head_object().bucket("bucket").key(key).send();
+    durable::broken::break_dir(&bucket);
+    for _ in 0..2 {
+        assert_eq!(code(put().await), "InternalError");
+        assert!(parts.complete().await.is_err());
+        assert_eq!(code(get("a/k").await), "InternalError");
+        assert!(head("a/k").await.is_err() && head("k").await.is_err());
+    }
+    durable::broken::mend_dir(&bucket);
+    assert_eq!(code(put().await), "PreconditionFailed");
+    assert!(get("a/k").await.is_ok() && head("a/k").await.is_ok() && head("k").await.is_ok());
+
+    // A bucket likewise: what is put into it is as lost as it is.
+    durable::broken::break_dir(bucket.parent().unwrap());
+    client.create_bucket().bucket("other").send().await.unwrap_err();
+    let put = || {
+        let put = client.put_object().bucket("other").key("k");
+        put.body(ByteStream::from_static(b"x")).send()
+    };
+    assert_eq!(code(put().await), "InternalError");
+    durable::broken::mend_dir(bucket.parent().unwrap());
+    put().await.unwrap();
+
+    // Whoever ends in doubt says so to the next.
+    let workshops = || fs::read_dir(dir.path().join(".tmp")).unwrap().count();
+    drop(client);
+    assert_eq!(workshops(), 1);
+    drop(open(dir.path()));
+    assert_eq!(workshops(), 0);
+}
+
+#[tokio::test]
+async fn an_object_on_a_disk_that_hangs_stops_nobody_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let client = open(dir.path());
+    // Opening a pipe that nobody writes to waits, as a file of a server that is away.
+    let hung = dir.path().join("bucket/hung.obj");
+    nix::unistd::mkfifo(&hung, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let get = |key: &'static str| client.get_object().bucket("bucket").key(key).send();
+    let soon = std::time::Duration::from_millis(50);
+    for _ in 0..workers::MAX_THREADS {
+        assert!(tokio::time::timeout(soon, get("hung")).await.is_err());
+    }
+    assert!(tokio::time::timeout(soon, get("none")).await.is_err(), "it waits for its turn");
+    let other = tokio::task::spawn_blocking(|| 7);
+    assert_eq!(other.await.unwrap(), 7);
+    // The server is back: whoever was given up ends, and the turns go round again. A pipe that
+    // is open for both is open for either.
+    let _back = File::options().read(true).write(true).open(&hung).unwrap();
+    assert_eq!(code(get("none").await), "NoSuchKey");
 }
 
 #[tokio::test]

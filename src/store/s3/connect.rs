@@ -1,6 +1,7 @@
 //! From a URL or a directory to a client.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
@@ -12,11 +13,15 @@ use aws_sdk_s3::config::{
 use s3s::service::S3ServiceBuilder;
 
 use super::super::disk::DiskStore;
+use super::super::disk::workers::Workers;
 use super::super::open::OpenError;
 use super::{Options, S3Store};
 
 /// The bucket that an embedded store keeps its objects in.
 pub const EMBEDDED_BUCKET: &str = "coldfs";
+
+/// How long a store's disk may take to open it, sync of what a dead process left included.
+const OPEN_LIMIT: Duration = Duration::from_secs(60);
 
 /// Where the standard chain takes an endpoint other than AWS's from.
 const ENDPOINT_VARIABLES: [&str; 2] = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"];
@@ -26,6 +31,18 @@ impl S3Store {
     /// if `dir` is empty or missing. Blocks.
     pub fn embedded(dir: &Path) -> Result<Self, OpenError> {
         Self::embedded_with(dir, Options::default())
+    }
+
+    /// As [`S3Store::embedded`], where nothing may block: a disk that hangs is an error.
+    pub async fn embedded_in_time(dir: PathBuf) -> Result<Self, OpenError> {
+        let failed = OpenError::io("open store", dir.clone());
+        let workers = Workers::default();
+        let opening = workers.run(move || Self::embedded(&dir));
+        match tokio::time::timeout(OPEN_LIMIT, opening).await {
+            Ok(Ok(opened)) => opened,
+            Ok(Err(error)) => Err(failed(error)),
+            Err(_elapsed) => Err(failed(std::io::Error::other("its disk does not answer"))),
+        }
     }
 
     /// As [`S3Store::embedded`], with other time limits.

@@ -1,0 +1,297 @@
+//! The storm guard: who may bring cold files home, how much, and who did.
+//!
+//! Asked once an open of a cold file, and for the bytes of those that are read in pieces; hot
+//! files never come here, nor do commands of a person at the command line. The parts decide
+//! without I/O: [`class`] what a reader may do, [`budget`] how much, [`brake`] when it is too
+//! much for anybody. [`Visit`] is one open of a cold file, from its question to its close, and
+//! leaves one line in the audit.
+
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use lru::LruCache;
+use tokio::time::Instant;
+
+use crate::file_id::{Ino, SegmentId};
+use crate::tenant::{Notebook, Tenant};
+
+pub mod brake;
+pub mod budget;
+pub mod class;
+pub mod ledger;
+pub mod reader;
+mod visit;
+
+use brake::{Alarm, Brake, BrakeLimits};
+use budget::{Buckets, Budgets, Level, Owner};
+use class::{Action, Admit, Class, Classes, Over};
+use ledger::{Account, Ledger, Who};
+use reader::Reader;
+pub use visit::Visit;
+
+/// Files whose first touch is remembered, for classes that recall at the second.
+const TOUCHED: NonZeroUsize = NonZeroUsize::new(65_536).expect("not zero");
+/// The audit in `.coldfs`: one line of JSON an open of a cold file.
+const AUDIT: &str = "audit.jsonl";
+
+/// What of the guard can be turned.
+#[derive(Clone, Debug, Default)]
+pub struct Rules {
+    /// Who may do what.
+    pub classes: Classes,
+    /// How much.
+    pub budgets: Budgets,
+    /// When nobody may any more.
+    pub brake: BrakeLimits,
+}
+
+/// Why a cold file's bytes are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// An open for reading.
+    Read,
+    /// An open for writing, or a truncation.
+    Write,
+    /// A program is about to run.
+    Exec,
+}
+
+impl Why {
+    /// For the audit.
+    pub fn word(self) -> &'static str {
+        match self {
+            Why::Read => "read",
+            Why::Write => "write",
+            Why::Exec => "exec",
+        }
+    }
+}
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// Which file.
+    pub ino: Ino,
+    /// Its name, for the audit.
+    pub path: std::path::PathBuf,
+    /// Its size, bytes.
+    pub size_bytes: u64,
+    /// Where its bytes are.
+    pub segment: SegmentId,
+    /// Bytes that are fetched at once; the others are paid for as they are read.
+    pub bytes: u64,
+    /// What for.
+    pub why: Why,
+}
+
+/// Why somebody is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Denied {
+    /// The brake is on.
+    #[error("the brake is on: too many files came home; `coldfs brake --release` lets go")]
+    Brake,
+    /// The class may not.
+    #[error("class {class:?} may not recall")]
+    Class {
+        /// Its name.
+        class: String,
+    },
+    /// There is nothing left to spend, for longer than anybody waits.
+    #[error("the recall budget of this {} is spent for {} s", whose.word(), wait.as_secs())]
+    Budget {
+        /// Whose.
+        whose: Owner,
+        /// How long.
+        wait: Duration,
+    },
+    /// A person cancelled it.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+/// What the guard decides at once.
+enum Ruling {
+    /// Let through; whether it may bring the file home.
+    Admitted { keeps: bool },
+    /// Ask again after so long.
+    Wait { whose: Owner, wait: Duration },
+    /// No.
+    Denied(Denied),
+}
+
+/// The guard of one tenant.
+pub struct Guard {
+    tenant: Arc<Tenant>,
+    rules: Rules,
+    /// How long an open waits for its budget.
+    patience: Duration,
+    state: Mutex<State>,
+    audit: Notebook,
+}
+
+struct State {
+    buckets: Buckets,
+    slow: Vec<Option<Level>>,
+    touched: LruCache<Ino, ()>,
+    brake: Brake,
+    ledger: Ledger,
+    visits: Vec<Weak<Visit>>,
+}
+
+impl Guard {
+    /// A guard by these rules. Who waits for its budget waits up to `patience`.
+    pub fn new(tenant: Arc<Tenant>, rules: Rules, patience: Duration) -> Self {
+        let state = State {
+            buckets: Buckets::new(rules.budgets),
+            slow: Vec::new(),
+            touched: LruCache::new(TOUCHED),
+            brake: Brake::new(rules.brake, Instant::now()),
+            ledger: Ledger::new(),
+            visits: Vec::new(),
+        };
+        let (state, audit) = (Mutex::new(state), Notebook::new(AUDIT));
+        Self { tenant, rules, patience, state, audit }
+    }
+
+    /// An open of a cold file by a reader, to be asked for.
+    pub fn visit(self: &Arc<Self>, reader: Reader, ask: Ask) -> Arc<Visit> {
+        let class = self.rules.classes.of(&reader);
+        let visit = Arc::new(Visit::new(Arc::clone(self), reader, class, ask));
+        let mut state = self.state();
+        // Bounded by the opens of cold files: the gone are swept before the list grows.
+        if state.visits.len() == state.visits.capacity() {
+            state.visits.retain(|visit| visit.strong_count() > 0);
+        }
+        state.visits.push(Arc::downgrade(&visit));
+        visit
+    }
+
+    /// What applications asked for since the mount.
+    pub fn accounts(&self) -> Vec<Account> {
+        let mut state = self.state();
+        let waiting: Vec<Who> = state
+            .visits
+            .iter()
+            .filter_map(Weak::upgrade)
+            .filter(|visit| visit.is_waiting())
+            .map(|visit| visit.who().clone())
+            .collect();
+        let mut accounts = state.ledger.all();
+        for account in &mut accounts {
+            account.waiting = waiting.iter().filter(|who| **who == account.who).count() as u64;
+        }
+        // Who waits for its first file has no account yet.
+        for who in waiting {
+            if !accounts.iter().any(|account| account.who == who) {
+                state.ledger.account(&who);
+                accounts.push(Account { who, waiting: 1, ..Account::default() });
+            }
+        }
+        accounts
+    }
+
+    /// Whether the brake is on, and since when.
+    pub fn alarm(&self) -> Option<Alarm> {
+        self.state().brake.alarm().cloned()
+    }
+
+    /// Lets the brake go. False: it was not on.
+    pub fn let_go(&self) -> bool {
+        self.state().brake.let_go()
+    }
+
+    /// Ends the waits of a process, or of a session by its number. Returns how many.
+    pub fn cancel_process(&self, process: u32) -> u64 {
+        let visits: Vec<_> = self.state().visits.iter().filter_map(Weak::upgrade).collect();
+        let of_it = visits.iter().filter(|visit| visit.is_of(process));
+        of_it.filter(|visit| visit.cancel()).count() as u64
+    }
+
+    fn class(&self, place: usize) -> &Class {
+        self.rules.classes.get(place)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Decides on an open, and pays for it where it is let through.
+    fn rule(&self, owners: [Owner; 3], place: usize, ask: &Ask, now: Instant) -> Ruling {
+        let class = self.class(place);
+        let mut state = self.state();
+        let state = &mut *state;
+        if state.brake.alarm().is_some() {
+            return Ruling::Denied(Denied::Brake);
+        }
+        let by_class = match class.action {
+            Action::Deny => return Ruling::Denied(Denied::Class { class: class.name.clone() }),
+            Action::Slow { files_per_second } => {
+                let rate = u64::from(files_per_second);
+                if state.slow.len() <= place {
+                    state.slow.resize_with(place + 1, || None);
+                }
+                let level = state.slow[place].get_or_insert_with(|| Level::full(rate, now));
+                level.wait(rate, rate, now)
+            }
+            Action::Allow | Action::PassThrough => Duration::ZERO,
+        };
+        let (wait, whose) = state.buckets.wait(owners, Some(ask.segment), now);
+        let wait = wait.max(by_class);
+        if !wait.is_zero() {
+            return Ruling::Wait { whose, wait };
+        }
+        if let Some(Some(level)) = state.slow.get_mut(place) {
+            level.spend(1);
+        }
+        state.buckets.spend(owners, Some(ask.segment), ask.bytes);
+        if state.brake.count(1, ask.bytes, now) {
+            self.sound_alarm(state.brake.alarm());
+        }
+        let changes = ask.why != Why::Read;
+        let keeps = match (class.action, class.admit) {
+            // Whoever changes or runs a file needs all of it.
+            _ if changes => true,
+            (Action::PassThrough, _) => false,
+            (_, Admit::FirstTouch) => true,
+            (_, Admit::SecondTouch) => state.touched.put(ask.ino, ()).is_some(),
+        };
+        Ruling::Admitted { keeps }
+    }
+
+    /// Pays for bytes that are read in pieces: how long to wait first, or nothing.
+    fn pay(&self, owners: [Owner; 3], bytes: u64, now: Instant) -> Option<(Owner, Duration)> {
+        let mut state = self.state();
+        let (wait, whose) = state.buckets.wait(owners, None, now);
+        if !wait.is_zero() {
+            return Some((whose, wait));
+        }
+        state.buckets.spend(owners, None, bytes);
+        if state.brake.count(0, bytes, now) {
+            self.sound_alarm(state.brake.alarm());
+        }
+        None
+    }
+
+    fn sound_alarm(&self, alarm: Option<&Alarm>) {
+        let Some(Alarm { files, bytes, window, .. }) = alarm else { return };
+        tracing::error!(
+            tenant = %self.tenant.name, files, bytes, minutes = window.as_secs() / 60,
+            "the recall brake is on: cold files are refused (EACCES) until `coldfs brake \
+             --release`; `coldfs top` and .coldfs/audit.jsonl show who asked"
+        );
+    }
+
+    fn patience_of(&self, place: usize) -> Duration {
+        match self.class(place).over {
+            Over::Wait => self.patience,
+            Over::Deny => Duration::ZERO,
+        }
+    }
+}
+
+impl std::fmt::Debug for Guard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Guard").field("rules", &self.rules).finish_non_exhaustive()
+    }
+}

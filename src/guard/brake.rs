@@ -1,0 +1,131 @@
+//! The brake: when a tenant's files come home in masses, something is wrong (ransomware, a
+//! copy of everything, a scanner that nobody named). It holds until a person lets go.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// When the brake is put on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BrakeLimits {
+    /// Cold files opened for their bytes within the window.
+    pub files: u64,
+    /// Bytes asked for within the window.
+    pub bytes: u64,
+    /// The window.
+    pub window: Duration,
+}
+
+impl Default for BrakeLimits {
+    /// Ten minutes of a person's work come nowhere near.
+    fn default() -> Self {
+        Self { files: 50_000, bytes: 256 << 30, window: Duration::from_mins(10) }
+    }
+}
+
+/// Why and when it was put on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alarm {
+    /// Files within the window.
+    pub files: u64,
+    /// Bytes within the window.
+    pub bytes: u64,
+    /// The window.
+    pub window: Duration,
+    /// Seconds since 1970.
+    pub since: u64,
+}
+
+/// Parts of the window that are counted apart.
+const PARTS: u32 = 10;
+
+#[derive(Debug)]
+pub(super) struct Brake {
+    limits: BrakeLimits,
+    parts: [(u64, u64); PARTS as usize],
+    part: usize,
+    part_began: Instant,
+    alarm: Option<Alarm>,
+}
+
+impl Brake {
+    pub(super) fn new(limits: BrakeLimits, now: Instant) -> Self {
+        let parts = [(0, 0); PARTS as usize];
+        Self { limits, parts, part: 0, part_began: now, alarm: None }
+    }
+
+    pub(super) fn alarm(&self) -> Option<&Alarm> {
+        self.alarm.as_ref()
+    }
+
+    /// Lets go, and counts from nothing. False: it was not on.
+    pub(super) fn let_go(&mut self) -> bool {
+        self.parts = [(0, 0); PARTS as usize];
+        self.alarm.take().is_some()
+    }
+
+    /// Counts what was let through. True: that was too much, the brake is on from now.
+    pub(super) fn count(&mut self, files: u64, bytes: u64, now: Instant) -> bool {
+        let length = self.limits.window / PARTS;
+        let mut behind = now.saturating_duration_since(self.part_began);
+        for _ in 0..PARTS {
+            if behind < length {
+                break;
+            }
+            behind -= length;
+            self.part = (self.part + 1) % self.parts.len();
+            self.parts[self.part] = (0, 0);
+            self.part_began = now.checked_sub(behind).unwrap_or(now);
+        }
+        if behind >= length {
+            self.part_began = now;
+        }
+        let part = &mut self.parts[self.part];
+        *part = (part.0 + files, part.1 + bytes);
+        let (files, bytes) = self.parts.iter().fold((0, 0), |(files, bytes): (u64, u64), part| {
+            (files + part.0, bytes.saturating_add(part.1))
+        });
+        let over = files > self.limits.files || bytes > self.limits.bytes;
+        if !over || self.alarm.is_some() {
+            return false;
+        }
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let since = since.map_or(0, |since| since.as_secs());
+        self.alarm = Some(Alarm { files, bytes, window: self.limits.window, since });
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: BrakeLimits =
+        BrakeLimits { files: 100, bytes: 1_000, window: Duration::from_secs(100) };
+
+    #[test]
+    fn it_is_put_on_once_and_let_go_by_a_person_only() {
+        let now = Instant::now();
+        let mut brake = Brake::new(LIMITS, now);
+        for _ in 0..100 {
+            assert!(!brake.count(1, 0, now));
+        }
+        assert!(brake.count(1, 0, now));
+        assert_eq!(brake.alarm().map(|alarm| alarm.files), Some(101));
+        let now = now + Duration::from_secs(1_000);
+        assert!(!brake.count(0, 0, now), "once");
+        assert!(brake.alarm().is_some());
+        assert!(brake.let_go() && !brake.let_go());
+        assert!(brake.count(0, 1_001, now));
+    }
+
+    #[test]
+    fn what_comes_slowly_is_never_too_much() {
+        let mut now = Instant::now();
+        let mut brake = Brake::new(LIMITS, now);
+        for _ in 0..10_000 {
+            now += Duration::from_millis(1_200);
+            assert!(!brake.count(1, 5, now));
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! One open of a cold file, from its question to its close.
+
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::budget::Owner;
+use super::ledger::Who;
+use super::reader::Reader;
+use super::{Ask, Denied, Guard, Ruling};
+
+/// One open of a cold file. Dropped, it leaves its line in the audit.
+pub struct Visit {
+    guard: Arc<Guard>,
+    reader: Reader,
+    class: usize,
+    who: Who,
+    ask: Ask,
+    keeps: AtomicBool,
+    bytes: AtomicU64,
+    waited_ms: AtomicU64,
+    waits: AtomicU32,
+    cancelled: Notify,
+    outcome: Mutex<Outcome>,
+}
+
+/// How it came out.
+#[derive(Debug)]
+enum Outcome {
+    /// It was not decided: whoever asked went away.
+    Asked,
+    Admitted,
+    Denied(Denied),
+    Failed(String),
+}
+
+/// The line of the audit.
+#[derive(Serialize)]
+struct Line<'a> {
+    /// Seconds since 1970.
+    time: f64,
+    tenant: &'a str,
+    path: String,
+    ino: u64,
+    segment: String,
+    size_bytes: u64,
+    /// Bytes that were asked for.
+    bytes: u64,
+    why: &'static str,
+    class: &'a str,
+    name: &'a str,
+    program: String,
+    process: u32,
+    session: u32,
+    user: u32,
+    cgroup: &'a str,
+    waited_ms: u64,
+    /// Whether the file was to come home.
+    kept: bool,
+    outcome: String,
+}
+
+impl Visit {
+    pub(super) fn new(guard: Arc<Guard>, reader: Reader, class: usize, ask: Ask) -> Self {
+        let who = Who::of(&reader, &guard.class(class).name);
+        Self {
+            guard,
+            reader,
+            class,
+            who,
+            ask,
+            keeps: AtomicBool::new(false),
+            bytes: AtomicU64::new(0),
+            waited_ms: AtomicU64::new(0),
+            waits: AtomicU32::new(0),
+            cancelled: Notify::new(),
+            outcome: Mutex::new(Outcome::Asked),
+        }
+    }
+
+    /// Whether this open may bring the file home; known once it is admitted.
+    pub fn keeps(&self) -> bool {
+        self.keeps.load(Ordering::Relaxed)
+    }
+
+    /// Waits until the guard lets it through, or not.
+    pub async fn admit(&self) -> Result<(), Denied> {
+        let admitted = self.admit_in_time().await;
+        let mut state = self.guard.state();
+        let account = state.ledger.account(&self.who);
+        account.waited += Duration::from_millis(self.waited_ms.load(Ordering::Relaxed));
+        let outcome = match &admitted {
+            Ok(()) => {
+                account.files += 1;
+                account.bytes += self.ask.bytes;
+                self.bytes.store(self.ask.bytes, Ordering::Relaxed);
+                Outcome::Admitted
+            }
+            Err(denied) => {
+                account.denied += 1;
+                Outcome::Denied(denied.clone())
+            }
+        };
+        drop(state);
+        self.end_with(outcome);
+        admitted
+    }
+
+    async fn admit_in_time(&self) -> Result<(), Denied> {
+        let patience = self.guard.patience_of(self.class);
+        let began = Instant::now();
+        loop {
+            match self.guard.rule(self.owners(), self.class, &self.ask, Instant::now()) {
+                Ruling::Admitted { keeps } => {
+                    self.keeps.store(keeps, Ordering::Relaxed);
+                    return Ok(());
+                }
+                Ruling::Denied(denied) => return Err(denied),
+                Ruling::Wait { whose, wait } => {
+                    self.wait_for_budget(whose, wait, began, patience).await?;
+                }
+            }
+        }
+    }
+
+    /// Pays for bytes that are about to be read, when there is something to pay with.
+    pub async fn pay(&self, bytes: u64) -> Result<(), Denied> {
+        if self.ask.bytes >= self.ask.size_bytes {
+            return Ok(());
+        }
+        let began = Instant::now();
+        while let Some((whose, wait)) = self.guard.pay(self.owners(), bytes, Instant::now()) {
+            self.wait_for_budget(whose, wait, began, self.guard.patience).await?;
+        }
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.guard.state().ledger.account(&self.who).bytes += bytes;
+        Ok(())
+    }
+
+    async fn wait_for_budget(
+        &self,
+        whose: Owner,
+        wait: Duration,
+        began: Instant,
+        patience: Duration,
+    ) -> Result<(), Denied> {
+        if began.elapsed() + wait > patience {
+            return Err(Denied::Budget { whose, wait });
+        }
+        self.waiting(tokio::time::sleep(wait)).await?;
+        let waited = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        self.waited_ms.fetch_add(waited, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Waits for something on behalf of the reader, unless a person cancels its process.
+    pub async fn waiting<T>(&self, work: impl Future<Output = T>) -> Result<T, Denied> {
+        let _counted = Waiting::begin(&self.waits);
+        tokio::select! {
+            biased;
+            () = self.cancelled.notified() => Err(Denied::Cancelled),
+            done = work => Ok(done),
+        }
+    }
+
+    /// Notes that what it was let through for failed.
+    pub fn failed(&self, error: &dyn std::fmt::Display) {
+        self.end_with(Outcome::Failed(error.to_string()));
+    }
+
+    pub(super) fn is_waiting(&self) -> bool {
+        self.waits.load(Ordering::Relaxed) > 0
+    }
+
+    /// Ends its waits. False: it does not wait.
+    pub(super) fn cancel(&self) -> bool {
+        let waiting = self.is_waiting();
+        self.cancelled.notify_waiters();
+        waiting
+    }
+
+    pub(super) fn is_of(&self, process: u32) -> bool {
+        process == self.reader.process || process == self.reader.session
+    }
+
+    pub(super) fn who(&self) -> &Who {
+        &self.who
+    }
+
+    fn owners(&self) -> [Owner; 3] {
+        // A process that is not visible has no session; its user has a budget.
+        let session = match self.reader.session {
+            0 => self.reader.process,
+            session => session,
+        };
+        [Owner::Process(session), Owner::User(self.reader.uid), Owner::Tenant]
+    }
+
+    fn end_with(&self, outcome: Outcome) {
+        *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = outcome;
+    }
+
+    fn line(&self, outcome: &Outcome) -> Line<'_> {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Line {
+            time: (since.as_secs_f64() * 1_000.0).round() / 1_000.0,
+            tenant: &self.guard.tenant.name,
+            path: self.ask.path.to_string_lossy().into_owned(),
+            ino: self.ask.ino.0,
+            segment: self.ask.segment.to_string(),
+            size_bytes: self.ask.size_bytes,
+            bytes: self.bytes.load(Ordering::Relaxed),
+            why: self.ask.why.word(),
+            class: &self.who.class,
+            name: &self.reader.name,
+            program: self.reader.program.to_string_lossy().into_owned(),
+            process: self.reader.process,
+            session: self.reader.session,
+            user: self.reader.uid,
+            cgroup: &self.reader.cgroup,
+            waited_ms: self.waited_ms.load(Ordering::Relaxed),
+            kept: self.keeps(),
+            outcome: match outcome {
+                Outcome::Asked => "gone before it was decided".to_owned(),
+                Outcome::Admitted => "admitted".to_owned(),
+                Outcome::Denied(denied) => format!("denied: {denied}"),
+                Outcome::Failed(error) => format!("failed: {error}"),
+            },
+        }
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        let outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
+        let line = serde_json::to_string(&self.line(&outcome)).unwrap_or_default();
+        if let Err(error) = self.guard.audit.add(&self.guard.tenant, &line) {
+            tracing::warn!(%error, %line, "cannot write the audit");
+        }
+    }
+}
+
+impl std::fmt::Debug for Visit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Visit")
+            .field("who", &self.who)
+            .field("ask", &self.ask)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One wait, counted while it lasts, however it ends.
+struct Waiting<'a>(&'a AtomicU32);
+
+impl<'a> Waiting<'a> {
+    fn begin(waits: &'a AtomicU32) -> Self {
+        waits.fetch_add(1, Ordering::Relaxed);
+        Self(waits)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
