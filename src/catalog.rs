@@ -6,10 +6,9 @@
 //! and writes down what it sees, and one walk of the whole tree, at every attach, finds what
 //! nobody noted. Because only looks are written, notes need no order and no promise.
 //!
-//! - [`seen`]: what one look says; `row`: the same as bytes; `keys`, `tables`: where they lie
-//! - `batch`: how one look changes the tables; `part`: one tenant's part of them
-//! - `eyes`: looking; `keep`: the thread; `listing`: the walk's next step
-//! - [`totals`]: sums
+//! - [`seen`] is what one look says, `row` the same as bytes, `keys` and `tables` where they lie
+//! - `eyes` look, `batch` writes down, `part` reads one tenant's part
+//! - `keep` is the thread, `listing` the walk's next step, [`totals`] are sums
 //!
 //! Rules that hold between two transactions: a file has a row if and only if a name of it is
 //! known; a directory that has a row is listed, or is to be listed; totals are the sum over rows.

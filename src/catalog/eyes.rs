@@ -11,6 +11,7 @@ use nix::sys::stat::{Mode, fstat};
 
 use super::CatalogError;
 use super::batch::Batch;
+use super::keys::NameIn;
 use super::part::Reader;
 use super::row::Row;
 use super::seen::{Kind, Seen};
@@ -26,7 +27,7 @@ const HOME: &[u8] = b".coldfs";
 #[derive(Debug, Default)]
 pub(super) struct Looks {
     there: Vec<(Ino, Box<[u8]>, Seen)>,
-    gone: Vec<(Ino, Box<[u8]>)>,
+    gone: Vec<NameIn>,
     files: Vec<Seen>,
     /// Places that could not be looked at; what is known of them stays.
     pub(super) unread: u64,
@@ -100,14 +101,14 @@ impl Eyes {
         // A directory's size and time change with its names.
         files.extend(places.names.keys());
         let mut waiting: BTreeMap<Ino, BTreeSet<Box<[u8]>>> = places.names.into_iter().collect();
-        let mut asked: HashSet<(Ino, Box<[u8]>)> = HashSet::new();
+        let mut asked: HashSet<NameIn> = HashSet::new();
         // Directories that came in this very batch have no row yet.
         let mut new: HashMap<Ino, FileHandle> = HashMap::new();
         // Not where they were, and known by other names too.
         let mut lost = BTreeSet::new();
         loop {
             let mut again = BTreeMap::new();
-            let mut more: Vec<(Ino, Box<[u8]>)> = Vec::new();
+            let mut more: Vec<NameIn> = Vec::new();
             let before = waiting.len();
             for (dir, names) in std::mem::take(&mut waiting) {
                 let row = reader.row(dir)?;
@@ -158,7 +159,7 @@ impl Eyes {
             }
             let mut progress = again.len() < before;
             waiting = again;
-            let mut ask = |more: Vec<(Ino, Box<[u8]>)>| {
+            let mut ask = |more: Vec<NameIn>| {
                 let mut any = false;
                 for (dir, name) in more {
                     if asked.insert((dir, name.clone())) {

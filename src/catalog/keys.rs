@@ -9,6 +9,9 @@ use crate::file_id::{Ino, SegmentId};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TenantNumber(pub u32);
 
+/// A directory and a name in it.
+pub(super) type NameIn = (Ino, Box<[u8]>);
+
 /// Key of a file, and of a directory that is to be listed.
 pub(super) fn file(tenant: TenantNumber, ino: Ino) -> [u8; 12] {
     let mut key = [0; 12];

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use redb::{Durability, ReadOnlyTable, ReadableDatabase, ReadableTable};
 
 use super::batch::{Batch, range};
-use super::keys::{self, TenantNumber};
+use super::keys::{self, NameIn, TenantNumber};
 use super::row::Row;
 use super::seen::{Kind, Seen};
 use super::totals::Totals;
@@ -246,10 +246,7 @@ impl Reader {
     }
 
     /// All names of these files. Goes over every name of the tenant.
-    pub(super) fn names_of(
-        &self,
-        files: &BTreeSet<Ino>,
-    ) -> Result<Vec<(Ino, Box<[u8]>)>, CatalogError> {
+    pub(super) fn names_of(&self, files: &BTreeSet<Ino>) -> Result<Vec<NameIn>, CatalogError> {
         let all = keys::below(&self.tenant.0.to_be_bytes());
         let mut names = Vec::new();
         for entry in self.names.range::<&[u8]>(range(&all))? {

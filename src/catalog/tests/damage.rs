@@ -58,7 +58,9 @@ fn a_catalog_that_was_cut_short_or_is_something_else_is_made_anew() {
         rebuilt_after(|file, bytes| file.set_len(keep.min(bytes - 1)).unwrap());
     }
     rebuilt_after(|file, _| file.set_len(0).unwrap());
-    rebuilt_after(|file, bytes| file.write_all_at(&vec![7; bytes as usize], 0).unwrap());
+    rebuilt_after(|file, bytes| {
+        file.write_all_at(&vec![7; usize::try_from(bytes).unwrap()], 0).unwrap()
+    });
 }
 
 #[test]
