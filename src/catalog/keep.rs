@@ -32,6 +32,8 @@ const STEP_NAMES: usize = 2_048;
 const NEW_STEPS: usize = 16;
 /// What is written is made durable every so often; a machine that stops loses what came since.
 const DURABLE_EVERY: Duration = Duration::from_secs(30);
+/// Or after so many writes, because the file grows until then.
+const DURABLE_WRITES: u32 = 64;
 
 /// How to keep a catalog.
 #[derive(Clone, Debug)]
@@ -79,6 +81,8 @@ impl Report {
 struct State {
     report: Report,
     stop: bool,
+    /// What somebody who read it found wrong.
+    damage: Option<String>,
     /// Questions so far, and those before which all was looked at.
     asked: u64,
     answered: u64,
@@ -145,7 +149,7 @@ impl Keeper {
 
     fn idle(tenant: Arc<Tenant>, phase: Phase) -> Self {
         let report = Report { phase, since: SystemTime::now(), unread: false, part: None };
-        let state = State { report, stop: false, asked: 0, answered: 0 };
+        let state = State { report, stop: false, damage: None, asked: 0, answered: 0 };
         let shared = Shared { state: Mutex::new(state), changed: Condvar::new() };
         Self { shared: Arc::new(shared), tenant, thread: Mutex::new(None) }
     }
@@ -170,6 +174,17 @@ impl Keeper {
             report.phase = Phase::Walking;
         }
         report
+    }
+
+    /// Somebody who read the catalog found it damaged: it is made anew.
+    pub fn found_damaged(&self, what: &CatalogError) {
+        let mut state = self.shared.lock();
+        state.damage = Some(what.to_string());
+        if state.report.phase == Phase::Complete {
+            state.report.phase = Phase::Walking;
+        }
+        drop(state);
+        self.shared.changed.notify_all();
     }
 
     /// How the catalog fares now.
@@ -245,6 +260,9 @@ fn keep_open(
     let mut pause = Duration::ZERO;
     loop {
         let (asked, stop) = shared.pause(pause);
+        if let Some(what) = shared.lock().damage.take() {
+            return Err(CatalogError::Damaged(what));
+        }
         if stop {
             work.look(tenant.noticed.take())?;
             return work.part.write(true, |_| Ok(()));
@@ -277,12 +295,14 @@ pub(super) struct Work {
     pub(super) walked: bool,
     unread: u64,
     durable_at: Instant,
+    /// Writes since.
+    writes: u32,
 }
 
 impl Work {
     pub(super) fn new(part: Part, eyes: Eyes, goes_on: bool) -> Self {
         let durable_at = Instant::now();
-        Self { part, eyes, listing: None, goes_on, walked: false, unread: 0, durable_at }
+        Self { part, eyes, listing: None, goes_on, walked: false, unread: 0, durable_at, writes: 0 }
     }
 
     /// Adds the files that are open: a writer tells of nothing until it closes.
@@ -384,9 +404,10 @@ impl Work {
     }
 
     fn durable(&mut self) -> bool {
-        let due = self.durable_at.elapsed() >= DURABLE_EVERY;
+        self.writes += 1;
+        let due = self.durable_at.elapsed() >= DURABLE_EVERY || self.writes >= DURABLE_WRITES;
         if due {
-            self.durable_at = Instant::now();
+            (self.durable_at, self.writes) = (Instant::now(), 0);
         }
         due
     }

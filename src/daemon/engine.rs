@@ -17,13 +17,13 @@ use super::failures::{Failures, is_gone};
 use super::files::{relative, report, report_on};
 use super::walks::{Stop, Unwalked, WALKS_AT_ONCE, Walks};
 use super::{check, known, moves};
-use crate::catalog::Keeper;
+use crate::catalog::{Keeper, Met};
 use crate::config::MountOptions;
 use crate::config::checks::{FS_TYPE, MountTable};
 use crate::control::engine::Engine;
 use crate::control::filter::Filter;
 use crate::control::wire::{
-    CancelReport, CancelRequest, Counters, DuReport, DuRequest, FileReport, FindRequest,
+    CancelReport, CancelRequest, Counters, DuReport, DuRequest, Failure, FileReport, FindRequest,
     FindSummary, Finding, FsckReport, FsckRequest, Mount, MoveRequest, MoveSummary, PinReport,
     PinRequest, Problem, ProblemKind, Progress, Source, Status, TenantStatus, WirePath,
 };
@@ -236,6 +236,12 @@ impl Search<'_> {
         stop.send(&self.found, report)
     }
 
+    /// The catalog said all that it can.
+    fn answered_by_catalog(self, failures: Failures) -> FindSummary {
+        let Failures { named: failed, total: failed_total } = failures;
+        FindSummary { failed, failed_total, source: Source::Catalog, ..self.summary }
+    }
+
     /// Walks.
     fn walk(mut self, start: Found, stop: &Stop) -> FindSummary {
         let served = self.served;
@@ -289,7 +295,7 @@ impl Engine for Commands {
             known.unwrap_or_else(|| count::sums(&served, root, stop))
         });
         let counted = counted.await;
-        let (catalog, note) = known::status(&self.keeper.report());
+        let (catalog, note) = known::status(self, &self.keeper.report());
         notes.extend(note);
         let sums = match counted {
             Err(Unwalked::Cancelled) if self.detaching.is_cancelled() => {
@@ -358,13 +364,23 @@ impl Engine for Commands {
         let walk = self.walks.run(cancel, move |stop| {
             let mut search =
                 Search { served: &served, filter, found, summary: FindSummary::default() };
-            if !request.walk
-                && known::visit(&served, &start, &mut |met| {
+            if !request.walk {
+                let mut take = |met: Met<'_>| {
                     search.take(report_on(&served, met.path, met.seen, met.pin), stop)
-                })
-            {
-                search.summary.source = Source::Catalog;
-                return search.summary;
+                };
+                match known::visit(&served, &start, &mut take) {
+                    Ok(false) => {}
+                    Ok(true) => return search.answered_by_catalog(Failures::default()),
+                    Err(error) => {
+                        let mut failures = Failures::default();
+                        failures.push(Failure {
+                            path: request.root,
+                            cause: format!("the catalog: {error}"),
+                            next_step: "run the command again: it is made anew".to_owned(),
+                        });
+                        return search.answered_by_catalog(failures);
+                    }
+                }
             }
             search.walk(start, stop)
         });

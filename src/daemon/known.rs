@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -54,9 +55,11 @@ fn settled(served: &Served) -> Option<Part> {
 /// How much a tree takes; none: walk.
 pub(super) fn sums(served: &Served, start: &Found, stop: &Stop) -> Option<Sums> {
     let part = settled(served)?;
-    let counted =
-        if start.path.is_empty() { part.totals().map(Some) } else { count(&part, start, stop) };
-    let totals = answered(counted)??;
+    let counted = answered(served, || match start.path.is_empty() {
+        true => part.totals().map(Some),
+        false => count(&part, start, stop),
+    });
+    let totals = counted.ok()??;
     Some(Sums { source: Source::Catalog, ..Sums::of(&totals) })
 }
 
@@ -74,29 +77,43 @@ fn count(part: &Part, start: &Found, stop: &Stop) -> Result<Option<Totals>, Cata
     Ok(known.then_some(totals))
 }
 
-/// Gives `visit` all files of a tree. False: it met none of them, walk.
+/// Gives `visit` all files of a tree. False: it met none of them, walk. An error: it met some.
 pub(super) fn visit(
     served: &Served,
     start: &Found,
     visit: &mut dyn FnMut(Met<'_>) -> ControlFlow<()>,
-) -> bool {
-    let Some(part) = settled(served) else { return false };
+) -> Result<bool, CatalogError> {
+    let Some(part) = settled(served) else { return Ok(false) };
     let mut any = false;
-    let mut visit = |met: Met<'_>| {
-        any = true;
-        visit(met)
-    };
-    let visited = part.visit(&start.path, Ino(start.stat.st_ino), start.pin, &mut visit);
-    answered(visited).unwrap_or(any)
+    let visited = answered(served, || {
+        let mut visit = |met: Met<'_>| {
+            any = true;
+            visit(met)
+        };
+        part.visit(&start.path, Ino(start.stat.st_ino), start.pin, &mut visit)
+    });
+    match visited {
+        Err(_) if !any => Ok(false),
+        visited => visited,
+    }
 }
 
-/// What the catalog answered; none: it is damaged.
-fn answered<T>(answer: Result<T, CatalogError>) -> Option<T> {
-    answer.inspect_err(|error| tracing::warn!(%error, "the catalog cannot answer")).ok()
+/// What the catalog answers; a damaged one is made anew.
+fn answered<T>(
+    served: &Served,
+    ask: impl FnOnce() -> Result<T, CatalogError>,
+) -> Result<T, CatalogError> {
+    // The store below panics where it meets bytes that it never wrote.
+    let answer = catch_unwind(AssertUnwindSafe(ask));
+    let answer = answer.unwrap_or_else(|_| Err(CatalogError::Damaged("it cannot be read".into())));
+    answer.inspect_err(|error| {
+        tracing::warn!(%error, "the catalog cannot answer");
+        served.keeper.found_damaged(error);
+    })
 }
 
 /// How the catalog fares, and what of it a person should know.
-pub(super) fn status(report: &Report) -> (CatalogStatus, Option<String>) {
+pub(super) fn status(served: &Served, report: &Report) -> (CatalogStatus, Option<String>) {
     let since = report.since.duration_since(SystemTime::UNIX_EPOCH);
     let (state, note) = match &report.phase {
         Phase::Opening | Phase::Walking => (CatalogState::Walking, None),
@@ -105,7 +122,8 @@ pub(super) fn status(report: &Report) -> (CatalogStatus, Option<String>) {
             (CatalogState::None, Some(format!("no catalog, find, du and status walk: {why}")))
         }
     };
-    let files = report.part.as_ref().and_then(|part| answered(part.totals()));
+    let part = report.part.as_ref();
+    let files = part.and_then(|part| answered(served, || part.totals()).ok());
     let files = files.map_or(0, |totals| totals.files());
     (CatalogStatus { state, files, since: since.map_or(0, |since| since.as_secs()) }, note)
 }

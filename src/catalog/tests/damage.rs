@@ -23,6 +23,27 @@ fn a_lost_catalog_is_rebuilt_equal() {
     world.agrees(&part);
 }
 
+#[test]
+fn a_catalog_that_was_cut_off_in_the_middle_of_a_batch_is_finished() {
+    for steps in 0..12 {
+        let world = World::new();
+        world.plant();
+        let (part, mut work) = world.attach().unwrap();
+        for _ in 0..steps {
+            work.step(5).unwrap();
+        }
+        // What is in the file while it is open is what a kill leaves.
+        let left = std::fs::read(world.catalog()).unwrap();
+        work.step(5).unwrap();
+        drop((part, work));
+        std::fs::write(world.catalog(), left).unwrap();
+        std::fs::write(world.data("a/since"), b"x").unwrap();
+        let (part, mut work) = world.attach().unwrap();
+        finish(&mut work);
+        world.agrees(&part);
+    }
+}
+
 /// Does something to the bytes of a good catalog; it is rebuilt equal.
 fn rebuilt_after(damage: impl FnOnce(&std::fs::File, u64)) {
     let world = World::new();

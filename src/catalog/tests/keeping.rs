@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::World;
-use crate::catalog::{Keeper, Options, Phase};
+use crate::catalog::{CatalogError, Keeper, Options, Phase};
 use crate::file_id::Ino;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -47,6 +47,21 @@ fn a_catalog_that_cannot_be_kept_is_done_without() {
     drop(keeper);
     let keeper = Keeper::without(Arc::clone(&world.tenant), "a reason".into());
     assert_eq!(keeper.settled(PATIENCE).phase, Phase::Without("a reason".into()));
+}
+
+#[test]
+fn one_that_a_reader_finds_damaged_is_made_anew() {
+    let world = World::new();
+    world.plant();
+    let keeper = start(&world);
+    let before = keeper.settled(PATIENCE).part.unwrap();
+    keeper.found_damaged(&CatalogError::Damaged("a row".into()));
+    drop(before);
+    world.agrees(keeper.settled(PATIENCE).answers().unwrap());
+    // Whatever is wrong is wrong again: it is done without.
+    keeper.found_damaged(&CatalogError::Damaged("a row".into()));
+    let report = keeper.settled(PATIENCE);
+    assert!(matches!(&report.phase, Phase::Without(why) if why.contains("a row")));
 }
 
 #[test]
