@@ -5,6 +5,7 @@
 
 mod completions;
 mod doctor;
+mod drain;
 mod files;
 mod fsck;
 mod mount;
@@ -14,6 +15,7 @@ mod paths;
 mod pin;
 mod s3;
 mod status;
+mod top;
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -71,11 +73,14 @@ enum Verb {
     Recall(moves::MoveArgs),
     /// Archive files, then release them
     Migrate(moves::MoveArgs),
+    Drain(drain::DrainArgs),
     Cancel(moves::CancelArgs),
     /// Keep files' bytes here, whatever the policy says
     Pin(pin::PinArgs),
     /// Let files be released again
     Unpin(pin::PinArgs),
+    Top(top::TopArgs),
+    Brake(top::BrakeArgs),
     Fsck(fsck::FsckArgs),
     Doctor(doctor::DoctorArgs),
     S3(s3::S3Args),
@@ -109,9 +114,12 @@ impl Verb {
             Verb::Release(args) => moves::run(Move::Release, args, output),
             Verb::Recall(args) => moves::run(Move::Recall, args, output),
             Verb::Migrate(args) => moves::run(Move::Migrate, args, output),
+            Verb::Drain(args) => drain::run(&args, output),
             Verb::Cancel(args) => moves::cancel(args, output),
             Verb::Pin(args) => pin::run(true, args, output),
             Verb::Unpin(args) => pin::run(false, args, output),
+            Verb::Top(args) => top::top(args, output),
+            Verb::Brake(args) => top::brake(args, output),
             Verb::Fsck(args) => fsck::run(args, output),
             Verb::Doctor(args) => doctor::run(args, output),
             Verb::S3(args) => s3::run(args, output),

@@ -31,6 +31,7 @@ mod files;
 mod known;
 mod moves;
 mod stores;
+mod storm;
 mod walks;
 
 use ending::{Detacher, on_signals};

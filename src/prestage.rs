@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use nix::sys::stat::fstat;
 
+use crate::file_id::EntryRef;
 use crate::inode::{Cold, Inode, Inodes, Serving};
 use crate::recall::{Recall, RecallError};
 use crate::recover::{Finding, Ordered, find, put_in_order};
@@ -38,6 +39,46 @@ pub async fn recall_file(
         came = Some(cold.place.size_bytes);
         recall.whole(inode, &cold).await?;
     }
+}
+
+/// Where a file's bytes are in the store: what lies together is recalled together. None: they
+/// are here, or nobody can say.
+pub fn remote_place(tenant: &Tenant, inodes: &Inodes, inode: &Inode) -> Option<EntryRef> {
+    let record = tenant.record(inodes.path_fd(inode).ok()?, inode).ok().flatten()?;
+    Some(record.at)
+}
+
+/// Makes a plain file of one that is at home and has a copy in the store, which it forgets:
+/// durable after the next barrier. The file; none: it was a plain file.
+pub async fn forget_copy(
+    tenant: &Arc<Tenant>,
+    inodes: &Inodes,
+    inode: &Arc<Inode>,
+) -> Result<Option<File>, RecallError> {
+    let mut held = inode.tier().await;
+    if matches!(inode.serving(), Serving::Cold(_)) {
+        return Err(RecallError::Busy);
+    }
+    if !inode.is_regular || !tenant.has_record(inodes.path_fd(inode)?)? {
+        return Ok(None);
+    }
+    if let Some(lease) = held.archiving.take() {
+        lease.give_up();
+    }
+    let flags = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOATIME;
+    let file = match inodes.open(inode, flags) {
+        Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => return Err(RecallError::Busy),
+        other => other?,
+    };
+    match find(tenant, inode, &file)? {
+        Finding::Local => {}
+        Finding::Refused(error) => return Err(error),
+        // It went again since it was recalled.
+        Finding::Remote { .. } | Finding::InFlight => return Err(RecallError::Busy),
+    }
+    held.suspect = None;
+    tenant.drop_record(&file, inode)?;
+    Ok(Some(file))
 }
 
 /// The file as it is served while its bytes are remote; none: they are here.

@@ -29,6 +29,7 @@ mod chunks;
 mod error;
 mod fill;
 mod insist;
+mod neighbours;
 mod privileges;
 mod room;
 

@@ -179,6 +179,16 @@ impl Engine for Fake {
         Ok(DuReport { path: request.path, bytes, files, source, failed, failed_total })
     }
 
+    fn top(&self) -> TopReport {
+        let (tenant, mountpoint) = ("t1".into(), self.mountpoint.clone().into());
+        TopReport { tenant, mountpoint, applications: Vec::new(), alarm: None }
+    }
+
+    fn brake(&self, _: BrakeRequest) -> BrakeReport {
+        let (tenant, mountpoint) = ("t1".into(), self.mountpoint.clone().into());
+        BrakeReport { tenant, mountpoint, alarm: None, released: false }
+    }
+
     async fn cancel(&self, _: CancelRequest) -> Result<CancelReport, Problem> {
         Ok(CancelReport { moves: 1, recalls: 0 })
     }

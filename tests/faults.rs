@@ -9,6 +9,8 @@
 mod matrix;
 #[path = "faults/moving.rs"]
 mod moving;
+#[path = "faults/neighbours.rs"]
+mod neighbours;
 #[path = "faults/paths.rs"]
 mod paths;
 #[path = "faults/stopping.rs"]

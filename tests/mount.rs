@@ -26,6 +26,8 @@ mod environments;
 #[path = "mount/full.rs"]
 mod full;
 mod harness;
+#[path = "mount/homecoming.rs"]
+mod homecoming;
 #[path = "mount/moving.rs"]
 mod moving;
 #[path = "mount/names.rs"]
@@ -36,6 +38,8 @@ mod posix;
 mod promises;
 #[path = "mount/races.rs"]
 mod races;
+#[path = "mount/storms.rs"]
+mod storms;
 #[path = "mount/strangers.rs"]
 mod strangers;
 #[path = "mount/waiting.rs"]

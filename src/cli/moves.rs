@@ -1,6 +1,9 @@
 //! `coldfs archive`, `release`, `recall`, `migrate` and `cancel`.
 
-use std::path::PathBuf;
+use std::ffi::OsStr;
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
@@ -9,8 +12,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::output::{Output, count, files, size, unwritten};
 use super::{Outcome, converse, paths};
 use crate::control::wire::{
-    CancelReport, CancelRequest, FAILURES_NAMED, MoveRequest, MoveSummary, Problem, Progress, Skip,
-    Verb,
+    CancelReport, CancelRequest, FAILURES_NAMED, MoveRequest, MoveSummary, Problem, ProblemKind,
+    Progress, Skip, Verb,
 };
 
 const EXAMPLES: &str = "\
@@ -19,6 +22,8 @@ Examples:
   coldfs release /srv/t1/big.iso       give up the local bytes of what is archived
   coldfs migrate -r /srv/t1/2019       archive, then release
   coldfs recall -r /srv/t1/2019        bring it back
+  coldfs recall -r /srv/t1 --name '*.flac'
+  sort wanted.txt | coldfs recall --files-from -
 
 Applications may use the files meanwhile: a reader or writer always wins, and the file is
 skipped. Ctrl-C stops between two files; what was done stays done, so run it again to go on.";
@@ -29,12 +34,24 @@ skipped. Ctrl-C stops between two files; what was done stays done, so run it aga
 #[command(after_long_help = EXAMPLES)]
 pub struct MoveArgs {
     /// Files on a coldfs mount; directories with -r
-    #[arg(required = true, value_name = "PATH")]
+    #[arg(required_unless_present = "files_from", value_name = "PATH")]
     paths: Vec<PathBuf>,
 
     /// Directories mean all files below them
     #[arg(short, long)]
     recursive: bool,
+
+    /// Only files whose name fits this pattern
+    #[arg(long, value_name = "GLOB")]
+    name: Option<String>,
+
+    /// Files named in this list too, a line each; - is standard input
+    #[arg(long, value_name = "FILE")]
+    files_from: Option<PathBuf>,
+
+    /// The list's names end in NUL (find -print0)
+    #[arg(short = '0', long, requires = "files_from")]
+    null: bool,
 
     /// Wait for files that are open or changed a moment ago instead of skipping them
     #[arg(long)]
@@ -42,15 +59,38 @@ pub struct MoveArgs {
 }
 
 pub fn run(verb: Verb, args: MoveArgs, output: &mut Output) -> Result<Outcome, Problem> {
+    let mut typed = args.paths.clone();
+    if let Some(list) = &args.files_from {
+        typed.extend(listed(list, args.null)?);
+    }
+    let asked = Asked { recursive: args.recursive, name: args.name, wait: args.wait };
+    carry_out(verb, &typed, &asked, output)
+}
+
+/// What of a move is not its paths.
+pub(super) struct Asked {
+    pub(super) recursive: bool,
+    pub(super) name: Option<String>,
+    pub(super) wait: bool,
+}
+
+/// Moves files and says how it went.
+pub(super) fn carry_out(
+    verb: Verb,
+    typed: &[PathBuf],
+    asked: &Asked,
+    output: &mut Output,
+) -> Result<Outcome, Problem> {
     let bar = Bar::new(verb, output.is_watched());
     let summary = converse(async {
         let mut all = empty(verb);
-        for share in paths::shares(&args.paths).await? {
+        for share in paths::shares(typed).await? {
             let request = MoveRequest {
                 verb,
                 paths: share.paths,
-                recursive: args.recursive,
-                wait: args.wait,
+                recursive: asked.recursive,
+                name: asked.name.clone(),
+                wait: asked.wait,
             };
             let each = |progress: Progress| {
                 bar.show(&progress);
@@ -66,6 +106,24 @@ pub fn run(verb: Verb, args: MoveArgs, output: &mut Output) -> Result<Outcome, P
     output.failures(&summary.failed, summary.failed_total);
     output.answer(&summary, people).map_err(unwritten)?;
     Ok(Outcome::failed_if(summary.failed_total > 0 || summary.cancelled))
+}
+
+/// The names in a list.
+fn listed(list: &Path, null: bool) -> Result<Vec<PathBuf>, Problem> {
+    let text = match list.to_str() {
+        Some("-") => {
+            let mut text = Vec::new();
+            std::io::stdin().lock().read_to_end(&mut text).map(|_length| text)
+        }
+        _ => std::fs::read(list),
+    };
+    let text = text.map_err(|error| {
+        let what = format!("--files-from {}: {error}", list.display());
+        Problem::new(ProblemKind::Usage, what, "name a list that you may read")
+    })?;
+    let end = if null { 0 } else { b'\n' };
+    let names = text.split(|byte| *byte == end).filter(|name| !name.is_empty());
+    Ok(names.map(|name| OsStr::from_bytes(name).into()).collect())
 }
 
 fn empty(verb: Verb) -> MoveSummary {
@@ -168,6 +226,8 @@ const CANCEL_EXAMPLES: &str = "\
 Examples:
   coldfs cancel /srv/t1             stop every move on this mount
   coldfs cancel /srv/t1/2019        stop those below a directory
+  coldfs cancel /srv/t1 --process 4711
+      end what a process, or a session, waits for: its reads of cold files fail with ECANCELED
 
 Files keep what was done to them; a recall that is cancelled leaves its file released.";
 
@@ -178,13 +238,17 @@ pub struct CancelArgs {
     /// Moves of files at or below these
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
+
+    /// What these processes or sessions wait for on these mounts, and no moves
+    #[arg(long = "process", value_name = "PID")]
+    processes: Vec<u32>,
 }
 
 pub fn cancel(args: CancelArgs, output: &mut Output) -> Result<Outcome, Problem> {
     let report = converse(async {
         let mut all = CancelReport::default();
         for share in paths::shares(&args.paths).await? {
-            let request = CancelRequest { paths: share.paths };
+            let request = CancelRequest { paths: share.paths, processes: args.processes.clone() };
             let report: CancelReport = share.client.post("/v1/cancel", &request).await?;
             all.moves += report.moves;
             all.recalls += report.recalls;

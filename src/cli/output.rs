@@ -61,6 +61,13 @@ impl Output {
         }
     }
 
+    /// Shows a text in the place of the one before, where a person watches.
+    pub fn screen(&mut self, text: &str) -> io::Result<()> {
+        // Home, and erase to the end (ECMA-48).
+        let clear = if io::stdout().is_terminal() { "\x1b[H\x1b[2J" } else { "" };
+        self.bytes(format!("{clear}{}\n", printable_lines(text)).as_bytes())
+    }
+
     /// Prints a path, for people.
     pub fn path(&mut self, path: &Path) -> io::Result<()> {
         self.bytes(format!("{}\n", printable(path.as_os_str().as_bytes())).as_bytes())

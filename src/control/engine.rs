@@ -6,9 +6,9 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::wire::{
-    CancelReport, CancelRequest, DuReport, DuRequest, FileReport, FindRequest, FindSummary,
-    Finding, FsckReport, FsckRequest, Mount, MoveRequest, MoveSummary, PinReport, PinRequest,
-    Problem, Progress, Status,
+    BrakeReport, BrakeRequest, CancelReport, CancelRequest, DuReport, DuRequest, FileReport,
+    FindRequest, FindSummary, Finding, FsckReport, FsckRequest, Mount, MoveRequest, MoveSummary,
+    PinReport, PinRequest, Problem, Progress, Status, TopReport,
 };
 
 /// How many items of a stream wait for a slow reader before the engine waits too.
@@ -67,6 +67,12 @@ pub trait Engine: Send + Sync + 'static {
         findings: mpsc::Sender<Finding>,
         cancel: CancellationToken,
     ) -> Result<FsckReport, Problem>;
+
+    /// Who brings cold files home.
+    fn top(&self) -> TopReport;
+
+    /// Looks at the brake on mass recalls, or lets it go.
+    fn brake(&self, request: BrakeRequest) -> BrakeReport;
 
     /// Begins a clean detach; returns once it has begun.
     async fn detach(&self) -> Result<(), Problem>;

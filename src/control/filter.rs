@@ -16,25 +16,23 @@ pub struct Filter {
     name: Option<GlobMatcher>,
 }
 
+/// A shell pattern for the last component of a path.
+pub fn name_pattern(pattern: &str) -> Result<GlobMatcher, Problem> {
+    let glob = GlobBuilder::new(pattern).backslash_escape(true).build();
+    let glob = glob.map_err(|error| {
+        Problem::new(
+            ProblemKind::Usage,
+            format!("--name {pattern}: {}", error.kind()),
+            "use a shell pattern such as '*.iso'",
+        )
+    })?;
+    Ok(glob.compile_matcher())
+}
+
 impl Filter {
     /// Reads a request's conditions; ages count from `now_ns` (nanoseconds since the epoch).
     pub fn new(request: &FindRequest, now_ns: i64) -> Result<Self, Problem> {
-        let name = match &request.name {
-            None => None,
-            Some(pattern) => Some(
-                GlobBuilder::new(pattern)
-                    .backslash_escape(true)
-                    .build()
-                    .map_err(|error| {
-                        Problem::new(
-                            ProblemKind::Usage,
-                            format!("--name {pattern}: {}", error.kind()),
-                            "use a shell pattern such as '*.iso'",
-                        )
-                    })?
-                    .compile_matcher(),
-            ),
-        };
+        let name = request.name.as_deref().map(name_pattern).transpose()?;
         let mtime_before_ns = request.older_seconds.map(|seconds| {
             let age_ns = i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1_000_000_000);
             now_ns.saturating_sub(age_ns)

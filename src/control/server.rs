@@ -23,8 +23,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::engine::{Engine, STREAM_ITEMS};
 use super::runtime::RuntimeDir;
 use super::wire::{
-    CancelReport, CancelRequest, DuReport, DuRequest, Event, Failure, FindRequest, FsckRequest,
-    Mount, MoveRequest, PinReport, PinRequest, Problem, ProblemKind, StateRequest, Status,
+    BrakeReport, BrakeRequest, CancelReport, CancelRequest, DuReport, DuRequest, Event, Failure,
+    FindRequest, FsckRequest, Mount, MoveRequest, PinReport, PinRequest, Problem, ProblemKind,
+    StateRequest, Status, TopReport,
 };
 
 /// Largest request: some hundred thousand paths.
@@ -88,6 +89,8 @@ fn routes(engine: Arc<dyn Engine>) -> Router {
         .route("/v1/cancel", post(cancel))
         .route("/v1/pin", post(pin))
         .route("/v1/fsck", post(fsck))
+        .route("/v1/top", get(top))
+        .route("/v1/brake", post(brake))
         .route("/v1/detach", post(detach))
         .layer(DefaultBodyLimit::max(REQUEST_BYTES))
         .with_state(engine)
@@ -169,6 +172,14 @@ async fn pin(
     let cancel = CancellationToken::new();
     let _guard = cancel.clone().drop_guard();
     engine.pin(request, cancel).await.map(Json)
+}
+
+async fn top(State(engine): Shared) -> Json<TopReport> {
+    Json(engine.top())
+}
+
+async fn brake(State(engine): Shared, Json(request): Json<BrakeRequest>) -> Json<BrakeReport> {
+    Json(engine.brake(request))
 }
 
 async fn detach(State(engine): Shared) -> Result<Json<()>, Problem> {

@@ -9,6 +9,7 @@ mod moves;
 mod path;
 mod repair;
 mod status;
+mod storm;
 
 pub use files::{
     DuReport, DuRequest, FileReport, FileState, FindRequest, FindSummary, HsmFlags, Remote, Source,
@@ -23,6 +24,7 @@ pub use repair::{Finding, FsckMode, FsckReport, FsckRequest, Verdict};
 pub use status::{
     Bytes, CatalogState, CatalogStatus, Counters, Files, Mount, Status, TenantStatus,
 };
+pub use storm::{Alarm, Application, BrakeReport, BrakeRequest, TopReport};
 
 use serde::{Deserialize, Serialize};
 

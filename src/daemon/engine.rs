@@ -16,16 +16,17 @@ use super::count::{self, Count, Sums};
 use super::failures::{Failures, is_gone};
 use super::files::{relative, report, report_on};
 use super::walks::{Stop, Unwalked, WALKS_AT_ONCE, Walks};
-use super::{check, known, moves};
+use super::{check, known, moves, storm};
 use crate::catalog::{Keeper, Met};
 use crate::config::MountOptions;
 use crate::config::checks::{FS_TYPE, MountTable};
 use crate::control::engine::Engine;
 use crate::control::filter::Filter;
 use crate::control::wire::{
-    CancelReport, CancelRequest, Counters, DuReport, DuRequest, Failure, FileReport, FindRequest,
-    FindSummary, Finding, FsckReport, FsckRequest, Mount, MoveRequest, MoveSummary, PinReport,
-    PinRequest, Problem, ProblemKind, Progress, Source, Status, TenantStatus, WirePath,
+    BrakeReport, BrakeRequest, CancelReport, CancelRequest, Counters, DuReport, DuRequest, Failure,
+    FileReport, FindRequest, FindSummary, Finding, FsckReport, FsckRequest, Mount, MoveRequest,
+    MoveSummary, PinReport, PinRequest, Problem, ProblemKind, Progress, Source, Status,
+    TenantStatus, TopReport, WirePath,
 };
 use crate::guard::Guard;
 use crate::inode::{Inodes, Serving};
@@ -277,6 +278,14 @@ impl std::ops::Deref for Commands {
 
 #[async_trait]
 impl Engine for Commands {
+    fn top(&self) -> TopReport {
+        storm::top(self)
+    }
+
+    fn brake(&self, request: BrakeRequest) -> BrakeReport {
+        storm::brake(self, request)
+    }
+
     fn mounts(&self) -> Vec<Mount> {
         vec![Mount {
             tenant: self.tenant.name.clone(),
@@ -287,6 +296,7 @@ impl Engine for Commands {
 
     async fn status(&self) -> Result<Status, Problem> {
         let mut notes = self.options.notes.clone();
+        notes.extend(storm::note(self));
         notes.extend(self.missing());
         let root = self.locate(&self.options.mountpoint)?;
         let served = Arc::clone(&self.0);
@@ -401,6 +411,12 @@ impl Engine for Commands {
 
     async fn cancel(&self, request: CancelRequest) -> Result<CancelReport, Problem> {
         let mut cancelled = CancelReport::default();
+        if !request.processes.is_empty() {
+            for process in &request.processes {
+                cancelled.recalls += self.guard.cancel_process(*process);
+            }
+            return Ok(cancelled);
+        }
         for (paths, token) in self.running().values() {
             let below = |path: &WirePath| {
                 request.paths.is_empty()

@@ -4,25 +4,29 @@
 //! memory; whatever happens to one file, the others go on.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::ops::ControlFlow;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
+use globset::GlobMatcher;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::engine::Served;
 use super::files::{relative, shown};
 use super::walks::{Stop, Unwalked};
+use crate::control::filter::name_pattern;
 use crate::control::wire::{
     FAILURES_NAMED, Failure, MoveRequest, MoveSummary, Problem, ProblemKind, Progress,
     Skip as SkipCount, Verb, WirePath,
 };
 use crate::inode::{Inode, Serving};
 use crate::migrate::{BATCH_FILES, Candidate, MigrateError, Outcome, Skip};
-use crate::prestage::{Recalled, recall_file};
+use crate::prestage::{Recalled, forget_copy, recall_file, remote_place};
 use crate::recall::RecallError;
 use crate::tenant::Pin;
 use crate::walk::{Found, find, walk};
@@ -141,8 +145,10 @@ pub(super) async fn run(
     let (sender, mut batches) = mpsc::channel(1);
     let walking = Arc::clone(served);
     let recursive = request.recursive;
+    let name = request.name.as_deref().map(name_pattern).transpose()?;
+    let wanted = Wanted { starts, recursive, name };
     let walker = tokio::spawn(served.walks.run(cancel.clone(), move |stop| {
-        send_batches(&walking, &starts, recursive, &sender, stop, &found);
+        send_batches(&walking, &wanted, &sender, stop, &found);
     }));
     let mut again = Vec::new();
     while let Some(met) = batches.recv().await {
@@ -172,20 +178,36 @@ pub(super) async fn run(
     Ok(running.summary(cancel.is_cancelled()))
 }
 
+/// Which files a move is for.
+struct Wanted {
+    /// Paths below the tenant's root.
+    starts: Vec<Vec<u8>>,
+    recursive: bool,
+    /// For the last component.
+    name: Option<GlobMatcher>,
+}
+
+impl Wanted {
+    fn has(&self, path: &[u8]) -> bool {
+        let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or(path);
+        self.name.as_ref().is_none_or(|glob| glob.is_match(OsStr::from_bytes(name)))
+    }
+}
+
 fn send_batches(
     served: &Arc<Served>,
-    starts: &[Vec<u8>],
-    recursive: bool,
+    wanted: &Wanted,
     sender: &mpsc::Sender<Met>,
     stop: &Stop,
     found_files: &AtomicU64,
 ) {
     let mut batch = Vec::with_capacity(BATCH_FILES);
-    for start in starts {
+    for start in &wanted.starts {
         let mut take = |found: Found| {
             stop.flow()?;
             let is_dir = found.stat.st_mode & libc::S_IFMT == libc::S_IFDIR;
-            if is_dir || (recursive && !found.is_regular()) {
+            let is_left_out = wanted.recursive && !found.is_regular();
+            if is_dir || is_left_out || !wanted.has(&found.path) {
                 return ControlFlow::Continue(());
             }
             let pin = found.pin;
@@ -208,7 +230,9 @@ fn send_batches(
         };
         match find(&served.tenant, start) {
             Err(error) => failed(start, error),
-            Ok(found) if found.stat.st_mode & libc::S_IFMT == libc::S_IFDIR && !recursive => {
+            Ok(found)
+                if found.stat.st_mode & libc::S_IFMT == libc::S_IFDIR && !wanted.recursive =>
+            {
                 let failure = Failure {
                     path: shown(served, start).into(),
                     cause: "a directory".into(),
@@ -252,6 +276,7 @@ impl Running {
         let candidates: Vec<_> = free.into_iter().map(|(candidate, _)| candidate).collect();
         let all: Vec<(Candidate, Ended)> = match self.verb {
             Verb::Recall => recall(served, candidates, cancel).await,
+            Verb::Drain => drain(served, candidates, cancel).await,
             Verb::Archive => {
                 let outcomes = served.migrator.archive(candidates, cancel).await;
                 outcomes.into_iter().map(ended).collect()
@@ -292,7 +317,7 @@ impl Running {
 
     fn is_kept_by(&self, pin: Option<Pin>) -> bool {
         match (self.verb, pin) {
-            (Verb::Recall, _) | (_, None) => false,
+            (Verb::Recall | Verb::Drain, _) | (_, None) => false,
             (Verb::Archive, Some(pin)) => pin == Pin::NeverArchive,
             (Verb::Release | Verb::Migrate, Some(_)) => true,
         }
@@ -358,11 +383,14 @@ impl Running {
     }
 }
 
+/// Recalls files, segment by segment: what lies together comes together.
 async fn recall(
     served: &Arc<Served>,
-    batch: Vec<Candidate>,
+    mut batch: Vec<Candidate>,
     cancel: &CancellationToken,
 ) -> Vec<(Candidate, Ended)> {
+    let at = |candidate: &Candidate| remote_place(&served.tenant, &served.inodes, &candidate.inode);
+    batch.sort_by_cached_key(at);
     futures::stream::iter(batch)
         .map(|candidate| async move {
             let (tenant, inodes) = (&served.tenant, &served.inodes);
@@ -385,6 +413,45 @@ async fn recall(
         .buffer_unordered(RECALLS_AT_ONCE)
         .collect()
         .await
+}
+
+/// Recalls files and makes plain files of them, those that are at home too.
+async fn drain(
+    served: &Arc<Served>,
+    batch: Vec<Candidate>,
+    cancel: &CancellationToken,
+) -> Vec<(Candidate, Ended)> {
+    let mut all = Vec::with_capacity(batch.len());
+    let mut last = None;
+    for (candidate, recalled) in recall(served, batch, cancel).await {
+        let came = match recalled {
+            Ok(Moved::Done(bytes)) => bytes,
+            Ok(Moved::Skipped(Skip::Already)) => 0,
+            other => {
+                all.push((candidate, other));
+                continue;
+            }
+        };
+        let ended = match forget_copy(&served.tenant, &served.inodes, &candidate.inode).await {
+            Ok(Some(file)) => {
+                last = Some(file);
+                Ok(Moved::Done(came))
+            }
+            Ok(None) => Ok(Moved::Skipped(Skip::Already)),
+            Err(RecallError::Busy) => Ok(Moved::Skipped(Skip::Open)),
+            Err(error) => Err(error.into()),
+        };
+        all.push((candidate, ended));
+    }
+    // Before it, a power cut brings records back: the files are archived again, and whole.
+    if let Some(file) = last {
+        let tenant = Arc::clone(&served.tenant);
+        let passed = tokio::task::spawn_blocking(move || tenant.barrier(&file)).await;
+        if let Ok(Err(error)) = passed {
+            tracing::warn!(%error, "a drain is not on disk yet");
+        }
+    }
+    all
 }
 
 /// Stops the recall of a file that nobody has open: a reader may wait for it as well.

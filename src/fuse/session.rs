@@ -38,7 +38,8 @@ pub struct MountSpec {
 pub struct Mounted {
     /// Never dropped: fuser then unmounts whatever is at the mountpoint.
     session: ManuallyDrop<BackgroundSession>,
-    id: MountId,
+    /// None: it was unmounted before it could be looked at.
+    id: Option<MountId>,
     /// Whether the kernel reads and writes hot files by itself.
     pub passthrough: bool,
     ended: CancellationToken,
@@ -77,12 +78,15 @@ pub fn mount(
     config.acl = spec.acl;
     config.n_threads = Some(FUSE_THREADS);
     config.clone_fd = true;
+    let below = mount_at(mountpoint)?;
     let session = Session::new(door, mountpoint, &config)?.spawn()?;
     if notifier.set(session.notifier()).is_err() {
         tracing::debug!("a mount has one notifier");
     }
     let passthrough = granted.get().copied().unwrap_or(false);
-    let id = mount_at(mountpoint)?;
+    // It answers already, so somebody may have unmounted it again: what is there then is not ours
+    // to unmount.
+    let id = mount_at(mountpoint).ok().filter(|there| *there != below);
     let session = ManuallyDrop::new(session);
     Ok(Mounted { session, id, passthrough, ended, mountpoint: mountpoint.to_owned() })
 }
@@ -113,8 +117,9 @@ impl Mounted {
 
     /// Whether this mount is what is at its mountpoint.
     fn is_there(&self) -> bool {
-        let certain = self.id.is_unique() || !self.ended.is_cancelled();
-        certain && mount_at(&self.mountpoint).is_ok_and(|there| there == self.id)
+        let certain = self.id.is_some_and(|id| id.is_unique()) || !self.ended.is_cancelled();
+        certain
+            && self.id.is_some_and(|id| mount_at(&self.mountpoint).is_ok_and(|there| there == id))
     }
 
     fn wait_for_end(&self, patience: Duration) {

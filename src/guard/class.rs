@@ -191,8 +191,12 @@ pub const INTERACTIVE: &str = "interactive";
 impl Classes {
     /// These classes, and after them the shipped ones that they do not name.
     pub fn new(own: Vec<Class>) -> Result<Self, String> {
-        let mut classes = own;
-        for class in shipped() {
+        // The last one, for everybody, wherever it is written.
+        let (last, mut classes): (Vec<_>, Vec<_>) =
+            own.into_iter().partition(|class| class.name == INTERACTIVE);
+        let last = last.into_iter().chain(shipped()).find(|class| class.name == INTERACTIVE);
+        let between = shipped().into_iter().filter(|class| class.name != INTERACTIVE);
+        for class in between.chain(last) {
             if !classes.iter().any(|own| own.name == class.name) {
                 classes.push(class);
             }
@@ -209,7 +213,7 @@ impl Classes {
                     return Err(format!(
                         "class {before:?} is for everybody, so that {class:?} after it is for \
                          nobody: give {before:?} programs, cgroups or users, or name it \
-                         {INTERACTIVE:?}"
+                         {INTERACTIVE:?}, which comes last"
                     ));
                 }
                 Some(before) => {
@@ -317,6 +321,8 @@ mod tests {
         // A shipped class can be replaced, the last one too.
         let mine = vec![class("scanner", &["mine"], &[], &[])];
         assert_eq!(Classes::new(mine).unwrap().0.len(), 3);
+        let last = Classes::new(vec![class(INTERACTIVE, &[], &[], &[])]).unwrap();
+        assert_eq!(last.get(2).action, Action::Deny);
         assert!(Members::new(&["[".to_owned()], &[], Vec::new()).is_err());
     }
 }

@@ -9,26 +9,22 @@ use bytes::{Bytes, BytesMut};
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use lru::LruCache;
-use tokio::sync::Semaphore;
 
 use super::RecallError;
 use super::insist::insist;
+use super::neighbours::Neighbours;
 use crate::file_id::SegmentId;
 use crate::inode::Place;
-use crate::segment::{EntryPlace, Piece, ReadError, fetch_chunks};
-use crate::store::{ObjectKey, ObjectStore};
-
-/// GETs of chunks under way at once; more wait their turn.
-pub const FETCHES_AT_ONCE: usize = 32;
+use crate::segment::Piece;
+use crate::store::ObjectStore;
 
 type Key = (SegmentId, u32, u32);
 type Flight = Shared<BoxFuture<'static, Result<Bytes, RecallError>>>;
 
 /// The chunks of a store that are in memory or on their way.
 pub struct Chunks {
-    store: Arc<dyn ObjectStore>,
+    neighbours: Neighbours,
     state: Mutex<State>,
-    permits: Arc<Semaphore>,
     runtime: tokio::runtime::Handle,
     capacity_bytes: usize,
 }
@@ -37,7 +33,6 @@ struct State {
     flights: HashMap<Key, Flight>,
     cache: LruCache<Key, Bytes>,
     cached_bytes: usize,
-    fetched_bytes: u64,
 }
 
 impl Chunks {
@@ -48,14 +43,14 @@ impl Chunks {
         runtime: tokio::runtime::Handle,
     ) -> Self {
         let cache = LruCache::unbounded(); // bounded by bytes, below
-        let state = State { flights: HashMap::new(), cache, cached_bytes: 0, fetched_bytes: 0 };
-        let permits = Arc::new(Semaphore::new(FETCHES_AT_ONCE));
-        Self { store, state: Mutex::new(state), permits, runtime, capacity_bytes }
+        let state = State { flights: HashMap::new(), cache, cached_bytes: 0 };
+        let neighbours = Neighbours::new(store);
+        Self { neighbours, state: Mutex::new(state), runtime, capacity_bytes }
     }
 
     /// Bytes that came from the store since the start.
     pub fn fetched_bytes(&self) -> u64 {
-        self.lock().fetched_bytes
+        self.neighbours.fetched_bytes()
     }
 
     /// The packed bytes of a chunk.
@@ -147,7 +142,6 @@ impl Chunks {
         let mut state = self.lock();
         state.flights.remove(&key);
         let Ok(chunk) = fetched else { return };
-        state.fetched_bytes += chunk.len() as u64;
         state.cached_bytes += chunk.len();
         if let Some(replaced) = state.cache.put(key, chunk.clone()) {
             state.cached_bytes -= replaced.len();
@@ -166,13 +160,8 @@ impl Chunks {
         deadline: Duration,
     ) -> Result<Bytes, RecallError> {
         let first = "no free place among the requests under way";
-        insist(place.entry.at(), deadline, first, || async {
-            let permit = self.permits.acquire().await;
-            let fetched = fetch_chunk(&*self.store, &place.key, &place.entry, number).await;
-            drop(permit);
-            fetched
-        })
-        .await
+        let ask = || self.neighbours.chunk(place, number);
+        insist(place.entry.at(), deadline, first, ask).await
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -180,18 +169,10 @@ impl Chunks {
     }
 }
 
-async fn fetch_chunk(
-    store: &dyn ObjectStore,
-    key: &ObjectKey,
-    entry: &EntryPlace,
-    number: u32,
-) -> Result<Bytes, ReadError> {
-    let chunks = fetch_chunks(store, key, entry, number..number + 1).await?;
-    Ok(chunks.into_iter().next().unwrap_or_default())
-}
-
 impl std::fmt::Debug for Chunks {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Chunks").field("store", &self.store.url()).finish_non_exhaustive()
+        f.debug_struct("Chunks")
+            .field("store", &self.neighbours.store().url())
+            .finish_non_exhaustive()
     }
 }

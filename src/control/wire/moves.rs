@@ -21,6 +21,8 @@ pub enum Verb {
     Recall,
     /// Archive, then release.
     Migrate,
+    /// Bring bytes back, and forget the copy in the store: a plain file is left.
+    Drain,
 }
 
 impl Verb {
@@ -31,6 +33,7 @@ impl Verb {
             Verb::Release => "release",
             Verb::Recall => "recall",
             Verb::Migrate => "migrate",
+            Verb::Drain => "drain",
         }
     }
 
@@ -41,6 +44,7 @@ impl Verb {
             Verb::Release => "released",
             Verb::Recall => "recalled",
             Verb::Migrate => "migrated",
+            Verb::Drain => "drained",
         }
     }
 }
@@ -54,6 +58,9 @@ pub struct MoveRequest {
     pub paths: Vec<WirePath>,
     /// Whether directories mean all files below them; without it they are failures.
     pub recursive: bool,
+    /// Only files whose name this glob matches.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// Whether a file that is busy now (open, or changed a moment ago) is waited for instead
     /// of skipped.
     pub wait: bool,
@@ -131,6 +138,9 @@ pub struct MoveSummary {
 pub struct CancelRequest {
     /// Stops moves of files at or below these absolute paths.
     pub paths: Vec<WirePath>,
+    /// Ends waits for cold files of these processes, or of sessions by their numbers; moves go on.
+    #[serde(default)]
+    pub processes: Vec<u32>,
 }
 
 /// What a cancel did.

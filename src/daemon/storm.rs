@@ -1,0 +1,58 @@
+//! `top` and `brake`: the storm guard, as commands see it.
+
+use super::engine::Served;
+use crate::control::wire::{Alarm, Application, BrakeReport, BrakeRequest, TopReport};
+use crate::guard::brake;
+use crate::guard::ledger::Account;
+
+pub(super) fn top(served: &Served) -> TopReport {
+    TopReport {
+        tenant: served.tenant.name.clone(),
+        mountpoint: served.options.mountpoint.clone().into(),
+        applications: served.guard.accounts().into_iter().map(application).collect(),
+        alarm: served.guard.alarm().map(alarm),
+    }
+}
+
+pub(super) fn brake(served: &Served, request: BrakeRequest) -> BrakeReport {
+    let on = served.guard.alarm().map(alarm);
+    let released = request.release && served.guard.let_go();
+    if released {
+        tracing::warn!(tenant = %served.tenant.name, "a person released the recall brake");
+    }
+    BrakeReport {
+        tenant: served.tenant.name.clone(),
+        mountpoint: served.options.mountpoint.clone().into(),
+        alarm: on,
+        released,
+    }
+}
+
+/// A note for `status` while the brake is on.
+pub(super) fn note(served: &Served) -> Option<String> {
+    let alarm = served.guard.alarm()?;
+    Some(format!(
+        "the recall brake is on: {} cold files were opened within {} minutes; they are refused \
+         until `coldfs brake --release`; `coldfs top` shows who asked",
+        alarm.files,
+        alarm.window.as_secs() / 60
+    ))
+}
+
+fn alarm(alarm: brake::Alarm) -> Alarm {
+    let brake::Alarm { files, bytes, window, since } = alarm;
+    Alarm { files, bytes, window_seconds: window.as_secs(), since }
+}
+
+fn application(account: Account) -> Application {
+    Application {
+        name: account.who.name,
+        user: account.who.uid,
+        class: account.who.class,
+        files: account.files,
+        bytes: account.bytes,
+        denied: account.denied,
+        waiting: account.waiting,
+        waited_ms: u64::try_from(account.waited.as_millis()).unwrap_or(u64::MAX),
+    }
+}

@@ -1,0 +1,205 @@
+//! Small files lie beside each other in a segment. Whoever reads one often reads the others next,
+//! in whatever order: then what lies around is fetched along, in blocks.
+//!
+//! Nothing here is believed: bytes are checked where they are used, and what does not fit is
+//! fetched anew by itself.
+
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use lru::LruCache;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use crate::file_id::SegmentId;
+use crate::inode::Place;
+use crate::segment::{ReadError, fetch_chunks, verify_chunks};
+use crate::store::{ObjectStore, StoreError};
+
+/// GETs under way at once; more wait their turn.
+pub const FETCHES_AT_ONCE: usize = 32;
+/// A segment is cut into blocks of this size.
+const BLOCK_BYTES: u64 = 1 << 20;
+/// Blocks that are kept: as much as a segment of small files has.
+const BLOCKS: NonZeroUsize = NonZeroUsize::new(64).expect("not zero");
+/// Blocks fetched along with one whose predecessor is here: somebody reads on.
+const BLOCKS_AHEAD: u64 = 3;
+/// Segments whose use is remembered.
+const SEGMENTS: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
+/// So many small files of a segment within [`SOON`] make whoever reads the next read blocks.
+const FILES_BEFORE: u32 = 2;
+const SOON: Duration = Duration::from_secs(10);
+
+/// Chunks from a store, small ones with what lies around them.
+pub(super) struct Neighbours {
+    store: Arc<dyn ObjectStore>,
+    permits: Semaphore,
+    state: Mutex<State>,
+}
+
+struct State {
+    segments: LruCache<SegmentId, Segment>,
+    blocks: LruCache<(SegmentId, u64), Bytes>,
+    fetched_bytes: u64,
+}
+
+/// How a segment is used.
+#[derive(Clone)]
+struct Segment {
+    asked: u32,
+    since: Instant,
+    size_bytes: Option<u64>,
+    /// Who fetches blocks of it; the others find them here afterwards.
+    turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Neighbours {
+    pub(super) fn new(store: Arc<dyn ObjectStore>) -> Self {
+        let state = State {
+            segments: LruCache::new(SEGMENTS),
+            blocks: LruCache::new(BLOCKS),
+            fetched_bytes: 0,
+        };
+        Self { store, permits: Semaphore::new(FETCHES_AT_ONCE), state: Mutex::new(state) }
+    }
+
+    /// The store.
+    pub(super) fn store(&self) -> &dyn ObjectStore {
+        &*self.store
+    }
+
+    /// Bytes that came from the store since the start.
+    pub(super) fn fetched_bytes(&self) -> u64 {
+        self.lock().fetched_bytes
+    }
+
+    /// The packed bytes of a chunk, checked.
+    pub(super) async fn chunk(&self, place: &Place, number: u32) -> Result<Bytes, ReadError> {
+        let chunks = number..number + 1;
+        if place.entry.chunk_count() == 1
+            && let Some(run) = self.around(place, place.entry.object_range(chunks.clone())).await?
+        {
+            match verify_chunks(&place.entry, chunks.clone(), &run) {
+                // A copy: a small file that is remembered does not keep blocks in memory.
+                Ok(chunks) => return Ok(Bytes::copy_from_slice(&chunks.concat())),
+                Err(bad) => {
+                    tracing::warn!(key = %place.key, %bad, "fetched anew");
+                    self.forget(place.entry.at().segment);
+                }
+            }
+        }
+        let _permit = self.permits.acquire().await;
+        let chunks = fetch_chunks(&*self.store, &place.key, &place.entry, chunks).await?;
+        let chunk = chunks.into_iter().next().unwrap_or_default();
+        self.lock().fetched_bytes += chunk.len() as u64;
+        Ok(chunk)
+    }
+
+    /// A range out of blocks; none: nobody reads this segment's files one after the other.
+    async fn around(&self, place: &Place, range: Range<u64>) -> Result<Option<Bytes>, StoreError> {
+        let id = place.entry.at().segment;
+        if let Some(run) = self.at_hand(id, &range) {
+            return Ok(Some(run));
+        }
+        let Some(segment) = self.ask(id) else { return Ok(None) };
+        let _turn = segment.turn.lock().await;
+        if let Some(run) = self.at_hand(id, &range) {
+            return Ok(Some(run));
+        }
+        let size_bytes = match segment.size_bytes {
+            Some(size) => size,
+            None => {
+                let _permit = self.permits.acquire().await;
+                self.store.size_bytes(&place.key).await?
+            }
+        };
+        if range.end > size_bytes {
+            // Whatever that is: the range itself will tell.
+            return Ok(None);
+        }
+        let first = range.start / BLOCK_BYTES;
+        let mut end = range.end.div_ceil(BLOCK_BYTES);
+        if first > 0 && self.lock().blocks.contains(&(id, first - 1)) {
+            end += BLOCKS_AHEAD;
+        }
+        let wanted = first * BLOCK_BYTES..(end * BLOCK_BYTES).min(size_bytes);
+        let bytes = {
+            let _permit = self.permits.acquire().await;
+            self.store.get(&place.key, wanted.clone()).await?
+        };
+        self.keep(id, size_bytes, first, &bytes);
+        let within = |offset: u64| usize::try_from(offset - wanted.start).unwrap_or(usize::MAX);
+        Ok(Some(bytes.slice(within(range.start)..within(range.end))))
+    }
+
+    /// Counts a file of a segment. The segment, where so many were read before.
+    fn ask(&self, id: SegmentId) -> Option<Segment> {
+        let mut state = self.lock();
+        let now = Instant::now();
+        let unused = || Segment { asked: 0, since: now, size_bytes: None, turn: Arc::default() };
+        let segment = state.segments.get_or_insert_mut(id, unused);
+        if now.duration_since(segment.since) > SOON {
+            segment.asked = 0;
+        }
+        segment.since = now;
+        segment.asked = segment.asked.saturating_add(1);
+        (segment.asked > FILES_BEFORE).then(|| segment.clone())
+    }
+
+    /// A range of a segment, where all its blocks are here.
+    fn at_hand(&self, id: SegmentId, range: &Range<u64>) -> Option<Bytes> {
+        let mut state = self.lock();
+        let mut parts = Vec::new();
+        for number in range.start / BLOCK_BYTES..range.end.div_ceil(BLOCK_BYTES) {
+            let block = state.blocks.get(&(id, number))?;
+            let begin = number * BLOCK_BYTES;
+            let within = |offset: u64| {
+                let offset = offset.saturating_sub(begin).min(BLOCK_BYTES);
+                usize::try_from(offset).unwrap_or(usize::MAX)
+            };
+            let (from, to) = (within(range.start), within(range.end));
+            if to > block.len() {
+                return None;
+            }
+            parts.push(block.slice(from..to));
+        }
+        if parts.len() == 1 {
+            return parts.pop();
+        }
+        let mut run = BytesMut::with_capacity(parts.iter().map(Bytes::len).sum());
+        parts.iter().for_each(|part| run.extend_from_slice(part));
+        Some(run.freeze())
+    }
+
+    fn keep(&self, id: SegmentId, size_bytes: u64, first: u64, bytes: &Bytes) {
+        let mut state = self.lock();
+        state.fetched_bytes += bytes.len() as u64;
+        if let Some(segment) = state.segments.get_mut(&id) {
+            segment.size_bytes = Some(size_bytes);
+        }
+        let block = usize::try_from(BLOCK_BYTES).unwrap_or(usize::MAX);
+        for (number, at) in (first..).zip((0..bytes.len()).step_by(block)) {
+            // A copy: a block that is kept does not keep what was fetched along.
+            let bytes = Bytes::copy_from_slice(&bytes[at..bytes.len().min(at + block)]);
+            state.blocks.put((id, number), bytes);
+        }
+    }
+
+    /// Forgets the blocks of a segment: one of them was wrong.
+    fn forget(&self, id: SegmentId) {
+        let mut state = self.lock();
+        let wrong: Vec<_> =
+            state.blocks.iter().map(|(key, _)| *key).filter(|key| key.0 == id).collect();
+        for key in wrong {
+            state.blocks.pop(&key);
+        }
+        state.segments.pop(&id);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

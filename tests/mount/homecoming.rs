@@ -1,0 +1,111 @@
+//! Bringing files home in bulk: by list, by pattern, and a whole tenant for good.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use super::harness::mount::Mount;
+use super::harness::pattern::{self, Looks, looks};
+use super::harness::site::Site;
+use super::harness::{can_tier, raw, run};
+
+const BYTES: usize = 20_000;
+const NAMES: [&str; 6] = ["a.flac", "b.flac", "c.txt", "d\ne", "sub/f.flac", "sub/g h"];
+
+fn cold() -> Option<(Site, Mount)> {
+    if !can_tier() {
+        return None;
+    }
+    let site = Site::new();
+    std::fs::create_dir(site.data.join("sub")).unwrap();
+    for (seed, name) in NAMES.iter().enumerate() {
+        std::fs::write(site.data.join(name), pattern::bytes(seed as u64, BYTES)).unwrap();
+    }
+    std::fs::write(site.data.join("tiny"), "x").unwrap();
+    let mount = site.mount();
+    mount.all("migrate", &site.mnt);
+    Some((site, mount))
+}
+
+fn home(site: &Site, mount: &Mount) -> Vec<&'static str> {
+    NAMES.into_iter().filter(|name| mount.state(&site.mnt.join(name)) == "archived").collect()
+}
+
+fn ran(mount: &Mount, args: &[&std::ffi::OsStr]) -> (Option<i32>, Value) {
+    let output = mount.coldfs(args);
+    let answer = serde_json::from_slice(&output.stdout);
+    (output.status.code(), answer.unwrap_or_else(|error| panic!("{error}: {output:?}")))
+}
+
+fn list(site: &Site, names: &[&str], end: &[u8]) -> PathBuf {
+    let file = site.dir.path().join("list");
+    let mut text = Vec::new();
+    for name in names {
+        text.extend_from_slice(site.mnt.join(name).as_os_str().as_bytes());
+        text.extend_from_slice(end);
+    }
+    std::fs::write(&file, text).unwrap();
+    file
+}
+
+#[test]
+fn files_are_recalled_by_list_and_by_pattern() {
+    let Some((site, mount)) = cold() else { return };
+    let recall = |more: &[&std::ffi::OsStr]| {
+        let mut args: Vec<&std::ffi::OsStr> = vec!["recall".as_ref(), "--json".as_ref()];
+        args.extend(more);
+        let (code, summary) = ran(&mount, &args);
+        assert_eq!(code, Some(0), "{summary}");
+        summary["files_done"].as_u64().unwrap()
+    };
+    let lines = list(&site, &["c.txt", "sub/g h"], b"\n");
+    assert_eq!(recall(&["--files-from".as_ref(), lines.as_os_str()]), 2);
+    let nuls = list(&site, &["d\ne"], b"\0");
+    assert_eq!(recall(&["-0".as_ref(), "--files-from".as_ref(), nuls.as_os_str()]), 1);
+    assert_eq!(home(&site, &mount), ["c.txt", "d\ne", "sub/g h"]);
+    let flac = ["-r".as_ref(), "--name".as_ref(), "*.flac".as_ref(), site.mnt.as_os_str()];
+    assert_eq!(recall(&flac), 3);
+    assert_eq!(home(&site, &mount), NAMES);
+    let none = mount.coldfs(["recall", "--files-from", "/nowhere"]);
+    assert_eq!(none.status.code(), Some(2));
+    mount.detach();
+}
+
+#[test]
+fn a_drained_tenant_is_plain_files_that_need_no_store() {
+    let Some((site, mount)) = cold() else { return };
+    let drain = |more: &[&str]| {
+        let mut args: Vec<&std::ffi::OsStr> = vec!["drain".as_ref(), "--json".as_ref()];
+        args.extend(more.iter().map(std::ffi::OsStr::new));
+        args.push(site.mnt.as_os_str());
+        ran(&mount, &args)
+    };
+    // One is at home already, and still has a record.
+    mount.all("recall", &site.mnt.join("c.txt"));
+    let (code, proof) = drain(&["--prove"]);
+    assert_eq!((code, &proof["needing_the_store"]), (Some(1), &NAMES.len().into()));
+    let (code, summary) = drain(&[]);
+    assert_eq!((code, &summary["files_done"]), (Some(0), &NAMES.len().into()), "{summary}");
+    let (code, proof) = drain(&["--prove"]);
+    assert_eq!((code, &proof["needing_the_store"]), (Some(0), &0.into()), "{proof}");
+    let (code, again) = drain(&[]);
+    assert_eq!((code, &again["files_done"]), (Some(0), &0.into()), "{again}");
+    mount.detach();
+    std::fs::remove_dir_all(&site.store).unwrap();
+    for (seed, name) in NAMES.iter().enumerate() {
+        let path = site.data.join(name);
+        let bytes = std::fs::read(&path).unwrap();
+        assert_eq!(looks(&bytes), Looks::Bytes, "{name}");
+        assert!(bytes == pattern::bytes(seed as u64, BYTES), "{name}");
+        assert_eq!(raw::get_xattr(&path, b"trusted.coldfs").unwrap(), None, "{name}");
+    }
+    assert!(plain_tools_agree(&site.data));
+}
+
+/// As anybody reads it who has never heard of coldfs.
+fn plain_tools_agree(data: &Path) -> bool {
+    let found = run(Command::new("grep").args(["-rl", "coldfs stub"]).arg(data));
+    found.stdout.is_empty()
+}

@@ -1,0 +1,288 @@
+//! The storm guard, as a person meets it: who may bring cold files home and how much, that
+//! resident files never notice, and that there is an account of who asked for what.
+
+use std::fs::File;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::harness::mount::{Mount, Start};
+use super::harness::pattern;
+use super::harness::server::Server;
+use super::harness::site::Site;
+use super::harness::{can_tier, must, run, wait_for};
+
+const BYTES: usize = 20_000;
+/// Cold files, each in a segment of its own, and one that stays here.
+const FILES: usize = 12;
+
+struct Storm {
+    mount: Mount,
+    site: Site,
+}
+
+impl Storm {
+    fn new(config: &str) -> Option<Self> {
+        if !can_tier() {
+            return None;
+        }
+        let site = Site::new();
+        for number in 0..FILES {
+            let bytes = pattern::bytes(number as u64, BYTES);
+            std::fs::write(site.data.join(format!("cold-{number}")), bytes).unwrap();
+        }
+        std::fs::write(site.data.join("here"), pattern::bytes(99, BYTES)).unwrap();
+        let file = site.dir.path().join("config.toml");
+        std::fs::write(&file, config).unwrap();
+        let start = Start {
+            args: vec!["--config".into(), file.to_str().unwrap().into()],
+            ..Start::default()
+        };
+        let mount = site.start(&start);
+        for number in 0..FILES {
+            mount.all("migrate", &site.mnt.join(format!("cold-{number}")));
+        }
+        Some(Self { mount, site })
+    }
+
+    fn cold(&self, number: usize) -> PathBuf {
+        self.site.mnt.join(format!("cold-{number}"))
+    }
+
+    /// `cat` under another name: who a process is, is what it is called.
+    fn program(&self, name: &str) -> PathBuf {
+        let path = self.site.dir.path().join(name);
+        if !path.exists() {
+            std::fs::copy("/bin/cat", &path).unwrap();
+        }
+        path
+    }
+
+    /// What a program of this name reads of a file; none: it was refused.
+    fn read_as(&self, name: &str, path: &Path) -> Option<Vec<u8>> {
+        let output = run(Command::new(self.program(name)).arg(path));
+        if output.status.success() {
+            return Some(output.stdout);
+        }
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains("Permission denied"), "{said}");
+        None
+    }
+
+    fn audit(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.site.data.join(".coldfs/audit.jsonl"));
+        let text = text.unwrap_or_default();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// The account of one application in `coldfs top`.
+    fn account(&self, name: &str) -> Value {
+        let output = self.mount.coldfs([
+            "top".as_ref(),
+            "--once".as_ref(),
+            "--json".as_ref(),
+            self.site.mnt.as_os_str(),
+        ]);
+        let reports: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let applications = reports[0]["applications"].as_array().unwrap();
+        let found = applications.iter().find(|account| account["name"] == name);
+        found.unwrap_or_else(|| panic!("{name} is not in {reports}")).clone()
+    }
+
+    /// The file that stays here reads, whatever goes on.
+    fn hot_reads(&self) {
+        assert!(std::fs::read(self.site.mnt.join("here")).unwrap() == pattern::bytes(99, BYTES));
+    }
+}
+
+#[test]
+fn a_scanner_reads_what_it_wants_and_brings_nothing_home() {
+    let Some(storm) = Storm::new("") else { return };
+    for number in 0..3 {
+        let read = storm.read_as("clamscan", &storm.cold(number));
+        assert!(read == Some(pattern::bytes(number as u64, BYTES)));
+        assert_eq!(storm.mount.state(&storm.cold(number)), "released");
+    }
+    assert!(storm.read_as("reader", &storm.cold(0)).is_some());
+    assert_eq!(storm.mount.state(&storm.cold(0)), "archived");
+    let lines =
+        wait_for(Duration::from_secs(5), || Some(storm.audit()).filter(|lines| lines.len() == 4));
+    let lines = lines.expect("a line for each open");
+    let of = |line: &Value| {
+        (line["name"].as_str().unwrap().to_owned(), line["class"].clone(), line["kept"].clone())
+    };
+    assert_eq!(of(&lines[0]), ("clamscan".into(), "scanner".into(), false.into()));
+    assert_eq!(of(&lines[3]), ("reader".into(), "interactive".into(), true.into()));
+    assert!(lines[0]["path"].as_str().unwrap().ends_with("/cold-0"), "{}", lines[0]);
+    assert_eq!((&lines[0]["size_bytes"], &lines[0]["why"]), (&BYTES.into(), &"read".into()));
+    assert_eq!(storm.account("clamscan")["files"], 3);
+    storm.mount.detach();
+}
+
+#[test]
+fn a_class_that_is_denied_is_told_so_at_open_and_the_file_stays_cold() {
+    let config = "[[class]]\nname = 'nosy'\nprograms = ['nosy']\naction = 'deny'\n";
+    let Some(storm) = Storm::new(config) else { return };
+    assert_eq!(storm.read_as("nosy", &storm.cold(0)), None);
+    assert_eq!(storm.mount.state(&storm.cold(0)), "released");
+    assert!(storm.read_as("nosy", &storm.site.mnt.join("here")).is_some(), "what is here");
+    assert_eq!(storm.account("nosy")["denied"], 1);
+    let line = &storm.audit()[0];
+    assert!(line["outcome"].as_str().unwrap().contains("class \"nosy\" may not recall"), "{line}");
+    storm.mount.detach();
+}
+
+/// Two segments at once and no more for a while; what is beyond is refused.
+const SMALL_BUDGET: &str = "
+[[class]]
+name = 'interactive'
+action = 'allow'
+over = 'deny'
+[budget.process]
+segments = 3
+segments_per_second = 1
+[budget.user]
+segments = 6
+segments_per_second = 1
+";
+
+#[test]
+fn a_grep_over_everything_ends_with_its_budget_kept_and_an_account_of_it() {
+    let Some(storm) = Storm::new(SMALL_BUDGET) else { return };
+    let began = Instant::now();
+    let output =
+        run(Command::new("setsid").args(["--wait", "grep", "-rc", "xyz"]).arg(&storm.site.mnt));
+    let took = began.elapsed();
+    let refused = String::from_utf8_lossy(&output.stderr).matches("Permission denied").count();
+    let account = storm.account("grep");
+    let (files, denied) = (account["files"].as_u64().unwrap(), account["denied"].as_u64().unwrap());
+    assert_eq!((files + denied, denied), (FILES as u64, refused as u64), "{account}");
+    assert!(files <= 4 + took.as_secs(), "{files} files in {took:?}: {account}");
+    assert!(denied > 0);
+    storm.hot_reads();
+    // Another session has a budget of its own.
+    let name =
+        (0..FILES).map(|number| storm.cold(number)).find(|p| storm.mount.state(p) == "released");
+    let output = run(Command::new("setsid").args(["--wait", "cat"]).arg(name.unwrap()));
+    assert!(output.status.success(), "{output:?}");
+    storm.mount.detach();
+}
+
+#[test]
+fn whoever_makes_sessions_to_escape_meets_its_users_budget() {
+    let Some(storm) = Storm::new(SMALL_BUDGET) else { return };
+    let began = Instant::now();
+    let read = (0..FILES).filter(|&number| {
+        let mut escape = Command::new("setsid");
+        run(escape.args(["--wait", "cat"]).arg(storm.cold(number))).status.success()
+    });
+    let read = read.count() as u64;
+    let allowed = 7 + began.elapsed().as_secs();
+    assert!((6..=allowed).contains(&read), "{read} of {allowed}");
+    storm.mount.detach();
+}
+
+#[test]
+fn the_brake_holds_until_a_person_lets_go() {
+    let Some(storm) = Storm::new("[brake]\nfiles = 3\n") else { return };
+    let read = |number: usize| std::fs::read(storm.cold(number)).map_err(|error| error.kind());
+    for number in 0..4 {
+        assert!(read(number).is_ok(), "{number}");
+    }
+    assert_eq!(read(4), Err(ErrorKind::PermissionDenied));
+    storm.hot_reads();
+    File::options().write(true).truncate(true).open(storm.cold(5)).expect("it needs no bytes");
+    storm.mount.all("recall", &storm.cold(6));
+    let notes = storm.mount.status()["tenants"][0]["notes"].to_string();
+    assert!(notes.contains("the recall brake is on: 4 cold files"), "{notes}");
+
+    let brake = |more: &[&str]| {
+        let mut args = vec!["brake", "--json", storm.site.mnt.to_str().unwrap()];
+        args.extend(more);
+        serde_json::from_slice::<Value>(&storm.mount.coldfs(args).stdout).unwrap()
+    };
+    assert_eq!(brake(&[])["alarm"]["files"], 4);
+    assert_eq!(brake(&["--release"])["released"], true);
+    assert_eq!(brake(&[])["alarm"], Value::Null);
+    assert!(read(4).is_ok());
+    storm.mount.detach();
+}
+
+#[test]
+fn the_second_touch_brings_a_file_home_where_a_class_says_so() {
+    let config = "[[class]]\nname = 'viewer'\nprograms = ['viewer']\naction = 'allow'\n\
+                  admit = 'second-touch'\n";
+    let Some(storm) = Storm::new(config) else { return };
+    assert!(storm.read_as("viewer", &storm.cold(0)) == Some(pattern::bytes(0, BYTES)));
+    assert_eq!(storm.mount.state(&storm.cold(0)), "released");
+    assert!(storm.read_as("viewer", &storm.cold(0)) == Some(pattern::bytes(0, BYTES)));
+    assert_eq!(storm.mount.state(&storm.cold(0)), "archived");
+    storm.mount.detach();
+}
+
+#[test]
+fn who_waits_for_its_turn_is_slow_and_not_refused() {
+    let config = "[[class]]\nname = 'slow'\nprograms = ['slow']\naction = 'slow'\n\
+                  files_per_second = 2\n";
+    let Some(storm) = Storm::new(config) else { return };
+    let began = Instant::now();
+    for number in 0..6 {
+        assert!(storm.read_as("slow", &storm.cold(number)).is_some());
+    }
+    assert!(began.elapsed() > Duration::from_millis(1_200), "{:?}", began.elapsed());
+    assert!(storm.account("slow")["waited_ms"].as_u64().unwrap() > 0);
+    storm.mount.detach();
+}
+
+#[test]
+fn a_cancel_ends_what_one_process_waits_for_and_no_others_wait() {
+    if !can_tier() {
+        return;
+    }
+    let site = Site::new();
+    std::fs::write(site.data.join("cold"), pattern::bytes(1, BYTES)).unwrap();
+    let server = Server::start(&site.store);
+    let start = server.mount_options();
+    let mount = site.start(&start);
+    mount.all("migrate", &site.mnt);
+    mount.detach();
+    let mount = site.start(&start);
+    server.freeze();
+    let cat = || {
+        let mut cat = Command::new("cat");
+        cat.arg(site.mnt.join("cold")).stdout(std::process::Stdio::piped());
+        cat.stderr(std::process::Stdio::piped()).spawn().unwrap()
+    };
+    let (one, mut other) = (cat(), cat());
+    let pid = one.id().to_string();
+    let stopped = wait_for(Duration::from_secs(10), || {
+        let args = ["cancel", "--json", "--process", &pid, site.mnt.to_str().unwrap()];
+        let report: Value = serde_json::from_slice(&mount.coldfs(args).stdout).unwrap();
+        (report["recalls"] == 1).then_some(())
+    });
+    assert!(stopped.is_some(), "nothing was stopped");
+    let output = one.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("Operation canceled"), "{said}");
+    assert!(other.try_wait().unwrap().is_none(), "the other waits on");
+    server.thaw();
+    assert!(other.wait_with_output().unwrap().stdout == pattern::bytes(1, BYTES));
+    mount.detach();
+}
+
+#[test]
+fn rules_that_contradict_are_refused_before_anything_is_mounted() {
+    let site = Site::new();
+    let file = site.dir.path().join("config.toml");
+    std::fs::write(&file, "[[class]]\nname = 'all'\naction = 'deny'\n").unwrap();
+    let mut mount = super::harness::coldfs();
+    mount.arg("mount").args([&site.data, &site.mnt]).arg("--config").arg(&file);
+    let output = run(mount.args(["--check", "--store", &site.store_url]));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("config.toml") && said.contains("for everybody"), "{said}");
+    must(Command::new("test").arg("!").arg("-e").arg(site.data.join(".coldfs")));
+}
