@@ -7,6 +7,7 @@
 pub mod checks;
 pub mod file;
 pub mod mount_flags;
+pub mod state;
 pub mod store_url;
 mod storm;
 pub mod tenant;
@@ -41,6 +42,8 @@ pub struct MountOptions {
     pub flags: MountFlags,
     /// What may be turned.
     pub tuning: Tuning,
+    /// Where the catalog is kept; none: nothing says where a home is.
+    pub catalog_dir: Option<PathBuf>,
     /// Who may bring cold files home, and how much.
     pub rules: Rules,
     /// What the checks found worth telling: for `status`, a sentence each.

@@ -28,6 +28,7 @@ mod ending;
 mod engine;
 mod failures;
 mod files;
+mod known;
 mod moves;
 mod stores;
 mod storm;
@@ -100,6 +101,10 @@ async fn serve(options: MountOptions, ready: Ready) -> Result<(), Problem> {
     let detached = detacher.detach(mounted).await;
     served.stop_moves();
     served.recall.stop().await;
+    let keeper = Arc::clone(&served.keeper);
+    if let Err(error) = tokio::task::spawn_blocking(move || keeper.stop()).await {
+        tracing::warn!(%error, "the catalog was not closed");
+    }
     stop.cancel();
     leases.abort();
     if let Err(error) = control.await {

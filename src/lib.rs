@@ -34,26 +34,29 @@ pub mod inode;
 // 7: whose they are
 pub mod tenant;
 
-// 8: recall, which everything else may ask for, and who may
-pub mod guard;
-pub mod recall;
+// 8: going over all of them
 pub mod walk;
 
-// 9: putting files in order
+// 9: recall, which everything else may ask for, and who may; what is known of every file
+pub mod catalog;
+pub mod guard;
+pub mod recall;
+
+// 10: putting files in order
 pub mod recover;
 
-// 10: movement that somebody asks for
+// 11: movement that somebody asks for
 pub mod fsck;
 pub mod migrate;
 pub mod prestage;
 
-// 11: POSIX verbs over tiered files, no FUSE types
+// 12: POSIX verbs over tiered files, no FUSE types
 pub mod ops;
 
-// 12: decode, call ops, reply
+// 13: decode, call ops, reply
 pub mod fuse;
 
-// 13: assembly and doors
+// 14: assembly and doors
 pub mod background;
 pub mod cli;
 pub mod config;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use nix::sys::stat::{FileStat, fstat};
 
-use crate::file_id::FileHandle;
+use crate::file_id::{FileHandle, Ino};
 use crate::inode::Inode;
 use crate::inode::known::KnownCtimes;
 use crate::record::{self, RECORD_BYTES, Record};
@@ -20,12 +20,14 @@ mod conflicts;
 mod header;
 mod home;
 mod notebook;
+mod noticed;
 mod pin;
 mod worklist;
 
 pub use header::{HeaderError, Unknown};
 pub use home::{Home, HomeError};
 pub use notebook::Notebook;
+pub use noticed::{NOTICED, Noticed, Places};
 pub use pin::Pin;
 pub use worklist::{Ticket, WorkList};
 
@@ -54,6 +56,8 @@ pub struct Tenant {
     pub work: Arc<WorkList>,
     /// The ctimes that archiving gave to files in this run.
     pub known: KnownCtimes,
+    /// Where something changed that the catalog should look at.
+    pub noticed: Noticed,
     home: Home,
     xattr: &'static CStr,
     device: u64,
@@ -73,6 +77,7 @@ impl Tenant {
                 home.is_read_only(),
             )?),
             known: KnownCtimes::new(barrier::ctimes_prove(home.root())?),
+            noticed: Noticed::default(),
             xattr: home.xattr(),
             device: stat.st_dev,
             commits_together: barrier::commits_together(home.root())?,
@@ -166,13 +171,17 @@ impl Tenant {
     pub fn set_record(&self, fd: impl AsFd, inode: &Inode, record: &Record) -> io::Result<()> {
         self.known.forget(inode.ino);
         let bytes = record.encode(&self.seal, &inode.handle);
-        sys::xattr::set(fd, self.xattr, &bytes, 0)
+        let set = sys::xattr::set(fd, self.xattr, &bytes, 0);
+        self.noticed.file(inode.ino);
+        set
     }
 
     /// Removes the record; there being none is no error.
     pub fn drop_record(&self, fd: impl AsFd, inode: &Inode) -> io::Result<()> {
         self.known.forget(inode.ino);
-        match sys::xattr::remove(fd, self.xattr) {
+        let removed = sys::xattr::remove(fd, self.xattr);
+        self.noticed.file(inode.ino);
+        match removed {
             Err(error) if error.raw_os_error() == Some(libc::ENODATA) => Ok(()),
             other => other,
         }
@@ -199,7 +208,10 @@ impl Tenant {
 
     /// Pins or unpins a file or directory.
     pub fn set_pin(&self, fd: impl AsFd, pin: Option<Pin>) -> io::Result<()> {
-        pin::write(fd, self.is_rootless(), pin)
+        let ino = Ino(fstat(&fd)?.st_ino);
+        pin::write(fd, self.is_rootless(), pin)?;
+        self.noticed.file(ino);
+        Ok(())
     }
 
     /// A file of the tenant's home, for others of its private files.

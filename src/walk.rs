@@ -50,7 +50,7 @@ pub fn find(tenant: &Tenant, path: &[u8]) -> io::Result<Found> {
     if stat.st_dev != tenant.device() || is_home(path) {
         return Err(io::Error::from_raw_os_error(libc::EXDEV));
     }
-    let pin = harder(pin_above(tenant, path)?, tenant.pin(&fd)?);
+    let pin = Pin::harder(pin_above(tenant, path)?, tenant.pin(&fd)?);
     Ok(Found { path: path.to_vec(), fd, stat, pin })
 }
 
@@ -67,17 +67,10 @@ fn pin_above(tenant: &Tenant, path: &[u8]) -> io::Result<Option<Pin>> {
             let name = CString::new(&path[..at])?;
             let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
             let dir = openat(tenant.root(), name.as_c_str(), flags, Mode::empty())?;
-            pin = harder(pin, tenant.pin(&dir)?);
+            pin = Pin::harder(pin, tenant.pin(&dir)?);
         }
     }
     Ok(pin)
-}
-
-fn harder(one: Option<Pin>, other: Option<Pin>) -> Option<Pin> {
-    match (one, other) {
-        (Some(Pin::NeverArchive), _) | (_, Some(Pin::NeverArchive)) => Some(Pin::NeverArchive),
-        (one, other) => one.or(other),
-    }
 }
 
 /// A directory that is still to be listed. It holds no descriptor of its own: a directory may
@@ -202,7 +195,7 @@ fn child(
             libc::S_IFREG | libc::S_IFDIR => tenant.pin(&fd)?,
             _ => None,
         };
-        Ok((fd, stat, harder(above, own)))
+        Ok((fd, stat, Pin::harder(above, own)))
     })();
     match looked {
         Ok((fd, stat, pin)) => Ok(Found { path, fd, stat, pin }),

@@ -97,6 +97,7 @@ impl Engine for Fake {
                 passthrough: false,
                 files: Files::default(),
                 bytes: Bytes::default(),
+                catalog: CatalogStatus::default(),
                 failed: self.unread(),
                 failed_total: self.unread_total(),
                 notes: vec!["no passthrough: mount as root".into()],
@@ -167,14 +168,15 @@ impl Engine for Fake {
             }
         }
         let (failed, failed_total) = (self.unread(), self.unread_total());
-        Ok(FindSummary { examined: 9, matched: 2, failed, failed_total })
+        Ok(FindSummary { examined: 9, matched: 2, failed, failed_total, source: Source::Walk })
     }
 
     async fn du(&self, request: DuRequest, _: CancellationToken) -> Result<DuReport, Problem> {
         let bytes = Bytes { logical: 1 << 20, local: 4_096, remote: 1 << 20 };
         let files = Files { released: 1, ..Files::default() };
         let (failed, failed_total) = (self.unread(), self.unread_total());
-        Ok(DuReport { path: request.path, bytes, files, failed, failed_total })
+        let source = Source::Walk;
+        Ok(DuReport { path: request.path, bytes, files, source, failed, failed_total })
     }
 
     fn top(&self) -> TopReport {
@@ -264,6 +266,7 @@ impl Daemon {
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_coldfs"));
         command.args(arguments).env(RUNTIME_DIR, self.home.path().join("run"));
+        command.env(coldfs::config::state::STATE_DIR, self.home.path().join("run"));
         command.current_dir(&self.mountpoint);
         command
     }

@@ -13,6 +13,8 @@
 mod applications;
 #[path = "mount/bad_input.rs"]
 mod bad_input;
+#[path = "mount/catalog.rs"]
+mod catalog;
 #[path = "mount/commands.rs"]
 mod commands;
 #[path = "mount/daemon.rs"]

@@ -143,6 +143,10 @@ pub struct FindArgs {
     /// End each path with a NUL instead of a newline, its bytes as they are, for xargs -0
     #[arg(short = '0', long, conflicts_with = "json")]
     print0: bool,
+
+    /// Ask the filesystem itself, not the catalog
+    #[arg(long)]
+    walk: bool,
 }
 
 fn parse_state(word: &str) -> Result<FileState, String> {
@@ -161,6 +165,7 @@ pub fn find(args: FindArgs, output: &mut Output) -> Result<Outcome, Problem> {
             larger_bytes: args.larger,
             older_seconds: args.older,
             name: args.name,
+            walk: args.walk,
         };
         let each = |report: FileReport| {
             if args.print0 {
@@ -190,6 +195,10 @@ pub struct DuArgs {
     /// Files or directories on a coldfs mount
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
+
+    /// Ask the filesystem itself, not the catalog
+    #[arg(long)]
+    walk: bool,
 }
 
 pub fn du(args: DuArgs, output: &mut Output) -> Result<Outcome, Problem> {
@@ -197,7 +206,8 @@ pub fn du(args: DuArgs, output: &mut Output) -> Result<Outcome, Problem> {
         let mut reports = Vec::new();
         for share in paths::shares(&args.paths).await? {
             for path in share.paths {
-                let report: DuReport = share.client.post("/v1/du", &DuRequest { path }).await?;
+                let report: DuReport =
+                    share.client.post("/v1/du", &DuRequest { path, walk: args.walk }).await?;
                 reports.push(report);
             }
         }

@@ -12,7 +12,7 @@ use crate::background::{self, BoundedLog, Ready};
 use crate::config::checks::{self, MountTable};
 use crate::config::file::ConfigFile;
 use crate::config::mount_flags::OptionList;
-use crate::config::{MountOptions, StoreUrl, TenantName};
+use crate::config::{MountOptions, StoreUrl, TenantName, state};
 use crate::control::runtime::RuntimeDir;
 use crate::control::wire::{Problem, ProblemKind, WirePath};
 use crate::daemon;
@@ -45,6 +45,9 @@ With libfuse's mount.fuse3 the type fuse.coldfs does without the link.
   whole = \"16MiB\"      up to this size, a file is recalled by its first read
   [cache]
   chunks = \"64MiB\"     memory for files that are read without being recalled
+  [catalog]
+  dir = \"DIR\"          where what is known of all files is kept, which may be lost;
+                       /var/lib/coldfs/catalog for root, $XDG_STATE_HOME/coldfs/catalog for others
   [[class]] [budget.*] [brake]    who may recall how much: docs/storms.md
 The command line wins over -o, and -o over the file.
 
@@ -235,6 +238,7 @@ fn resolve(args: &MountArgs) -> Result<MountOptions, Problem> {
         },
     };
     let tuning = file.tuning();
+    let catalog_dir = file.catalog_dir().or_else(state::catalog_dir);
     let rules = file.rules().map_err(|cause| wrong("--config", cause))?;
     let table = MountTable::read().map_err(|error| {
         Problem::new(ProblemKind::Failed, format!("read the mount table: {error}"), "mount /proc")
@@ -255,6 +259,7 @@ fn resolve(args: &MountArgs) -> Result<MountOptions, Problem> {
         tenant_given,
         flags: list.flags,
         tuning,
+        catalog_dir,
         rules,
         notes: places.notes,
     })

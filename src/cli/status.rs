@@ -91,6 +91,11 @@ fn tenant(tenant: &TenantStatus) -> String {
             size(tenant.bytes.remote),
         ),
     ];
+    lines.push(format!(
+        "  catalog      {}, {} files",
+        tenant.catalog.state.word(),
+        count(tenant.catalog.files)
+    ));
     lines.extend(tenant.notes.iter().map(|note| format!("  note         {}", printable(note))));
     lines.join("\n")
 }

@@ -12,13 +12,16 @@
 //! [cache]
 //! chunks = "64MiB"          # memory for files that are read without being recalled
 //!
+//! [catalog]
+//! dir = "DIR"               # where what is known of all files is kept; it may be lost
+//!
 //! [[class]]                 # recall classes: see docs/storms.md, as for [budget.*] and [brake]
 //! name = "nightly"
 //! cgroups = ["/system.slice/nightly.service"]
 //! action = "pass-through"
 //! ```
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, de};
@@ -40,6 +43,7 @@ pub struct ConfigFile {
     pub tenant: Option<TenantName>,
     recall: Recall,
     cache: Cache,
+    catalog: Catalog,
     class: Vec<ClassText>,
     budget: BudgetsText,
     brake: BrakeText,
@@ -63,7 +67,18 @@ struct Cache {
     chunks: Option<u64>,
 }
 
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Catalog {
+    dir: Option<PathBuf>,
+}
+
 impl ConfigFile {
+    /// Where the catalog is kept; none: the file does not say.
+    pub fn catalog_dir(&self) -> Option<PathBuf> {
+        self.catalog.dir.clone()
+    }
+
     /// Reads a file.
     pub fn read(path: &Path) -> Result<Self, Problem> {
         let text = std::fs::read_to_string(path).map_err(|error| {
@@ -175,7 +190,7 @@ mod tests {
     fn every_key_is_read() {
         let file = ConfigFile::parse(
             "store = 's3://b/p'\ntenant = 't'\n[recall]\ndeadline = '2m'\nin_open = 4096\n\
-             whole = '1 GiB'\n[cache]\nchunks = '8M'\n",
+             whole = '1 GiB'\n[cache]\nchunks = '8M'\n[catalog]\ndir = '/c'\n",
         )
         .unwrap();
         assert_eq!(file.store.as_ref().unwrap().to_string(), "s3://b/p");
@@ -185,6 +200,7 @@ mod tests {
         assert_eq!(tuning.recall_in_open_bytes, 4096);
         assert_eq!(tuning.recall_whole_bytes, 1 << 30);
         assert_eq!(tuning.chunk_cache_bytes, 8 << 20);
+        assert_eq!(file.catalog_dir(), Some("/c".into()));
         assert_eq!(ConfigFile::parse("").unwrap().tuning(), Tuning::default());
     }
 

@@ -71,6 +71,7 @@ mod tests {
             larger_bytes: None,
             older_seconds: None,
             name: None,
+            walk: false,
         }
     }
 

@@ -12,7 +12,7 @@ mod status;
 mod storm;
 
 pub use files::{
-    DuReport, DuRequest, FileReport, FileState, FindRequest, FindSummary, HsmFlags, Remote,
+    DuReport, DuRequest, FileReport, FileState, FindRequest, FindSummary, HsmFlags, Remote, Source,
     StateRequest,
 };
 pub use moves::{
@@ -21,7 +21,9 @@ pub use moves::{
 };
 pub use path::WirePath;
 pub use repair::{Finding, FsckMode, FsckReport, FsckRequest, Verdict};
-pub use status::{Bytes, Counters, Files, Mount, Status, TenantStatus};
+pub use status::{
+    Bytes, CatalogState, CatalogStatus, Counters, Files, Mount, Status, TenantStatus,
+};
 pub use storm::{Alarm, Application, BrakeReport, BrakeRequest, TopReport};
 
 use serde::{Deserialize, Serialize};

@@ -9,9 +9,11 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::engine::Served;
 use super::failures::{Failures, is_gone};
-use super::files::add;
+use super::files::shown_sums;
 use super::walks::{Stop, Unwalked, Walks};
-use crate::control::wire::{Bytes, Files};
+use crate::catalog::seen::Seen;
+use crate::catalog::totals::Totals;
+use crate::control::wire::{Bytes, Files, Source};
 use crate::walk::{Found, walk};
 
 /// The sums of a tree.
@@ -21,12 +23,13 @@ pub(super) struct Sums {
     pub(super) files: Files,
     /// What is not in the sums.
     pub(super) failures: Failures,
+    /// Who counted.
+    pub(super) source: Source,
 }
 
 /// Sums up a tree.
 pub(super) fn sums(served: &Served, start: Found, stop: &Stop) -> Sums {
-    let (mut bytes, mut files) = (Bytes::default(), Files::default());
-    files.resident = Some(0);
+    let mut totals = Totals::default();
     let failures = RefCell::new(Failures::default());
     let mut seen = HashSet::new();
     let mut visit = |file: Found| {
@@ -34,11 +37,10 @@ pub(super) fn sums(served: &Served, start: Found, stop: &Stop) -> Sums {
         if file.stat.st_nlink > 1 && file.is_regular() && !seen.insert(file.stat.st_ino) {
             return stop.flow();
         }
-        match add(&served.tenant, &file, &mut bytes, &mut files) {
-            Err(error) if !is_gone(&error) => {
-                failures.borrow_mut().note(served, &file.path, &error);
-            }
-            _ => {}
+        match Seen::of(&served.tenant, &file.fd, &file.stat) {
+            Ok(seen) => totals.add(&seen),
+            Err(error) if is_gone(&error) => {}
+            Err(error) => failures.borrow_mut().note(served, &file.path, &error),
         }
         stop.flow()
     };
@@ -46,7 +48,15 @@ pub(super) fn sums(served: &Served, start: Found, stop: &Stop) -> Sums {
         failures.borrow_mut().note(served, path, &error);
     };
     let _all_or_stopped = walk(&served.tenant, start, &mut visit, &mut fail);
-    Sums { bytes, files, failures: failures.into_inner() }
+    Sums { failures: failures.into_inner(), ..Sums::of(&totals) }
+}
+
+impl Sums {
+    /// Sums from which nothing is missing.
+    pub(super) fn of(totals: &Totals) -> Self {
+        let (bytes, files) = shown_sums(totals);
+        Self { bytes, files, failures: Failures::default(), source: Source::Walk }
+    }
 }
 
 /// One count at a time, for however many ask. It is stopped when the last of them goes away.

@@ -14,18 +14,19 @@ use tokio_util::sync::CancellationToken;
 
 use super::count::{self, Count, Sums};
 use super::failures::{Failures, is_gone};
-use super::files::{relative, report};
-use super::walks::{Unwalked, WALKS_AT_ONCE, Walks};
-use super::{check, moves, storm};
+use super::files::{relative, report, report_on};
+use super::walks::{Stop, Unwalked, WALKS_AT_ONCE, Walks};
+use super::{check, known, moves, storm};
+use crate::catalog::{Keeper, Met};
 use crate::config::MountOptions;
 use crate::config::checks::{FS_TYPE, MountTable};
 use crate::control::engine::Engine;
 use crate::control::filter::Filter;
 use crate::control::wire::{
-    BrakeReport, BrakeRequest, CancelReport, CancelRequest, Counters, DuReport, DuRequest,
+    BrakeReport, BrakeRequest, CancelReport, CancelRequest, Counters, DuReport, DuRequest, Failure,
     FileReport, FindRequest, FindSummary, Finding, FsckReport, FsckRequest, Mount, MoveRequest,
-    MoveSummary, PinReport, PinRequest, Problem, ProblemKind, Progress, Status, TenantStatus,
-    TopReport, WirePath,
+    MoveSummary, PinReport, PinRequest, Problem, ProblemKind, Progress, Source, Status,
+    TenantStatus, TopReport, WirePath,
 };
 use crate::guard::Guard;
 use crate::inode::{Inodes, Serving};
@@ -55,6 +56,7 @@ pub(super) struct Served {
     ending: CancellationToken,
     pub(super) walks: Walks,
     count: Count<Sums>,
+    pub(super) keeper: Arc<Keeper>,
 }
 
 impl Served {
@@ -68,7 +70,9 @@ impl Served {
         migrator: Arc<Migrator>,
     ) -> Self {
         let (detaching, ending) = (CancellationToken::new(), CancellationToken::new());
+        let keeper = Arc::new(known::keep(&options, &tenant, &inodes));
         Self {
+            keeper,
             options,
             tenant,
             inodes,
@@ -213,6 +217,55 @@ impl Served {
     }
 }
 
+/// A `find` under way.
+struct Search<'a> {
+    served: &'a Served,
+    filter: Filter,
+    found: mpsc::Sender<FileReport>,
+    summary: FindSummary,
+}
+
+impl Search<'_> {
+    /// Sends a file that is meant.
+    fn take(&mut self, report: FileReport, stop: &Stop) -> ControlFlow<()> {
+        self.summary.examined += 1;
+        let name = report.path.as_path().file_name().unwrap_or_default().to_owned();
+        if !self.filter.accepts(&name, report.state, report.size_bytes, report.mtime_ns) {
+            return stop.flow();
+        }
+        self.summary.matched += 1;
+        stop.send(&self.found, report)
+    }
+
+    /// The catalog said all that it can.
+    fn answered_by_catalog(self, failures: Failures) -> FindSummary {
+        let Failures { named: failed, total: failed_total } = failures;
+        FindSummary { failed, failed_total, source: Source::Catalog, ..self.summary }
+    }
+
+    /// Walks.
+    fn walk(mut self, start: Found, stop: &Stop) -> FindSummary {
+        let served = self.served;
+        let failures = RefCell::new(Failures::default());
+        let mut visit = |file: Found| match report(served, &file) {
+            Ok(report) => self.take(report, stop),
+            Err(error) => {
+                self.summary.examined += 1;
+                if !is_gone(&error) {
+                    failures.borrow_mut().note(served, &file.path, &error);
+                }
+                stop.flow()
+            }
+        };
+        let mut fail = |path: &[u8], error: std::io::Error| {
+            failures.borrow_mut().note(served, path, &error);
+        };
+        let _all_or_stopped = walk(&served.tenant, start, &mut visit, &mut fail);
+        let Failures { named, total } = failures.into_inner();
+        FindSummary { failed: named, failed_total: total, ..self.summary }
+    }
+}
+
 /// What the control socket calls.
 pub(super) struct Commands(pub(super) Arc<Served>);
 
@@ -247,7 +300,13 @@ impl Engine for Commands {
         notes.extend(self.missing());
         let root = self.locate(&self.options.mountpoint)?;
         let served = Arc::clone(&self.0);
-        let counted = self.count.ask(move |stop| count::sums(&served, root, stop)).await;
+        let counted = self.count.ask(move |stop| {
+            let known = known::sums(&served, &root, stop);
+            known.unwrap_or_else(|| count::sums(&served, root, stop))
+        });
+        let counted = counted.await;
+        let (catalog, note) = known::status(self, &self.keeper.report());
+        notes.extend(note);
         let sums = match counted {
             Err(Unwalked::Cancelled) if self.detaching.is_cancelled() => {
                 notes.push("it is being detached, and its files are not counted".to_owned());
@@ -266,6 +325,7 @@ impl Engine for Commands {
             passthrough: self.passthrough.load(Ordering::Relaxed),
             files: sums.files,
             bytes: sums.bytes,
+            catalog,
             failed: sums.failures.named,
             failed_total: sums.failures.total,
             notes,
@@ -312,33 +372,27 @@ impl Engine for Commands {
         let filter = Filter::new(&request, now)?;
         let served = Arc::clone(&self.0);
         let walk = self.walks.run(cancel, move |stop| {
-            let mut summary = FindSummary::default();
-            let failures = RefCell::new(Failures::default());
-            let mut visit = |file: Found| {
-                summary.examined += 1;
-                let report = match report(&served, &file) {
-                    Ok(report) => report,
-                    Err(error) => {
-                        if !is_gone(&error) {
-                            failures.borrow_mut().note(&served, &file.path, &error);
-                        }
-                        return stop.flow();
-                    }
+            let mut search =
+                Search { served: &served, filter, found, summary: FindSummary::default() };
+            if !request.walk {
+                let mut take = |met: Met<'_>| {
+                    search.take(report_on(&served, met.path, met.seen, met.pin), stop)
                 };
-                let name = report.path.as_path().file_name().unwrap_or_default().to_owned();
-                if !filter.accepts(&name, report.state, report.size_bytes, report.mtime_ns) {
-                    return stop.flow();
+                match known::visit(&served, &start, &mut take) {
+                    Ok(false) => {}
+                    Ok(true) => return search.answered_by_catalog(Failures::default()),
+                    Err(error) => {
+                        let mut failures = Failures::default();
+                        failures.push(Failure {
+                            path: request.root,
+                            cause: format!("the catalog: {error}"),
+                            next_step: "run the command again: it is made anew".to_owned(),
+                        });
+                        return search.answered_by_catalog(failures);
+                    }
                 }
-                summary.matched += 1;
-                stop.send(&found, report)
-            };
-            let mut fail = |path: &[u8], error: std::io::Error| {
-                failures.borrow_mut().note(&served, path, &error);
-            };
-            let _all_or_stopped = walk(&served.tenant, start, &mut visit, &mut fail);
-            let failures = failures.into_inner();
-            (summary.failed, summary.failed_total) = (failures.named, failures.total);
-            summary
+            }
+            search.walk(start, stop)
         });
         Ok(walk.await?)
     }
@@ -346,10 +400,13 @@ impl Engine for Commands {
     async fn du(&self, request: DuRequest, cancel: CancellationToken) -> Result<DuReport, Problem> {
         let start = self.locate(request.path.as_path())?;
         let served = Arc::clone(&self.0);
-        let counted = self.walks.run(cancel, move |stop| count::sums(&served, start, stop)).await?;
-        let Sums { bytes, files, failures } = counted;
+        let counted = self.walks.run(cancel, move |stop| {
+            let known = (!request.walk).then(|| known::sums(&served, &start, stop)).flatten();
+            known.unwrap_or_else(|| count::sums(&served, start, stop))
+        });
+        let Sums { bytes, files, failures, source } = counted.await?;
         let (failed, failed_total) = (failures.named, failures.total);
-        Ok(DuReport { path: request.path, bytes, files, failed, failed_total })
+        Ok(DuReport { path: request.path, bytes, files, source, failed, failed_total })
     }
 
     async fn cancel(&self, request: CancelRequest) -> Result<CancelReport, Problem> {

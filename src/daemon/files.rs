@@ -1,19 +1,15 @@
 //! What is known of files: for `state`, `find` and `du`. No request to the store.
 
 use std::ffi::OsStr;
-use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use crate::catalog::seen::{Seen, Standing};
+use crate::catalog::totals::Totals;
 use crate::control::wire::{Bytes, FileReport, FileState, Files, HsmFlags, Remote};
-use crate::file_id::TimeNs;
 use crate::inode::Serving;
-use crate::record::Record;
-use crate::stub::{STUB_LENGTH, looks_like_stub};
-use crate::sys;
-use crate::tenant::{Recorded, Tenant};
-use crate::tier::State;
+use crate::tenant::Pin;
 use crate::walk::Found;
 
 use super::engine::Served;
@@ -34,55 +30,30 @@ pub(super) fn shown(served: &Served, relative: &[u8]) -> PathBuf {
     served.options.mountpoint.join(OsStr::from_bytes(relative))
 }
 
-/// What a file is, from its record and, where there is none, its size and head.
-pub(super) fn state_of(tenant: &Tenant, found: &Found) -> io::Result<(FileState, Option<Record>)> {
-    if !found.is_regular() {
-        return Ok((FileState::None, None));
+/// The state that commands show.
+fn state_of(standing: Standing) -> FileState {
+    match standing {
+        Standing::Unmoved => FileState::None,
+        Standing::Resident => FileState::Resident,
+        Standing::Orphan => FileState::Orphan,
+        Standing::Foreign => FileState::Foreign,
+        Standing::Recorded(state) => FileState::from(state),
     }
-    let handle = sys::handle::of(&found.fd, c"")?;
-    Ok(match tenant.recorded(&found.fd, &handle)? {
-        Recorded::Trusted(record) => (FileState::from(record.state), Some(record)),
-        Recorded::Foreign(_) => (FileState::Foreign, None),
-        Recorded::Nothing | Recorded::Misfit => {
-            let orphan =
-                found.stat.st_size == STUB_LENGTH.cast_signed() && has_stub_head(tenant, found);
-            (if orphan { FileState::Orphan } else { FileState::Resident }, None)
-        }
-    })
-}
-
-fn has_stub_head(tenant: &Tenant, found: &Found) -> bool {
-    use std::os::unix::fs::FileExt;
-    let Ok(handle) = sys::handle::of(&found.fd, c"") else { return false };
-    let flags = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOATIME;
-    let Ok(fd) = sys::handle::open(tenant.root(), &handle, flags) else { return false };
-    let mut head = [0; 32];
-    File::from(fd).read_exact_at(&mut head, 0).is_ok() && looks_like_stub(&head)
-}
-
-/// The size that the mount shows.
-pub(super) fn logical_bytes(found: &Found, record: Option<&Record>) -> u64 {
-    match record {
-        Some(record)
-            if matches!(record.state, State::Released | State::Recalling | State::Lost) =>
-        {
-            record.size_bytes
-        }
-        Some(_) | None => found.stat.st_size.cast_unsigned(),
-    }
-}
-
-pub(super) fn local_bytes(found: &Found) -> u64 {
-    found.stat.st_blocks.cast_unsigned() * 512
 }
 
 /// The report on one file.
 pub(super) fn report(served: &Served, found: &Found) -> io::Result<FileReport> {
-    let (state, record) = state_of(&served.tenant, found)?;
-    let ino = crate::file_id::Ino(found.stat.st_ino);
+    let seen = Seen::of(&served.tenant, &found.fd, &found.stat)?;
+    Ok(report_on(served, &found.path, &seen, found.pin))
+}
+
+/// The report on a file that was looked at, now or when something changed. `pin`: the hardest
+/// on it or above it.
+pub(super) fn report_on(served: &Served, path: &[u8], seen: &Seen, pin: Option<Pin>) -> FileReport {
+    let state = state_of(seen.standing);
     let mut notes = Vec::new();
     let mut open_count = 0;
-    if let Some(inode) = served.inodes.get(ino) {
+    if let Some(inode) = served.inodes.get(seen.ino) {
         match inode.try_tier() {
             Some(held) => open_count = held.opens.into(),
             None => notes.push("being opened or moved just now".to_owned()),
@@ -94,51 +65,39 @@ pub(super) fn report(served: &Served, found: &Found) -> io::Result<FileReport> {
     if state == FileState::Orphan {
         notes.push("a stub without its record; `coldfs fsck --adopt` can repair it".to_owned());
     }
-    let mtime = TimeNs::mtime_of(&found.stat);
-    Ok(FileReport {
-        path: shown(served, &found.path).into(),
+    FileReport {
+        path: shown(served, path).into(),
         state,
-        flags: HsmFlags::of(state, found.pin.is_some()),
-        ino: found.stat.st_ino,
-        size_bytes: logical_bytes(found, record.as_ref()),
-        local_bytes: local_bytes(found),
-        mtime_ns: mtime.unwrap_or_default().0,
-        remote: record.map(|record| Remote {
-            segment: record.at.segment.to_string(),
-            entry: record.at.entry,
+        flags: HsmFlags::of(state, pin.is_some()),
+        ino: seen.ino.0,
+        size_bytes: seen.size_bytes,
+        local_bytes: seen.local_bytes,
+        mtime_ns: seen.mtime.0,
+        remote: seen.remote.map(|(at, _)| Remote {
+            segment: at.segment.to_string(),
+            entry: at.entry,
             offset: None,
             length: None,
         }),
-        pinned: found.pin.is_some(),
+        pinned: pin.is_some(),
         open_count,
         notes,
-    })
+    }
 }
 
-/// Adds one file to the sums of a tree.
-pub(super) fn add(
-    tenant: &Tenant,
-    found: &Found,
-    bytes: &mut Bytes,
-    files: &mut Files,
-) -> io::Result<()> {
-    bytes.local += local_bytes(found);
-    if !found.is_regular() {
-        return Ok(());
-    }
-    let (state, record) = state_of(tenant, found)?;
-    bytes.logical += logical_bytes(found, record.as_ref());
-    if let Some(record) = &record {
-        bytes.remote += record.size_bytes;
-    }
-    match state {
-        FileState::Archived | FileState::Suspect | FileState::Releasing => files.archived += 1,
-        FileState::Released => files.released += 1,
-        FileState::Recalling => files.recalling += 1,
-        FileState::Lost => files.lost += 1,
-        FileState::None | FileState::Resident | FileState::Orphan | FileState::Foreign => {
-            *files.resident.get_or_insert(0) += 1;
-        }
-    }
-    Ok(())
+/// Sums as commands show them.
+pub(super) fn shown_sums(totals: &Totals) -> (Bytes, Files) {
+    let bytes = Bytes {
+        logical: totals.logical_bytes,
+        local: totals.local_bytes,
+        remote: totals.remote_bytes,
+    };
+    let files = Files {
+        resident: Some(totals.resident),
+        archived: totals.archived,
+        released: totals.released,
+        recalling: totals.recalling,
+        lost: totals.lost,
+    };
+    (bytes, files)
 }

@@ -55,6 +55,7 @@ impl Ops {
     /// After a change to an inode's attributes: the change time of a file with a record is the
     /// record's to show, so it moves there too.
     pub(super) fn note_change(self: &Arc<Self>, inode: Arc<Inode>) {
+        self.tenant.noticed.file(inode.ino);
         let recorded =
             self.inodes.path_fd(&inode).and_then(|fd| self.tenant.has_record(fd)).unwrap_or(false);
         if !inode.is_regular || !recorded {

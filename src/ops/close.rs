@@ -54,6 +54,9 @@ impl Ops {
                 tracing::warn!(ino = %inode.ino, %error, "cannot settle a record after the last close");
             }
         }
+        if writable {
+            self.tenant.noticed.file(inode.ino);
+        }
         inode.close_if_unused(held);
         closed
     }

@@ -65,6 +65,7 @@ impl Ops {
             let mode = nix::sys::stat::Mode::from_bits_truncate(mode);
             openat(dir.as_fd(), name.as_cstr(), flags | OFlag::O_CLOEXEC, mode)?
         };
+        self.tenant.noticed.name(dir.ino(), name.as_bytes());
         let stat = fstat(&file)?;
         let handle = sys::handle::of(&file, c"")?;
         let anchor = file.try_clone()?;

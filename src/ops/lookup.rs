@@ -30,6 +30,10 @@ impl Dir {
     pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+
+    pub(super) fn ino(&self) -> Ino {
+        self.inode.ino
+    }
 }
 
 impl Ops {

@@ -30,6 +30,7 @@ impl Ops {
             let _caller = caller.enter()?;
             mkdirat(dir.as_fd(), name.as_cstr(), Mode::from_bits_truncate(mode))?;
         }
+        self.tenant.noticed.name(dir.ino(), name.as_bytes());
         self.entry(&dir, name)
     }
 
@@ -49,6 +50,7 @@ impl Ops {
             let mode = Mode::from_bits_truncate(mode);
             mknodat(dir.as_fd(), name.as_cstr(), kind, mode, u64::from(device))?;
         }
+        self.tenant.noticed.name(dir.ino(), name.as_bytes());
         self.entry(&dir, name)
     }
 
@@ -65,6 +67,7 @@ impl Ops {
             let _caller = caller.enter()?;
             symlinkat(target, dir.as_fd(), name.as_cstr())?;
         }
+        self.tenant.noticed.name(dir.ino(), name.as_bytes());
         self.entry(&dir, name)
     }
 
@@ -90,6 +93,7 @@ impl Ops {
         let path = sys::fd_path(fd.as_fd());
         let follow = LinkatFlags::AT_SYMLINK_FOLLOW;
         linkat(nix::fcntl::AT_FDCWD, &*path, dir.as_fd(), new_name.as_cstr(), follow)?;
+        self.tenant.noticed.name(dir.ino(), new_name.as_bytes());
         drop(fd);
         self.note_change(inode);
         self.entry(&dir, new_name)
@@ -100,6 +104,7 @@ impl Ops {
         let dir = self.dir_for_change(parent, name)?;
         let leaving = self.leaving(dir.as_fd(), name);
         unlinkat(dir.as_fd(), name.as_cstr(), UnlinkatFlags::NoRemoveDir)?;
+        self.tenant.noticed.name(dir.ino(), name.as_bytes());
         self.left(leaving);
         Ok(())
     }
@@ -109,6 +114,7 @@ impl Ops {
         let dir = self.dir_for_change(parent, name)?;
         let leaving = self.leaving(dir.as_fd(), name);
         unlinkat(dir.as_fd(), name.as_cstr(), UnlinkatFlags::RemoveDir)?;
+        self.tenant.noticed.name(dir.ino(), name.as_bytes());
         self.left(leaving);
         Ok(())
     }
@@ -131,6 +137,8 @@ impl Ops {
         let exchange = flags.contains(RenameFlags::RENAME_EXCHANGE);
         let replaced = if exchange { Leaving::No } else { self.leaving(to.as_fd(), new_name) };
         renameat2(from.as_fd(), name.as_cstr(), to.as_fd(), new_name.as_cstr(), flags)?;
+        let (from_name, to_name) = (name.as_bytes(), new_name.as_bytes());
+        self.tenant.noticed.names((from.ino(), from_name), (to.ino(), to_name));
         self.left(replaced);
         self.note_change_of(path_fd_at(to.as_fd(), new_name).ok());
         if exchange {

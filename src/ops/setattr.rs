@@ -112,6 +112,7 @@ impl Ops {
 
     fn change_now(&self, inode: &Inode, change: SetAttr) -> Result<Attr, Errno> {
         apply(&self.inodes.path_fd(inode)?, change)?;
+        self.tenant.noticed.file(inode.ino);
         self.attr_of(inode)
     }
 
@@ -146,6 +147,7 @@ impl Ops {
         let untouched = held.suspect.as_ref().filter(|suspect| suspect.fits(&before));
         let untouched = untouched.map(|suspect| suspect.proven);
         apply(&fd, change)?;
+        self.tenant.noticed.file(inode.ino);
         let after = fstat(&fd)?;
         match (wanted, TimeNs::ctime_of(&after)) {
             (Some(mtime), Some(shown)) if is_current && !hides_a_store => {

@@ -23,6 +23,14 @@ impl Pin {
             Pin::NeverRelease => "never-release",
         }
     }
+
+    /// The one that forbids more.
+    pub fn harder(one: Option<Pin>, other: Option<Pin>) -> Option<Pin> {
+        match (one, other) {
+            (Some(Pin::NeverArchive), _) | (_, Some(Pin::NeverArchive)) => Some(Pin::NeverArchive),
+            (one, other) => one.or(other),
+        }
+    }
 }
 
 fn name(rootless: bool) -> &'static CStr {

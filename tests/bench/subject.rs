@@ -35,7 +35,9 @@ impl Subject {
                 let mut command = Command::new(env!("CARGO_BIN_EXE_coldfs"));
                 command.arg("mount").arg(&below).arg(&below).arg("--foreground");
                 command.arg("--store").arg(format!("disk:{}", work.join("store").display()));
-                command.env("COLDFS_RUNTIME_DIR", work.join("run"));
+                command
+                    .env("COLDFS_RUNTIME_DIR", work.join("run"))
+                    .env("COLDFS_STATE_DIR", work.join("run"));
                 let log = fs::File::create(work.join("coldfs.log")).unwrap();
                 let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
                 (below.clone(), Served::Child(child.unwrap()))

@@ -206,8 +206,11 @@ pub fn sh(dir: &Path, script: &str) -> String {
 }
 
 /// A coldfs command line. `COLDFS_BINARY` names another build: a soak of hours runs a copy, so
-/// that building meanwhile does not change what it tests.
+/// that building meanwhile does not change what it tests. It keeps no catalog, unless a test
+/// names a directory for it: the machine's own is not the tests'.
 pub fn coldfs() -> Command {
     let built = || env!("CARGO_BIN_EXE_coldfs").into();
-    Command::new(std::env::var_os("COLDFS_BINARY").unwrap_or_else(built))
+    let mut command = Command::new(std::env::var_os("COLDFS_BINARY").unwrap_or_else(built));
+    command.env("COLDFS_STATE_DIR", "/dev/null");
+    command
 }

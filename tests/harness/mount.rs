@@ -95,7 +95,9 @@ impl Site {
                 command.arg("mount").arg(&self.data).arg(&self.mnt);
                 let store = start.store.as_ref().unwrap_or(&self.store_url);
                 command.args(["--store", store, "--foreground"]).args(&start.args);
-                command.env("COLDFS_RUNTIME_DIR", &self.runtime);
+                command
+                    .env("COLDFS_RUNTIME_DIR", &self.runtime)
+                    .env("COLDFS_STATE_DIR", &self.runtime);
                 command.env(QUIET_MS, start.quiet_ms.to_string());
                 if let Some(name) = &start.crash_at {
                     command.env(::coldfs::failpoint::CRASH_AT, name);
@@ -192,7 +194,10 @@ impl Mount {
         if self.subject != Subject::Coldfs {
             return Output { status: ExitStatus::default(), stdout: vec![], stderr: vec![] };
         }
-        let output = run(coldfs().args(args).env("COLDFS_RUNTIME_DIR", &self.runtime));
+        let output = run(coldfs()
+            .args(args)
+            .env("COLDFS_RUNTIME_DIR", &self.runtime)
+            .env("COLDFS_STATE_DIR", &self.runtime));
         self.beat();
         output
     }

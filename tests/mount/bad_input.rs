@@ -21,12 +21,13 @@ fn refused(site: &Site, data: &Path, mnt: &Path, store: &Path, more: &[&str]) ->
     let mut command = coldfs();
     command.arg("mount").arg(data).arg(mnt).args(["--foreground", "--store"]);
     command.arg(format!("disk:{}", store.display())).args(more);
-    command.env("COLDFS_RUNTIME_DIR", &site.runtime);
+    command.env("COLDFS_RUNTIME_DIR", &site.runtime).env("COLDFS_STATE_DIR", &site.runtime);
     let output = run(Command::new("timeout")
         .arg("60")
         .arg(command.get_program())
         .args(command.get_args())
-        .env("COLDFS_RUNTIME_DIR", &site.runtime));
+        .env("COLDFS_RUNTIME_DIR", &site.runtime)
+        .env("COLDFS_STATE_DIR", &site.runtime));
     (output.status.code().unwrap(), words(&output))
 }
 

@@ -96,7 +96,8 @@ fn a_stub_that_lost_its_record_is_an_error_until_it_is_adopted() {
                 super::harness::coldfs()
                     .args(["fsck", "--adopt"])
                     .arg(&site.mnt)
-                    .env("COLDFS_RUNTIME_DIR", &site.runtime),
+                    .env("COLDFS_RUNTIME_DIR", &site.runtime)
+                    .env("COLDFS_STATE_DIR", &site.runtime),
             );
             drop(output);
             let read = std::fs::read(site.mnt.join("file")).unwrap();

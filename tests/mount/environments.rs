@@ -48,6 +48,7 @@ pub(super) fn as_user(site: &Site, script: &str) -> String {
             .current_dir(site.dir.path())
             .env("COLDFS", env!("CARGO_BIN_EXE_coldfs"))
             .env("COLDFS_RUNTIME_DIR", &site.runtime)
+            .env("COLDFS_STATE_DIR", &site.runtime)
             .env("COLDFS_QUIET_MS", "20")
             .env("DATA", &site.data)
             .env("MNT", &site.mnt)
@@ -442,7 +443,7 @@ fn mount_8_and_its_helpers_are_served() {
         );
         let coldfs = |program: &Path| {
             let mut command = Command::new(program);
-            command.env("COLDFS_RUNTIME_DIR", &site.runtime);
+            command.env("COLDFS_RUNTIME_DIR", &site.runtime).env("COLDFS_STATE_DIR", &site.runtime);
             command
         };
         let mut command = coldfs(&helper);

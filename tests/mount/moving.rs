@@ -32,7 +32,8 @@ fn a_reader_does_not_wait_while_other_files_of_a_release_are_hashed() {
             let output = run(coldfs()
                 .args(["release", "-r"])
                 .arg(&site.mnt)
-                .env("COLDFS_RUNTIME_DIR", &site.runtime));
+                .env("COLDFS_RUNTIME_DIR", &site.runtime)
+                .env("COLDFS_STATE_DIR", &site.runtime));
             over.store(true, Ordering::SeqCst);
             assert!(output.status.success(), "{output:?}");
             begun.elapsed()

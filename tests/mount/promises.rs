@@ -518,7 +518,8 @@ fn a_second_daemon_is_refused_a_directory_that_is_served() {
             .arg("--store")
             .arg(&site.store_url)
             .arg("--foreground")
-            .env("COLDFS_RUNTIME_DIR", &site.runtime),
+            .env("COLDFS_RUNTIME_DIR", &site.runtime)
+            .env("COLDFS_STATE_DIR", &site.runtime),
         Duration::from_secs(20),
     )
     .expect("refused, not served");

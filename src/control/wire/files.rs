@@ -186,6 +186,20 @@ pub struct FindRequest {
     pub older_seconds: Option<u64>,
     /// The last component matches this shell pattern.
     pub name: Option<String>,
+    /// Ask the filesystem itself, not the catalog.
+    #[serde(default)]
+    pub walk: bool,
+}
+
+/// Who answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// The filesystem, by a walk.
+    #[default]
+    Walk,
+    /// The catalog.
+    Catalog,
 }
 
 /// How a `find` ended.
@@ -195,6 +209,9 @@ pub struct FindSummary {
     pub examined: u64,
     /// Files that matched.
     pub matched: u64,
+    /// Who answered.
+    #[serde(default)]
+    pub source: Source,
     /// Files or directories that could not be looked at, at most [`super::FAILURES_NAMED`].
     pub failed: Vec<super::Failure>,
     /// How many of those there were in all.
@@ -206,6 +223,9 @@ pub struct FindSummary {
 pub struct DuRequest {
     /// Absolute path.
     pub path: WirePath,
+    /// Ask the filesystem itself, not the catalog.
+    #[serde(default)]
+    pub walk: bool,
 }
 
 /// How much a directory or file takes, where.
@@ -217,6 +237,9 @@ pub struct DuReport {
     pub bytes: Bytes,
     /// Regular files by state.
     pub files: Files,
+    /// Who counted.
+    #[serde(default)]
+    pub source: Source,
     /// Files or directories that could not be looked at, at most [`super::FAILURES_NAMED`].
     #[serde(default)]
     pub failed: Vec<super::Failure>,

@@ -51,6 +51,9 @@ pub struct TenantStatus {
     pub files: Files,
     /// Bytes of its files.
     pub bytes: Bytes,
+    /// How the catalog fares.
+    #[serde(default)]
+    pub catalog: CatalogStatus,
     /// Files or directories that could not be counted, at most [`super::FAILURES_NAMED`].
     #[serde(default)]
     pub failed: Vec<super::Failure>,
@@ -59,6 +62,41 @@ pub struct TenantStatus {
     pub failed_total: u64,
     /// What is missing here and what would enable it, a sentence each.
     pub notes: Vec<String>,
+}
+
+/// How far the catalog of a tenant is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CatalogState {
+    /// There is none: `find`, `du` and `status` walk.
+    #[default]
+    None,
+    /// It is being filled or checked: until then they walk.
+    Walking,
+    /// They answer from it.
+    Complete,
+}
+
+impl CatalogState {
+    /// The word shown to people and scripts.
+    pub fn word(self) -> &'static str {
+        match self {
+            CatalogState::None => "none",
+            CatalogState::Walking => "walking",
+            CatalogState::Complete => "complete",
+        }
+    }
+}
+
+/// How the catalog of a tenant fares.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CatalogStatus {
+    /// How far it is.
+    pub state: CatalogState,
+    /// Regular files in it.
+    pub files: u64,
+    /// Since when it is in this state, seconds since the epoch.
+    pub since: u64,
 }
 
 /// Number of files by state; those in between count as where they come from.

@@ -1,0 +1,230 @@
+//! How looks change the tables: one transaction, which keeps the catalog's rules.
+
+use std::collections::BTreeSet;
+
+use redb::{ReadableTable, Table, WriteTransaction};
+
+use super::CatalogError;
+use super::keys::{self, TenantNumber};
+use super::row::Row;
+use super::seen::{Kind, Seen};
+use super::tables;
+use super::totals::Totals;
+use crate::file_id::Ino;
+
+type Rows<'t, V> = Table<'t, &'static [u8], V>;
+
+/// Changes to one tenant's part.
+pub(super) struct Batch<'t> {
+    tenant: TenantNumber,
+    files: Rows<'t, &'static [u8]>,
+    names: Rows<'t, u64>,
+    segment_files: Rows<'t, u64>,
+    todo: Rows<'t, u8>,
+    all_totals: Table<'t, u32, &'static [u8]>,
+    totals: Totals,
+    /// May have lost their last name: judged at the end, when all that came is known.
+    unnamed: BTreeSet<Ino>,
+}
+
+impl<'t> Batch<'t> {
+    pub(super) fn new(
+        write: &'t WriteTransaction,
+        tenant: TenantNumber,
+    ) -> Result<Self, CatalogError> {
+        let all_totals = write.open_table(tables::TOTALS)?;
+        let totals = match all_totals.get(tenant.0)? {
+            Some(bytes) => Totals::decode(bytes.value())?,
+            None => Totals::default(),
+        };
+        Ok(Self {
+            tenant,
+            files: write.open_table(tables::FILES)?,
+            names: write.open_table(tables::NAMES)?,
+            segment_files: write.open_table(tables::SEGMENT_FILES)?,
+            todo: write.open_table(tables::TODO)?,
+            all_totals,
+            totals,
+            unnamed: BTreeSet::new(),
+        })
+    }
+
+    /// What a name was seen to be. `deep`: a directory is to be listed also where it is known.
+    pub(super) fn name_is(
+        &mut self,
+        dir: Ino,
+        name: &[u8],
+        seen: &Seen,
+        deep: bool,
+    ) -> Result<(), CatalogError> {
+        let key = keys::name(self.tenant, dir, name);
+        let before = self.names.insert(key.as_slice(), seen.ino.0)?.map(|ino| Ino(ino.value()));
+        let old = self.row(seen.ino)?;
+        let mut names = old.as_ref().map_or(0, |row| row.names);
+        if before != Some(seen.ino) {
+            names += 1;
+            if let Some(other) = before {
+                self.unref(other, dir, name)?;
+            }
+        }
+        let row = Row { seen: seen.clone(), names, named: Some((dir, name.into())) };
+        self.put(old, row)?;
+        if deep && seen.kind == Kind::Directory {
+            self.list(seen.ino, true)?;
+        }
+        Ok(())
+    }
+
+    /// A name was seen to be nothing, or nothing that the catalog keeps.
+    pub(super) fn name_is_gone(&mut self, dir: Ino, name: &[u8]) -> Result<(), CatalogError> {
+        let key = keys::name(self.tenant, dir, name);
+        let before = self.names.remove(key.as_slice())?.map(|ino| Ino(ino.value()));
+        match before {
+            Some(ino) => self.unref(ino, dir, name),
+            None => Ok(()),
+        }
+    }
+
+    /// What a file that has a row was seen to be.
+    pub(super) fn file_is(&mut self, seen: &Seen) -> Result<(), CatalogError> {
+        let Some(old) = self.row(seen.ino)? else { return Ok(()) };
+        let row = Row { seen: seen.clone(), ..old.clone() };
+        self.put(Some(old), row)
+    }
+
+    /// The tenant's root, which has no name.
+    pub(super) fn root_is(&mut self, seen: &Seen) -> Result<(), CatalogError> {
+        let old = self.row(seen.ino)?;
+        self.put(old, Row { seen: seen.clone(), names: 1, named: None })
+    }
+
+    /// A directory is to be listed; `deep`: and all directories in it.
+    pub(super) fn list(&mut self, dir: Ino, deep: bool) -> Result<(), CatalogError> {
+        let key = keys::file(self.tenant, dir);
+        let known = self.todo.get(&key[..])?.map(|deep| deep.value());
+        if known.is_none_or(|known| known < u8::from(deep)) {
+            self.todo.insert(&key[..], u8::from(deep))?;
+        }
+        Ok(())
+    }
+
+    /// A directory is listed, or cannot be.
+    pub(super) fn listed(&mut self, dir: Ino) -> Result<(), CatalogError> {
+        self.todo.remove(&keys::file(self.tenant, dir)[..])?;
+        Ok(())
+    }
+
+    /// No directory is to be listed.
+    pub(super) fn list_nothing(&mut self) -> Result<(), CatalogError> {
+        let all = keys::below(&self.tenant.0.to_be_bytes());
+        Ok(self.todo.retain_in(range(&all), |_, _| false)?)
+    }
+
+    /// Forgets all of the tenant.
+    pub(super) fn clear(&mut self) -> Result<(), CatalogError> {
+        let all = keys::below(&self.tenant.0.to_be_bytes());
+        self.files.retain_in(range(&all), |_, _| false)?;
+        self.names.retain_in(range(&all), |_, _| false)?;
+        self.segment_files.retain_in(range(&all), |_, _| false)?;
+        self.totals = Totals::default();
+        self.unnamed.clear();
+        self.list_nothing()
+    }
+
+    pub(super) fn row(&self, ino: Ino) -> Result<Option<Row>, CatalogError> {
+        let key = keys::file(self.tenant, ino);
+        Ok(match self.files.get(&key[..])? {
+            Some(bytes) => Some(Row::decode(&key, ino, bytes.value())?),
+            None => None,
+        })
+    }
+
+    /// Removes what has no name left, with all that is only in there.
+    pub(super) fn finish(mut self) -> Result<(), CatalogError> {
+        while let Some(ino) = self.unnamed.pop_first() {
+            let Some(row) = self.row(ino)? else { continue };
+            if row.names > 0 {
+                continue;
+            }
+            self.files.remove(&keys::file(self.tenant, ino)[..])?;
+            self.account(Some(&row.seen), None)?;
+            if row.seen.kind == Kind::Directory {
+                self.empty(ino)?;
+            }
+        }
+        self.all_totals.insert(self.tenant.0, self.totals.encode().as_slice())?;
+        Ok(())
+    }
+
+    fn put(&mut self, old: Option<Row>, row: Row) -> Result<(), CatalogError> {
+        if old.as_ref() == Some(&row) {
+            return Ok(());
+        }
+        let ino = row.seen.ino;
+        let key = keys::file(self.tenant, ino);
+        self.files.insert(&key[..], row.encode(&key).as_slice())?;
+        let old = old.as_ref().map(|old| &old.seen);
+        self.account(old, Some(&row.seen))?;
+        let same = old.is_some_and(|old| old.handle == row.seen.handle);
+        // The number is another's now: what was in it was in the directory that is gone.
+        if old.is_some_and(|old| old.kind == Kind::Directory) && !same {
+            self.empty(ino)?;
+        }
+        if row.seen.kind == Kind::Directory && !same {
+            self.list(ino, false)?;
+        }
+        Ok(())
+    }
+
+    /// Forgets what is in a directory.
+    fn empty(&mut self, dir: Ino) -> Result<(), CatalogError> {
+        let below = keys::below(&keys::file(self.tenant, dir));
+        let mut children = Vec::new();
+        for entry in self.names.range::<&[u8]>(range(&below))? {
+            let (key, child) = entry?;
+            children.push((keys::name_of(key.value()).to_vec(), Ino(child.value())));
+        }
+        self.names.retain_in::<&[u8], _>(range(&below), |_, _| false)?;
+        for (name, child) in children {
+            self.unref(child, dir, &name)?;
+        }
+        self.listed(dir)
+    }
+
+    /// A name of a file went.
+    fn unref(&mut self, ino: Ino, dir: Ino, name: &[u8]) -> Result<(), CatalogError> {
+        let row = self.row(ino)?.ok_or_else(|| CatalogError::missing(format!("inode {ino}")))?;
+        let names = row.names.saturating_sub(1);
+        let named = row.named.clone().filter(|(at, known)| *at != dir || **known != *name);
+        if names == 0 {
+            self.unnamed.insert(ino);
+        }
+        self.put(Some(row.clone()), Row { names, named, ..row })
+    }
+
+    fn account(&mut self, old: Option<&Seen>, new: Option<&Seen>) -> Result<(), CatalogError> {
+        if let Some(old) = old {
+            self.totals.subtract(old);
+        }
+        if let Some(new) = new {
+            self.totals.add(new);
+        }
+        let ino = old.or(new).map(|seen| seen.ino);
+        let place = |seen: Option<&Seen>| seen.and_then(|seen| seen.remote);
+        let (Some(ino), false) = (ino, place(old) == place(new)) else { return Ok(()) };
+        if let Some((at, _)) = place(old) {
+            let key = keys::segment_file(self.tenant, at.segment, ino);
+            self.segment_files.remove(&key[..])?;
+        }
+        if let Some((at, bytes)) = place(new) {
+            let key = keys::segment_file(self.tenant, at.segment, ino);
+            self.segment_files.insert(&key[..], bytes)?;
+        }
+        Ok(())
+    }
+}
+
+/// A range as the tables take it.
+pub(super) fn range(of: &std::ops::RangeInclusive<Vec<u8>>) -> std::ops::RangeInclusive<&[u8]> {
+    of.start().as_slice()..=of.end().as_slice()
+}
