@@ -7,6 +7,7 @@
 pub mod checks;
 pub mod file;
 pub mod mount_flags;
+pub mod s3_options;
 pub mod store_url;
 mod storm;
 pub mod tenant;
@@ -16,6 +17,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use mount_flags::{Access, MountFlags};
+pub use s3_options::S3Options;
 pub use store_url::StoreUrl;
 pub use tenant::TenantName;
 
@@ -31,6 +33,8 @@ pub struct MountOptions {
     pub mountpoint: PathBuf,
     /// Where cold bytes go.
     pub store: StoreUrl,
+    /// How its engine is reached and used.
+    pub s3: S3Options,
     /// Whether the store may be one that does not know the tenant.
     pub new_store: bool,
     /// The tenant's name: a new tenant's, or what a known one has to have if it was given.

@@ -12,7 +12,7 @@ use crate::background::{self, BoundedLog, Ready};
 use crate::config::checks::{self, MountTable};
 use crate::config::file::ConfigFile;
 use crate::config::mount_flags::OptionList;
-use crate::config::{MountOptions, StoreUrl, TenantName};
+use crate::config::{MountOptions, S3Options, StoreUrl, TenantName};
 use crate::control::runtime::RuntimeDir;
 use crate::control::wire::{Problem, ProblemKind, WirePath};
 use crate::daemon;
@@ -45,6 +45,7 @@ With libfuse's mount.fuse3 the type fuse.coldfs does without the link.
   whole = \"16MiB\"      up to this size, a file is recalled by its first read
   [cache]
   chunks = \"64MiB\"     memory for files that are read without being recalled
+  [s3]                  how the store is reached and used: docs/engines.md
   [[class]] [budget.*] [brake]    who may recall how much: docs/storms.md
 The command line wins over -o, and -o over the file.
 
@@ -234,6 +235,12 @@ fn resolve(args: &MountArgs) -> Result<MountOptions, Problem> {
             None => StoreUrl::from_env()?,
         },
     };
+    if let StoreUrl::Disk(_) = store
+        && file.s3 != S3Options::default()
+    {
+        let cause = "the table [s3] is for a store s3://BUCKET/PREFIX, and this is a disk: store";
+        return Err(wrong("--config", cause.into()));
+    }
     let tuning = file.tuning();
     let rules = file.rules().map_err(|cause| wrong("--config", cause))?;
     let table = MountTable::read().map_err(|error| {
@@ -250,6 +257,7 @@ fn resolve(args: &MountArgs) -> Result<MountOptions, Problem> {
         data_dir: places.data_dir,
         mountpoint: places.mountpoint,
         store: places.store,
+        s3: file.s3,
         new_store: args.new_store,
         tenant,
         tenant_given,

@@ -251,6 +251,7 @@ impl Engine for Commands {
             data_dir: self.options.data_dir.clone().into(),
             mountpoint: self.options.mountpoint.clone().into(),
             store: self.tenant.store.url().to_owned(),
+            verify: self.tenant.store.verify().word().to_owned(),
             probe: "none".to_owned(),
             policy: "none".to_owned(),
             passthrough: self.passthrough.load(Ordering::Relaxed),
@@ -260,7 +261,10 @@ impl Engine for Commands {
             failed_total: sums.failures.total,
             notes,
         };
+        let traffic = self.tenant.store.traffic();
         let counters = Counters {
+            s3_requests_total: traffic.requests,
+            s3_throttled_total: traffic.throttled,
             recall_bytes_total: self.chunks.fetched_bytes(),
             migrate_files_total: self.moved_files.load(Ordering::Relaxed),
             ..Counters::default()

@@ -41,6 +41,9 @@ pub struct TenantStatus {
     pub mountpoint: WirePath,
     /// The store's URL.
     pub store: String,
+    /// How what is put there is proven: `readback` or `checksum`.
+    #[serde(default)]
+    pub verify: String,
     /// Where heat comes from; `none` where nothing counts accesses.
     pub probe: String,
     /// The policy that judges; `none` where only commands move files.
