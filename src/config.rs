@@ -23,6 +23,7 @@ pub use tenant::TenantName;
 
 use crate::control::wire::{Problem, ProblemKind};
 use crate::guard::Rules;
+use crate::tenant::Succession;
 
 /// Everything a daemon needs to serve one directory.
 #[derive(Clone, Debug)]
@@ -37,6 +38,8 @@ pub struct MountOptions {
     pub s3: S3Options,
     /// Whether the store may be one that does not know the tenant.
     pub new_store: bool,
+    /// Whether this directory becomes the owner of what the tenant has in the store.
+    pub succession: Succession,
     /// The tenant's name: a new tenant's, or what a known one has to have if it was given.
     pub tenant: TenantName,
     /// Whether a person gave it; else it is DATA_DIR's last component.

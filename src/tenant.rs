@@ -21,12 +21,14 @@ mod header;
 mod home;
 mod notebook;
 mod pin;
+mod standing;
 mod worklist;
 
 pub use header::{HeaderError, Unknown};
 pub use home::{Home, HomeError};
 pub use notebook::Notebook;
 pub use pin::Pin;
+pub use standing::{StandError, Standing, Succession, may_reap};
 pub use worklist::{Ticket, WorkList};
 
 /// What stands on a file in the place of a record.
@@ -55,6 +57,7 @@ pub struct Tenant {
     /// The ctimes that archiving gave to files in this run.
     pub known: KnownCtimes,
     home: Home,
+    standing: Standing,
     xattr: &'static CStr,
     device: u64,
     commits_together: bool,
@@ -77,7 +80,19 @@ impl Tenant {
             device: stat.st_dev,
             commits_together: barrier::commits_together(home.root())?,
             home,
+            standing: Standing::Unknown,
         })
+    }
+
+    /// As it stands towards what its store has of it.
+    #[must_use]
+    pub fn standing_as(self, standing: Standing) -> Self {
+        Self { standing, ..self }
+    }
+
+    /// Whether it owns what its store has of it.
+    pub fn standing(&self) -> &Standing {
+        &self.standing
     }
 
     /// The tenant's directory.

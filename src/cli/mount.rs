@@ -16,6 +16,7 @@ use crate::config::{MountOptions, S3Options, StoreUrl, TenantName};
 use crate::control::runtime::RuntimeDir;
 use crate::control::wire::{Problem, ProblemKind, WirePath};
 use crate::daemon;
+use crate::tenant::Succession;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -69,6 +70,10 @@ pub struct MountArgs {
     /// Take a store that does not know the tenant, leaving behind what was released to another
     #[arg(long)]
     new_store: bool,
+
+    /// Become the owner of what the tenant has in the store: the directory that was is gone
+    #[arg(long)]
+    take_over: bool,
 
     /// The tenant's name in the store
     #[arg(long, value_name = "NAME")]
@@ -143,6 +148,7 @@ pub fn helper_args(arguments: Vec<OsString>) -> MountArgs {
         mountpoint: helper.mountpoint,
         store: None,
         new_store: false,
+        take_over: false,
         tenant: None,
         config: None,
         options: helper.options,
@@ -259,6 +265,7 @@ fn resolve(args: &MountArgs) -> Result<MountOptions, Problem> {
         store: places.store,
         s3: file.s3,
         new_store: args.new_store,
+        succession: if args.take_over { Succession::TakeOver } else { Succession::Keep },
         tenant,
         tenant_given,
         flags: list.flags,
@@ -278,6 +285,9 @@ fn child_arguments(args: &MountArgs, options: &MountOptions) -> Result<Vec<OsStr
         ["mount", "--foreground", "--ready-on-stdout"].map(OsString::from).to_vec();
     if options.new_store {
         arguments.push("--new-store".into());
+    }
+    if options.succession == Succession::TakeOver {
+        arguments.push("--take-over".into());
     }
     let mut add = |flag: &str, value: OsString| {
         let mut argument = OsString::from(flag);

@@ -31,7 +31,7 @@ use crate::inode::{Inodes, Serving};
 use crate::migrate::Migrator;
 use crate::recall::{Chunks, Recall};
 use crate::sys;
-use crate::tenant::{Pin, Tenant};
+use crate::tenant::{Pin, Standing, Tenant};
 use crate::walk::{Found, find, walk};
 
 /// A tenant that is served, with all its parts.
@@ -149,6 +149,11 @@ impl Served {
                         run as root to keep them in trusted.coldfs";
             missing.push(text.to_owned());
         }
+        if *self.tenant.standing() == Standing::Guest {
+            let text = "a copy of another directory, which owns what is in the store: it works, and \
+                        deletes nothing there; where the other is gone, mount with --take-over";
+            missing.push(text.to_owned());
+        }
         missing
     }
 
@@ -251,6 +256,7 @@ impl Engine for Commands {
             data_dir: self.options.data_dir.clone().into(),
             mountpoint: self.options.mountpoint.clone().into(),
             store: self.tenant.store.url().to_owned(),
+            guest: *self.tenant.standing() == Standing::Guest,
             verify: self.tenant.store.verify().word().to_owned(),
             probe: "none".to_owned(),
             policy: "none".to_owned(),

@@ -41,6 +41,9 @@ pub struct TenantStatus {
     pub mountpoint: WirePath,
     /// The store's URL.
     pub store: String,
+    /// Whether another directory, which this is a copy of, owns what is there.
+    #[serde(default)]
+    pub guest: bool,
     /// How what is put there is proven: `readback` or `checksum`.
     #[serde(default)]
     pub verify: String,
