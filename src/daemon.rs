@@ -21,9 +21,7 @@ use crate::recall::{self, Chunks, Recall};
 use crate::recover::recover;
 use crate::store::ObjectStore;
 use crate::sys;
-use crate::tenant::{
-    HeaderError, Home, HomeError, Standing, Succession, Tenant, Unknown,
-};
+use crate::tenant::{HeaderError, Home, HomeError, Standing, Succession, Tenant, Unknown};
 
 mod check;
 mod count;
@@ -154,8 +152,7 @@ async fn assemble(options: &MountOptions) -> Result<Served, Problem> {
     }
     stores::settle_verify(&store, &options.store, options.s3.verify(), owner.is_some()).await;
     let runtime = tokio::runtime::Handle::current();
-    let tenant =
-        Tenant::new(home, store).map_err(|error| failed("open .coldfs", &error))?;
+    let tenant = Tenant::new(home, store).map_err(|error| failed("open .coldfs", &error))?;
     let tenant = Arc::new(tenant.standing_as(standing));
     let by_handle = sys::has_capability(sys::CAP_DAC_READ_SEARCH);
     let root = tenant.clone_root().map_err(|error| failed("open the directory", &error))?;

@@ -12,3 +12,7 @@
 #[path = "engines/doctor.rs"]
 mod doctor;
 mod harness;
+#[path = "engines/mounting.rs"]
+mod mounting;
+#[path = "engines/running.rs"]
+mod running;

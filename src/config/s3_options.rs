@@ -142,7 +142,10 @@ mod tests {
         .unwrap();
         assert_eq!(options.verify(), Some(Verify::Checksum));
         let dial = options.dial();
-        assert_eq!((dial.endpoint.as_deref(), dial.region.as_deref()), (Some("http://e"), Some("r")));
+        assert_eq!(
+            (dial.endpoint.as_deref(), dial.region.as_deref()),
+            (Some("http://e"), Some("r"))
+        );
         assert_eq!((dial.path_style, dial.profile.as_deref()), (Some(false), Some("p")));
         let used = options.options();
         assert_eq!(used.tagging.as_deref(), Some("a%20b=c%26d&e="));

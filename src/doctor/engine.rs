@@ -174,7 +174,8 @@ async fn checksum(store: &S3Store, place: &Place) -> Check {
     match store.tells_checksum(&place.key("right")).await {
         Ok(true) => Check::ok(CHECKSUM, "a wrong checksum is refused, and the right one told"),
         Ok(false) => {
-            let what = "a wrong checksum is refused, but no right SHA-256 is told of what is stored";
+            let what =
+                "a wrong checksum is refused, but no right SHA-256 is told of what is stored";
             Check::new(CHECKSUM, Grade::Warn, what, next)
         }
         Err(error) => Check::new(CHECKSUM, Grade::Warn, error.to_string(), next),
@@ -386,7 +387,11 @@ fn verify(store: &S3Store, is_honest: bool) -> Check {
 
 /// A small object whose bytes say which it is and where they lie.
 fn small(seed: u8) -> Bytes {
-    (0..=250_u8).cycle().map(|byte| byte.wrapping_mul(3).wrapping_add(seed)).take(SMALL_BYTES).collect()
+    (0..=250_u8)
+        .cycle()
+        .map(|byte| byte.wrapping_mul(3).wrapping_add(seed))
+        .take(SMALL_BYTES)
+        .collect()
 }
 
 #[cfg(test)]

@@ -162,9 +162,7 @@ impl S3Store {
         let admit = || {
             let crowded = "too many requests wait for it";
             let admitted = governor.admit(class);
-            async move {
-                admitted.await.map_err(|_crowded| context.error(Kind::Unavailable, crowded))
-            }
+            async move { admitted.await.map_err(|_crowded| context.error(Kind::Unavailable, crowded)) }
         };
         let number = self.0.line.number();
         let first = retry(&options.retry, limits, timed_out, admit, &mut call).await;

@@ -554,8 +554,11 @@ fn reset_at_close(line: &OwnedFd) {
     let linger = libc::linger { l_onoff: 1, l_linger: 0 };
     setsockopt(line, sockopt::Linger, &linger).unwrap();
     // The duplicate that is kept for this holds the line open: it is shut down by hand.
-    nix::sys::socket::shutdown(std::os::fd::AsRawFd::as_raw_fd(line), nix::sys::socket::Shutdown::Both)
-        .ok();
+    nix::sys::socket::shutdown(
+        std::os::fd::AsRawFd::as_raw_fd(line),
+        nix::sys::socket::Shutdown::Both,
+    )
+    .ok();
 }
 
 fn drop_checksums(headers: &mut HeaderMap) {
@@ -590,9 +593,9 @@ fn stale(
     let before = shared.before.lock().unwrap();
     if asked.op == Op::List {
         let is_new = |entry: &String| {
-            before.iter().any(|(key, was)| {
-                was.is_none() && entry.contains(&format!("<Key>{key}</Key>"))
-            })
+            before
+                .iter()
+                .any(|(key, was)| was.is_none() && entry.contains(&format!("<Key>{key}</Key>")))
         };
         let body = edit_listing(&body, |found| found.retain(|entry| !is_new(entry)));
         return respond(asked.op, status, headers, body);

@@ -121,7 +121,8 @@ impl Dial {
             return Ok(shared);
         };
         let assumed = AssumeRoleProvider::builder(role).session_name("coldfs").configure(&shared);
-        let assumed = SharedCredentialsProvider::new(assumed.build_from_provider(credentials).await);
+        let assumed =
+            SharedCredentialsProvider::new(assumed.build_from_provider(credentials).await);
         Ok(shared.into_builder().credentials_provider(assumed).build())
     }
 

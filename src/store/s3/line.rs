@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::connect::Maker;
 
 /// Credentials that are refused are not looked for again sooner.
-const RENEW_PAUSE: Duration = Duration::from_secs(5);
+const RENEW_PAUSE: Duration = Duration::from_secs(2);
 
 /// A client, and how to make another.
 #[derive(Debug)]

@@ -48,8 +48,7 @@ impl Intercept for Meter {
         let Some(answer) = context.response() else {
             let broken = matches!(context.output_or_error(), Some(Err(error))
                 if error.as_connector_error().is_some_and(|error| error.is_io()));
-            let (code, sign) =
-                if broken { ("reset", Sign::Reset) } else { ("unsent", Sign::None) };
+            let (code, sign) = if broken { ("reset", Sign::Reset) } else { ("unsent", Sign::None) };
             self.0.observe(operation, code, sign);
             return Ok(());
         };

@@ -168,12 +168,8 @@ fn is_about_the_body<E>(error: &SdkError<E, aws_sdk_s3::config::http::HttpRespon
 where
     E: ProvideErrorMetadata,
 {
-    const CODES: [&str; 4] = [
-        "BadDigest",
-        "InvalidDigest",
-        "XAmzContentChecksumMismatch",
-        "XAmzContentSHA256Mismatch",
-    ];
+    const CODES: [&str; 4] =
+        ["BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch"];
     matches!(error, SdkError::ServiceError(answer) if answer.raw().status().as_u16() == 400
         && answer.err().code().is_some_and(|code| CODES.contains(&code)))
 }
