@@ -7,6 +7,7 @@
 pub mod checks;
 pub mod file;
 pub mod mount_flags;
+pub mod s3_options;
 pub mod state;
 pub mod store_url;
 mod storm;
@@ -17,11 +18,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use mount_flags::{Access, MountFlags};
+pub use s3_options::S3Options;
 pub use store_url::StoreUrl;
 pub use tenant::TenantName;
 
 use crate::control::wire::{Problem, ProblemKind};
 use crate::guard::Rules;
+use crate::tenant::Succession;
 
 /// Everything a daemon needs to serve one directory.
 #[derive(Clone, Debug)]
@@ -32,8 +35,12 @@ pub struct MountOptions {
     pub mountpoint: PathBuf,
     /// Where cold bytes go.
     pub store: StoreUrl,
+    /// How its engine is reached and used.
+    pub s3: S3Options,
     /// Whether the store may be one that does not know the tenant.
     pub new_store: bool,
+    /// Whether this directory becomes the owner of what the tenant has in the store.
+    pub succession: Succession,
     /// The tenant's name: a new tenant's, or what a known one has to have if it was given.
     pub tenant: TenantName,
     /// Whether a person gave it; else it is DATA_DIR's last component.

@@ -19,8 +19,9 @@ use crate::migrate::Migrator;
 use crate::ops::Ops;
 use crate::recall::{self, Chunks, Recall};
 use crate::recover::recover;
+use crate::store::ObjectStore;
 use crate::sys;
-use crate::tenant::{HeaderError, Home, HomeError, Tenant, Unknown};
+use crate::tenant::{HeaderError, Home, HomeError, Standing, Succession, Tenant, Unknown};
 
 mod check;
 mod count;
@@ -121,28 +122,44 @@ async fn assemble(options: &MountOptions) -> Result<Served, Problem> {
         tokio::task::spawn_blocking(move || Home::open(&data_dir, name.as_deref(), &default_name));
     let home = home.await.map_err(|error| failed("open the directory", &error))?;
     let home = home.map_err(|error| home_problem(&error))?;
-    let store = stores::open(&options.store).await?;
+    let store = stores::open(&options.store, &options.s3).await?;
     let unknown = if options.new_store { Unknown::Take } else { Unknown::Refuse };
-    match home.claim(&*store, unknown).await {
-        Ok(()) => {}
+    let owner = match home.claim(&*store, unknown).await {
+        Ok(owner) => Some(owner),
         // P8: what is resident can be used while the store is away. Elsewhere the tenant must not
         // take a name that it cannot see to be free, nor miss its files.
         Err(HeaderError::Store(error))
             if error.is_transient() && home.is_stored_in(store.url()) =>
         {
             tracing::warn!(%error, "the store does not answer: only resident files can be read");
+            None
         }
         Err(error) => {
-            let next_step = match error {
+            let next_step = match &error {
                 HeaderError::ElsewhereStored { .. } => "see `coldfs mount --help`",
+                HeaderError::Store(error) => error.next_step(),
                 _ => "see `coldfs doctor --store URL`",
             };
-            return Err(Problem::new(ProblemKind::Store, error.to_string(), next_step));
+            let what = format!("tenant {}: {error}", home.identity().name);
+            return Err(Problem::new(ProblemKind::Store, what, next_step));
+        }
+    };
+    let mut standing = Standing::Unknown;
+    if let Some(owner) = &owner {
+        match home.stand(&*store, owner, options.succession).await {
+            Ok(stands) => standing = stands,
+            Err(error) if options.succession == Succession::TakeOver => {
+                let what = format!("tenant {}: take over: {error}", home.identity().name);
+                return Err(Problem::new(ProblemKind::Store, what, "see `coldfs doctor`"));
+            }
+            // It is served all the same: whoever is not known to own deletes nothing.
+            Err(error) => tracing::warn!(%error, "nothing will be deleted from the store"),
         }
     }
+    stores::settle_verify(&store, &options.store, options.s3.verify(), owner.is_some()).await;
     let runtime = tokio::runtime::Handle::current();
-    let tenant =
-        Arc::new(Tenant::new(home, store).map_err(|error| failed("open .coldfs", &error))?);
+    let tenant = Tenant::new(home, store).map_err(|error| failed("open .coldfs", &error))?;
+    let tenant = Arc::new(tenant.standing_as(standing));
     let by_handle = sys::has_capability(sys::CAP_DAC_READ_SEARCH);
     let root = tenant.clone_root().map_err(|error| failed("open the directory", &error))?;
     let inodes = Arc::new(Inodes::new(root, by_handle));

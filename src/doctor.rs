@@ -1,16 +1,18 @@
 //! What this machine has and lacks for coldfs: facts looked at one by one, each with what it
 //! means and what to do. Nothing is changed.
 
+mod engine;
+
 use std::ffi::CStr;
 use std::path::Path;
 
-use bytes::Bytes;
 use serde::Serialize;
 
 use crate::config::checks::{FS_TYPE, check_filesystem};
 use crate::store::disk::Access;
-use crate::store::{ObjectKey, ObjectStore, StoreError};
 use crate::sys;
+
+pub use engine::examine as store;
 
 /// How a check came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -258,35 +260,6 @@ pub fn store_access(dir: &Path) -> Check {
     }
 }
 
-/// Looks at a store: puts, reads back and deletes an object of its own.
-pub async fn store(store: &dyn ObjectStore) -> Check {
-    const NAME: &str = "store";
-    match round_trip(store).await {
-        Ok(()) => Check::ok(NAME, format!("{}: put, get and delete work", store.url())),
-        Err(error) => Check::new(NAME, Grade::Fail, error.to_string(), error.next_step()),
-    }
-}
-
-async fn round_trip(store: &dyn ObjectStore) -> Result<(), StoreError> {
-    let key = ObjectKey::new(format!(".coldfs-doctor/{}", crate::file_id::SegmentId::generate()));
-    let body = Bytes::from_static(b"coldfs doctor");
-    store.put_new(&key, body.clone()).await?;
-    let length = u64::try_from(body.len()).unwrap_or(u64::MAX);
-    let read = store.get(&key, 0..length).await;
-    // Deleted whatever was read: nothing of ours stays.
-    store.delete(&key).await?;
-    if read? == body {
-        Ok(())
-    } else {
-        Err(StoreError::Corrupt {
-            action: "get",
-            key,
-            store: store.url().to_owned(),
-            reason: "other bytes than were put".into(),
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -341,60 +314,5 @@ mod tests {
             assert_eq!(check.grade == Grade::Ok, check.next_step.is_empty(), "{check:?}");
         }
         assert_eq!(store_access(&dir.path().join("none")).grade, Grade::Fail);
-    }
-
-    /// Keeps one object; a broken one answers other bytes.
-    struct OneObject {
-        body: std::sync::Mutex<Option<Bytes>>,
-        broken: bool,
-    }
-
-    #[async_trait::async_trait]
-    impl ObjectStore for OneObject {
-        fn url(&self) -> &str {
-            "test:"
-        }
-        async fn put_new(&self, _: &ObjectKey, body: Bytes) -> Result<(), StoreError> {
-            *self.body.lock().unwrap() = Some(body);
-            Ok(())
-        }
-        async fn put(&self, key: &ObjectKey, body: Bytes) -> Result<(), StoreError> {
-            self.put_new(key, body).await
-        }
-        async fn upload(&self, _: &ObjectKey) -> Result<Box<dyn crate::store::Upload>, StoreError> {
-            unreachable!("doctor uploads nothing")
-        }
-        async fn get(&self, key: &ObjectKey, _: std::ops::Range<u64>) -> Result<Bytes, StoreError> {
-            let body =
-                self.body.lock().unwrap().clone().ok_or_else(|| StoreError::NotFound {
-                    key: key.clone(),
-                    store: "test:".into(),
-                })?;
-            Ok(if self.broken { Bytes::from_static(b"x") } else { body })
-        }
-        async fn size_bytes(&self, _: &ObjectKey) -> Result<u64, StoreError> {
-            Ok(0)
-        }
-        async fn list(
-            &self,
-            _: &str,
-            _: Option<&ObjectKey>,
-        ) -> Result<Vec<crate::store::ObjectInfo>, StoreError> {
-            Ok(vec![])
-        }
-        async fn delete(&self, _: &ObjectKey) -> Result<(), StoreError> {
-            *self.body.lock().unwrap() = None;
-            Ok(())
-        }
-    }
-
-    #[tokio::test]
-    async fn a_store_is_tried_and_left_as_it_was() {
-        for (broken, grade) in [(false, Grade::Ok), (true, Grade::Fail)] {
-            let tried = OneObject { body: std::sync::Mutex::default(), broken };
-            let check = store(&tried).await;
-            assert_eq!(check.grade, grade, "{check:?}");
-            assert!(tried.body.lock().unwrap().is_none(), "the probe object is deleted");
-        }
     }
 }

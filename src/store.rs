@@ -9,6 +9,7 @@ mod conformance;
 pub mod disk;
 pub mod faulty;
 pub mod fuse_thread;
+pub mod governor;
 pub mod memory;
 pub mod open;
 pub mod retry;
@@ -82,6 +83,8 @@ pub enum StoreError {
         key: ObjectKey,
         /// The store's URL.
         store: String,
+        /// What it is about.
+        why: Denial,
         /// The engine's words.
         reason: String,
     },
@@ -130,7 +133,7 @@ impl StoreError {
     /// What a person can do.
     pub fn next_step(&self) -> &'static str {
         match self {
-            StoreError::Denied { .. } => "check the credentials and their permissions",
+            StoreError::Denied { why, .. } => why.next_step(),
             StoreError::Full { .. } => "make room in the store",
             StoreError::Unavailable { .. } => {
                 "check the endpoint, the region and the network (`coldfs doctor --store URL`)"
@@ -146,6 +149,84 @@ impl StoreError {
             StoreError::Offline { .. } => "restore it in the store, or check its lifecycle rules",
         }
     }
+}
+
+/// What a refusal is about, named for what a person does about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Denial {
+    /// Wrong, expired or missing keys.
+    Credentials,
+    /// The keys are good and may not do this.
+    Permission,
+    /// There is no such bucket.
+    Bucket,
+    /// The bucket is in another region, or the endpoint is another's.
+    Region,
+    /// This machine's clock and the engine's differ too much.
+    Clock,
+    /// The engine does not do such a thing.
+    Request,
+}
+
+impl Denial {
+    /// What a person can do.
+    pub fn next_step(self) -> &'static str {
+        match self {
+            Denial::Credentials => {
+                "renew the credentials (AWS_ACCESS_KEY_ID, AWS_PROFILE, or the profile's file); a \
+                 mount reads the file again by itself"
+            }
+            Denial::Permission => {
+                "let these credentials get, put, list and delete objects in the bucket"
+            }
+            Denial::Bucket => "make the bucket, or name another: --store s3://BUCKET/PREFIX",
+            Denial::Region => {
+                "name the bucket's own region and endpoint: AWS_REGION, AWS_ENDPOINT_URL"
+            }
+            Denial::Clock => "set this machine's clock (chronyc tracking, timedatectl)",
+            Denial::Request => "see what the engine can do: `coldfs doctor --store URL`",
+        }
+    }
+}
+
+/// How a segment that was put is proven to be stored as it was sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Verify {
+    /// It is read back whole.
+    #[default]
+    Readback,
+    /// The engine, which was seen to refuse a wrong checksum, tells the right one.
+    Checksum,
+}
+
+impl Verify {
+    /// The word in the configuration and in status.
+    pub fn word(self) -> &'static str {
+        match self {
+            Verify::Readback => "readback",
+            Verify::Checksum => "checksum",
+        }
+    }
+}
+
+impl std::str::FromStr for Verify {
+    type Err = String;
+    fn from_str(word: &str) -> Result<Self, String> {
+        match word {
+            "readback" => Ok(Verify::Readback),
+            "checksum" => Ok(Verify::Checksum),
+            _ => Err(format!("{word:?} is not one of \"readback\", \"checksum\"")),
+        }
+    }
+}
+
+/// What an engine says of an object without sending it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// Its size.
+    pub size_bytes: u64,
+    /// The SHA-256 of the whole of it, as the engine computed it; none where it did not.
+    pub sha256: Option<[u8; 32]>,
 }
 
 /// One object of a listing.
@@ -181,6 +262,21 @@ pub trait ObjectStore: Send + Sync + 'static {
 
     /// The object's size in bytes.
     async fn size_bytes(&self, key: &ObjectKey) -> Result<u64, StoreError>;
+
+    /// How a segment that was put into it is proven.
+    fn verify(&self) -> Verify {
+        Verify::Readback
+    }
+
+    /// What went to it and came back, of everybody in this process who uses it.
+    fn traffic(&self) -> governor::Traffic {
+        governor::Traffic::default()
+    }
+
+    /// What the engine says of an object.
+    async fn told(&self, key: &ObjectKey) -> Result<Told, StoreError> {
+        Ok(Told { size_bytes: self.size_bytes(key).await?, sha256: None })
+    }
 
     /// Up to 1,000 objects whose key begins with `prefix` and is greater than `after`, in key
     /// order. Fewer than 1,000: that was the end.

@@ -22,6 +22,7 @@ mod home;
 mod notebook;
 mod noticed;
 mod pin;
+mod standing;
 mod worklist;
 
 pub use header::{HeaderError, Unknown};
@@ -29,6 +30,7 @@ pub use home::{Home, HomeError};
 pub use notebook::Notebook;
 pub use noticed::{NOTICED, Noticed, Places};
 pub use pin::Pin;
+pub use standing::{StandError, Standing, Succession, may_reap};
 pub use worklist::{Ticket, WorkList};
 
 /// What stands on a file in the place of a record.
@@ -59,6 +61,7 @@ pub struct Tenant {
     /// Where something changed that the catalog should look at.
     pub noticed: Noticed,
     home: Home,
+    standing: Standing,
     xattr: &'static CStr,
     device: u64,
     commits_together: bool,
@@ -82,7 +85,19 @@ impl Tenant {
             device: stat.st_dev,
             commits_together: barrier::commits_together(home.root())?,
             home,
+            standing: Standing::Unknown,
         })
+    }
+
+    /// As it stands towards what its store has of it.
+    #[must_use]
+    pub fn standing_as(self, standing: Standing) -> Self {
+        Self { standing, ..self }
+    }
+
+    /// Whether it owns what its store has of it.
+    pub fn standing(&self) -> &Standing {
+        &self.standing
     }
 
     /// The tenant's directory.

@@ -92,6 +92,8 @@ impl Engine for Fake {
                 data_dir: "/nowhere/raw".into(),
                 mountpoint: self.mountpoint.clone().into(),
                 store: "disk:/s".into(),
+                guest: false,
+                verify: "readback".into(),
                 probe: "none".into(),
                 policy: "none".into(),
                 passthrough: false,

@@ -6,7 +6,8 @@ use clap::Args;
 
 use super::output::{Output, unwritten};
 use super::{Outcome, converse};
-use crate::config::StoreUrl;
+use crate::config::file::ConfigFile;
+use crate::config::{S3Options, StoreUrl};
 use crate::control::wire::{Problem, ProblemKind};
 use crate::daemon;
 use crate::doctor::{self, Check, Grade};
@@ -17,7 +18,7 @@ Examples:
   coldfs doctor                what this machine has and lacks
   coldfs doctor /srv/t1        and whether this directory can be served
   coldfs doctor --store s3://bucket/prefix
-      and whether this store takes, gives back and deletes an object
+      and what this store can be relied on for, a line a property; nothing stays there
 
 warn: it works, less well. fail: it does not work; the exit code is then 1.";
 
@@ -31,6 +32,10 @@ pub struct DoctorArgs {
     /// A store that is to be used: disk:DIR or s3://bucket/prefix
     #[arg(long, value_name = "URL")]
     store: Option<String>,
+
+    /// The configuration file whose table [s3] says how the store is reached
+    #[arg(long, value_name = "FILE", requires = "store")]
+    config: Option<PathBuf>,
 }
 
 pub fn run(args: DoctorArgs, output: &mut Output) -> Result<Outcome, Problem> {
@@ -43,9 +48,13 @@ pub fn run(args: DoctorArgs, output: &mut Output) -> Result<Outcome, Problem> {
             let what = format!("--store: {cause}");
             Problem::new(ProblemKind::Usage, what, "see `coldfs doctor --help`")
         })?;
-        checks.push(converse(async {
-            let store = daemon::open_store(&url).await?;
-            Ok(doctor::store(&*store).await)
+        let s3 = match &args.config {
+            Some(path) => ConfigFile::read(path)?.s3,
+            None => S3Options::default(),
+        };
+        checks.extend(converse(async {
+            let store = daemon::open_store(&url, &s3).await?;
+            Ok(doctor::store(&store).await)
         })?);
         if let StoreUrl::Disk(dir) = &url {
             checks.push(doctor::store_access(dir));

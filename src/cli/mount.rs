@@ -12,10 +12,11 @@ use crate::background::{self, BoundedLog, Ready};
 use crate::config::checks::{self, MountTable};
 use crate::config::file::ConfigFile;
 use crate::config::mount_flags::OptionList;
-use crate::config::{MountOptions, StoreUrl, TenantName, state};
+use crate::config::{MountOptions, S3Options, StoreUrl, TenantName, state};
 use crate::control::runtime::RuntimeDir;
 use crate::control::wire::{Problem, ProblemKind, WirePath};
 use crate::daemon;
+use crate::tenant::Succession;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -48,6 +49,7 @@ With libfuse's mount.fuse3 the type fuse.coldfs does without the link.
   [catalog]
   dir = \"DIR\"          where what is known of all files is kept, which may be lost;
                        /var/lib/coldfs/catalog for root, $XDG_STATE_HOME/coldfs/catalog for others
+  [s3]                  how the store is reached and used: docs/engines.md
   [[class]] [budget.*] [brake]    who may recall how much: docs/storms.md
 The command line wins over -o, and -o over the file.
 
@@ -71,6 +73,10 @@ pub struct MountArgs {
     /// Take a store that does not know the tenant, leaving behind what was released to another
     #[arg(long)]
     new_store: bool,
+
+    /// Become the owner of what the tenant has in the store: the directory that was is gone
+    #[arg(long)]
+    take_over: bool,
 
     /// The tenant's name in the store
     #[arg(long, value_name = "NAME")]
@@ -145,6 +151,7 @@ pub fn helper_args(arguments: Vec<OsString>) -> MountArgs {
         mountpoint: helper.mountpoint,
         store: None,
         new_store: false,
+        take_over: false,
         tenant: None,
         config: None,
         options: helper.options,
@@ -237,6 +244,12 @@ fn resolve(args: &MountArgs) -> Result<MountOptions, Problem> {
             None => StoreUrl::from_env()?,
         },
     };
+    if let StoreUrl::Disk(_) = store
+        && file.s3 != S3Options::default()
+    {
+        let cause = "the table [s3] is for a store s3://BUCKET/PREFIX, and this is a disk: store";
+        return Err(wrong("--config", cause.into()));
+    }
     let tuning = file.tuning();
     let catalog_dir = file.catalog_dir().or_else(state::catalog_dir);
     let rules = file.rules().map_err(|cause| wrong("--config", cause))?;
@@ -254,7 +267,9 @@ fn resolve(args: &MountArgs) -> Result<MountOptions, Problem> {
         data_dir: places.data_dir,
         mountpoint: places.mountpoint,
         store: places.store,
+        s3: file.s3,
         new_store: args.new_store,
+        succession: if args.take_over { Succession::TakeOver } else { Succession::Keep },
         tenant,
         tenant_given,
         flags: list.flags,
@@ -275,6 +290,9 @@ fn child_arguments(args: &MountArgs, options: &MountOptions) -> Result<Vec<OsStr
         ["mount", "--foreground", "--ready-on-stdout"].map(OsString::from).to_vec();
     if options.new_store {
         arguments.push("--new-store".into());
+    }
+    if options.succession == Succession::TakeOver {
+        arguments.push("--take-over".into());
     }
     let mut add = |flag: &str, value: OsString| {
         let mut argument = OsString::from(flag);

@@ -74,6 +74,7 @@ fn tenant(tenant: &TenantStatus) -> String {
         format!("  mountpoint   {}{mounted}", tenant.mountpoint),
         format!("  data         {}", tenant.data_dir),
         format!("  store        {}", printable(&tenant.store)),
+        format!("  verify       {}", tenant.verify),
         format!("  probe        {}", tenant.probe),
         format!("  policy       {}", tenant.policy),
         format!("  passthrough  {}", if tenant.passthrough { "yes" } else { "no" }),

@@ -4,6 +4,9 @@
 //! store = "s3://bucket/prefix"
 //! tenant = "t1"
 //!
+//! [s3]                      # how the store's engine is reached: see `s3_options`
+//! region = "eu-central-1"
+//!
 //! [recall]
 //! deadline = "60s"          # ETIMEDOUT after this long without a byte
 //! in_open = "1MiB"          # up to this size, recalled inside open()
@@ -27,7 +30,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, de};
 
 use super::storm::{self, BrakeText, BudgetsText, ClassText};
-use super::{StoreUrl, TenantName, Tuning, units, usage};
+use super::{S3Options, StoreUrl, TenantName, Tuning, units, usage};
 use crate::control::wire::Problem;
 use crate::guard::Rules;
 
@@ -41,6 +44,8 @@ pub struct ConfigFile {
     /// The tenant's name.
     #[serde(deserialize_with = "parsed")]
     pub tenant: Option<TenantName>,
+    /// How the store's engine is reached and used.
+    pub s3: S3Options,
     recall: Recall,
     cache: Cache,
     catalog: Catalog,
@@ -98,6 +103,7 @@ impl ConfigFile {
         if tuning.recall_in_open_bytes > tuning.recall_whole_bytes {
             return Err("recall.in_open is larger than recall.whole".into());
         }
+        file.s3.check()?;
         file.rules()?;
         Ok(file)
     }
@@ -129,7 +135,7 @@ fn one_line(error: &toml::de::Error) -> String {
     format!("{place}: {}", error.message().trim_end().replace('\n', ", "))
 }
 
-fn parsed<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+pub(super) fn parsed<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,
     T: std::str::FromStr<Err = String>,

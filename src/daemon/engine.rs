@@ -33,7 +33,7 @@ use crate::inode::{Inodes, Serving};
 use crate::migrate::Migrator;
 use crate::recall::{Chunks, Recall};
 use crate::sys;
-use crate::tenant::{Pin, Tenant};
+use crate::tenant::{Pin, Standing, Tenant};
 use crate::walk::{Found, find, walk};
 
 /// A tenant that is served, with all its parts.
@@ -152,6 +152,11 @@ impl Served {
         if self.tenant.is_rootless() {
             let text = "records live in user.coldfs, where the tenant's users can remove them: \
                         run as root to keep them in trusted.coldfs";
+            missing.push(text.to_owned());
+        }
+        if *self.tenant.standing() == Standing::Guest {
+            let text = "a copy of another directory, which owns what is in the store: it works, and \
+                        deletes nothing there; where the other is gone, mount with --take-over";
             missing.push(text.to_owned());
         }
         missing
@@ -320,6 +325,8 @@ impl Engine for Commands {
             data_dir: self.options.data_dir.clone().into(),
             mountpoint: self.options.mountpoint.clone().into(),
             store: self.tenant.store.url().to_owned(),
+            guest: *self.tenant.standing() == Standing::Guest,
+            verify: self.tenant.store.verify().word().to_owned(),
             probe: "none".to_owned(),
             policy: "none".to_owned(),
             passthrough: self.passthrough.load(Ordering::Relaxed),
@@ -330,7 +337,10 @@ impl Engine for Commands {
             failed_total: sums.failures.total,
             notes,
         };
+        let traffic = self.tenant.store.traffic();
         let counters = Counters {
+            s3_requests_total: traffic.requests,
+            s3_throttled_total: traffic.throttled,
             recall_bytes_total: self.chunks.fetched_bytes(),
             migrate_files_total: self.moved_files.load(Ordering::Relaxed),
             ..Counters::default()

@@ -46,10 +46,12 @@ pub enum RecallError {
         what: String,
     },
     /// The object is in an offline storage class.
-    #[error("{at}: its segment is in an offline storage class; restore it in the store first")]
+    #[error("{at}: its segment is in an offline storage class: {source}")]
     Offline {
         /// What was asked for.
         at: EntryRef,
+        /// The store's answer.
+        source: Arc<StoreError>,
     },
     /// The store refuses; waiting does not help.
     #[error("{at}: the store refuses: {source}")]
@@ -166,7 +168,9 @@ impl Next {
                 StoreError::NotFound { .. } => {
                     Next::Fail(RecallError::Lost { at, source: Arc::new(error) })
                 }
-                StoreError::Offline { .. } => Next::Fail(RecallError::Offline { at }),
+                StoreError::Offline { .. } => {
+                    Next::Fail(RecallError::Offline { at, source: Arc::new(error) })
+                }
                 StoreError::Denied { .. }
                 | StoreError::Full { .. }
                 | StoreError::AlreadyExists { .. } => {

@@ -1,13 +1,16 @@
-//! The proof that a segment is stored: read back whole and found equal. Only this makes a
-//! [`VerifiedSegment`], and only with one may a record name the segment (I5).
+//! The proof that a segment is stored: read back whole and found equal, or, where the engine was
+//! seen to compute checksums itself, by the one it tells. Only this makes a [`VerifiedSegment`], and
+//! only with one may a record name the segment (I5).
 
 use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
 
 use crate::file_id::{SegmentId, TenantUuid};
 use crate::segment::entry::IndexEntry;
 use crate::segment::index::Index;
 use crate::segment::write::FinishedSegment;
-use crate::store::{ObjectKey, ObjectStore, StoreError};
+use crate::store::{ObjectKey, ObjectStore, StoreError, Verify};
 use crate::wire;
 
 /// Bytes that a verification holds in memory at once.
@@ -30,7 +33,7 @@ pub enum VerifyError {
     Differs {
         /// The object.
         key: ObjectKey,
-        /// Size or bytes.
+        /// Size, checksum or bytes.
         what: &'static str,
     },
 }
@@ -76,7 +79,8 @@ impl VerifiedSegment {
     }
 }
 
-/// Reads the stored object back, in bounded pieces, and compares it with what was written.
+/// Compares what is stored with what was written: by the engine's own checksum where the store is
+/// proven so and the whole segment is at hand, else by reading it back in bounded pieces.
 pub async fn verify(
     store: &dyn ObjectStore,
     key: &ObjectKey,
@@ -84,8 +88,23 @@ pub async fn verify(
 ) -> Result<VerifiedSegment, VerifyError> {
     let failed = |source| VerifyError::Store { key: key.clone(), source };
     let differs = |what| VerifyError::Differs { key: key.clone(), what };
-    if store.size_bytes(key).await.map_err(failed)? != written.size_bytes {
+    let told = store.told(key).await.map_err(failed)?;
+    if told.size_bytes != written.size_bytes {
         return Err(differs("size"));
+    }
+    let proven = VerifiedSegment {
+        key: key.clone(),
+        size_bytes: written.size_bytes,
+        index: Arc::clone(&written.index),
+    };
+    // What was sent in parts is not at hand any more.
+    let is_whole = wire::u64_of(written.bytes.len()) == written.size_bytes;
+    if store.verify() == Verify::Checksum
+        && is_whole
+        && let Some(told) = told.sha256
+    {
+        let ours: [u8; 32] = Sha256::digest(&written.bytes).into();
+        return if told == ours { Ok(proven) } else { Err(differs("checksum")) };
     }
     let mut digest = blake3::Hasher::new();
     let mut offset = 0;
@@ -101,6 +120,5 @@ pub async fn verify(
     if *digest.finalize().as_bytes() != written.digest {
         return Err(differs("bytes"));
     }
-    let (size_bytes, index) = (written.size_bytes, Arc::clone(&written.index));
-    Ok(VerifiedSegment { key: key.clone(), size_bytes, index })
+    Ok(proven)
 }

@@ -7,7 +7,7 @@ use aws_sdk_s3::config::{BehaviorVersion, Region, retry::RetryConfig};
 use bytes::Bytes;
 
 use super::memory::MemoryStore;
-use super::s3::{Options, S3Store};
+use super::s3::{Dial, Options, S3Store};
 use super::serve::{Credentials, Server};
 use super::{ObjectKey, ObjectStore, StoreError};
 
@@ -210,6 +210,6 @@ async fn the_served_store_conforms() {
 async fn the_engine_conforms() {
     let Ok(bucket) = std::env::var("COLDFS_TEST_STORE") else { return };
     let url = format!("{bucket}/conformance-{:016x}", rand::random::<u64>());
-    let store = S3Store::connect(&url, Options::default()).await.unwrap();
+    let store = S3Store::connect(&url, Dial::default(), Options::default()).await.unwrap();
     conforms(Arc::new(store)).await;
 }

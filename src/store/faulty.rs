@@ -15,7 +15,7 @@ use bytes::Bytes;
 
 use super::call::Call;
 use super::fuse_thread::assert_may_wait;
-use super::{ObjectInfo, ObjectKey, ObjectStore, StoreError, Upload};
+use super::{Denial, ObjectInfo, ObjectKey, ObjectStore, StoreError, Upload};
 
 /// What goes wrong.
 #[derive(Clone, Debug)]
@@ -165,7 +165,10 @@ impl FaultyStore {
             Fault::NotFound => Err(StoreError::NotFound { key, store }),
             Fault::AlreadyExists => Err(StoreError::AlreadyExists { key, store }),
             Fault::Offline => Err(StoreError::Offline { key, store }),
-            Fault::Denied => Err(StoreError::Denied { action, key, store, reason }),
+            Fault::Denied => {
+                let why = Denial::Permission;
+                Err(StoreError::Denied { action, key, store, why, reason })
+            }
             Fault::Full => Err(StoreError::Full { key, store, reason }),
             Fault::Corrupt => Err(StoreError::Corrupt { action, key, store, reason }),
             Fault::Unavailable => Err(StoreError::Unavailable { action, key, store, reason }),

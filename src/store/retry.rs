@@ -1,7 +1,7 @@
 //! A few attempts within a deadline.
 //!
 //! The SDK's own retries are off: its retry bucket is one a process and it knows nothing of our
-//! deadlines. This is the least that serves until the governor of an endpoint takes over.
+//! deadlines. How many are made at once is for [`super::governor`].
 
 use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
@@ -42,27 +42,35 @@ pub struct Limits {
 }
 
 /// Calls until it succeeds, fails for good, or time is up. `call` is told how many attempts were
-/// made before; `timed_out` makes the error of one that did not end.
-pub async fn retry<T, F, A>(
+/// made before; each has leave by `admit`, and its time begins then. `timed_out` makes the error of
+/// one that did not end.
+pub async fn retry<T, F, A, P, L>(
     options: &Options,
     limits: Limits,
     timed_out: impl Fn(Duration) -> StoreError,
+    admit: impl Fn() -> L,
     mut call: F,
 ) -> Result<T, StoreError>
 where
     F: FnMut(u32) -> A,
     A: Future<Output = Result<T, StoreError>>,
+    L: Future<Output = Result<P, StoreError>>,
 {
     let end = tokio::time::Instant::now() + limits.total;
     let mut before = 0;
     loop {
-        let left = end.saturating_duration_since(tokio::time::Instant::now());
-        let limit = limits.attempt.min(left);
-        let error = match tokio::time::timeout(limit, call(before)).await {
-            Ok(Ok(value)) => return Ok(value),
-            Ok(Err(error)) if !error.is_transient() => return Err(error),
-            Ok(Err(error)) => error,
-            Err(_elapsed) => timed_out(limit),
+        let attempt = async {
+            let permit = tokio::time::timeout_at(end, admit());
+            let _permit = permit.await.map_err(|_elapsed| timed_out(limits.total))??;
+            let left = end.saturating_duration_since(tokio::time::Instant::now());
+            let limit = limits.attempt.min(left);
+            let answer = tokio::time::timeout(limit, call(before)).await;
+            answer.map_err(|_elapsed| timed_out(limit))?
+        };
+        let error = match attempt.await {
+            Ok(value) => return Ok(value),
+            Err(error) if !error.is_transient() => return Err(error),
+            Err(error) => error,
         };
         before += 1;
         let pause = pause(options, before);
@@ -104,6 +112,10 @@ mod tests {
         Options { first_pause: pause, longest_pause: pause, ..Options::default() }
     }
 
+    async fn free() -> Result<(), StoreError> {
+        Ok(())
+    }
+
     fn limits(total: u64) -> Limits {
         Limits { attempt: Duration::from_secs(10), total: Duration::from_secs(total) }
     }
@@ -115,6 +127,7 @@ mod tests {
             &options,
             limits(60),
             |_| unavailable(),
+            free,
             async |before| match before {
                 0..3 => Err(unavailable()),
                 _ => Ok(before),
@@ -127,6 +140,7 @@ mod tests {
             &options,
             limits(60),
             |_| unavailable(),
+            free,
             async |before| {
                 assert_eq!(before, 0);
                 Err::<(), _>(refused())
@@ -139,7 +153,7 @@ mod tests {
     async fn a_call_that_hangs_ends_at_the_deadline() {
         let began = tokio::time::Instant::now();
         let answer: Result<(), _> =
-            retry(&quick(), limits(1), |_| unavailable(), |_| std::future::pending()).await;
+            retry(&quick(), limits(1), |_| unavailable(), free, |_| std::future::pending()).await;
         assert!(answer.is_err_and(|error| error.is_transient()));
         assert!(began.elapsed() >= Duration::from_millis(900));
     }

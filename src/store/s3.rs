@@ -5,29 +5,37 @@
 
 mod connect;
 mod fault;
+mod line;
+mod meter;
+mod probe;
 #[cfg(test)]
 mod tests;
 mod upload;
 
-pub use connect::EMBEDDED_BUCKET;
+pub use connect::{Dial, EMBEDDED_BUCKET};
+pub use probe::{PROBE_PREFIX, Page};
 
 use std::future::Future;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::ChecksumAlgorithm;
+use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumMode, StorageClass};
 use bytes::{Bytes, BytesMut};
 
-use self::fault::{Context, Kind};
+use self::fault::{Context, Kind, classify};
+use self::line::Line;
 use super::call::Call;
 use super::fuse_thread::assert_may_wait;
-use super::retry::{self, Limits, retry};
-use super::{LIST_LIMIT, ObjectInfo, ObjectKey, ObjectStore, StoreError, Upload};
+use super::governor::{Class, Governor, Limits, Sign, Traffic};
+use super::retry::{self, retry};
+use super::{
+    Denial, LIST_LIMIT, ObjectInfo, ObjectKey, ObjectStore, StoreError, Told, Upload, Verify,
+};
 
 /// Time limits.
 #[derive(Clone, Debug)]
@@ -44,6 +52,10 @@ pub struct Options {
     pub slowest_bytes_per_second: u32,
     /// Attempts and pauses.
     pub retry: retry::Options,
+    /// Of segments; the bucket's own where there is none.
+    pub storage_class: Option<StorageClass>,
+    /// Of segments, as a URL's query has them.
+    pub tagging: Option<String>,
 }
 
 impl Default for Options {
@@ -54,9 +66,14 @@ impl Default for Options {
             total: Duration::from_secs(45),
             slowest_bytes_per_second: 128 << 10,
             retry: retry::Options::default(),
+            storage_class: None,
+            tagging: None,
         }
     }
 }
+
+/// Longest body that is looked at for an error, bytes.
+const ERROR_BYTES: usize = 4096;
 
 /// A bucket, and a prefix in it, of an S3 engine. Clones share it.
 #[derive(Clone, Debug)]
@@ -64,18 +81,34 @@ pub struct S3Store(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    client: Client,
+    line: Line,
+    governor: Arc<Governor>,
     bucket: String,
     /// Empty, or ends in `/`.
     prefix: String,
     url: String,
     options: Options,
+    /// Unset: by reading back.
+    verify: OnceLock<Verify>,
 }
 
 impl S3Store {
-    /// A store below `prefix` in `bucket`. The client's own retries must be off.
+    /// A store below `prefix` in `bucket`, with a limit of its own. The client's own retries must
+    /// be off.
     pub fn new(
         client: Client,
+        bucket: impl Into<String>,
+        prefix: &str,
+        url: impl Into<String>,
+        options: Options,
+    ) -> Self {
+        let governor = Governor::new(Limits::default());
+        Self::with(Line::new(client, None), governor, bucket, prefix, url, options)
+    }
+
+    fn with(
+        line: Line,
+        governor: Arc<Governor>,
         bucket: impl Into<String>,
         prefix: &str,
         url: impl Into<String>,
@@ -85,7 +118,12 @@ impl S3Store {
             "" => String::new(),
             prefix => format!("{prefix}/"),
         };
-        Self(Arc::new(Shared { client, bucket: bucket.into(), prefix, url: url.into(), options }))
+        let (bucket, url, verify) = (bucket.into(), url.into(), OnceLock::new());
+        Self(Arc::new(Shared { line, governor, bucket, prefix, url, options, verify }))
+    }
+
+    fn client(&self) -> Client {
+        self.0.line.client()
     }
 
     fn full_key(&self, key: &ObjectKey) -> String {
@@ -93,15 +131,16 @@ impl S3Store {
     }
 
     fn context<'a>(&'a self, call: Call, key: &'a ObjectKey) -> Context<'a> {
-        Context { action: call.name(), key, store: &self.0.url }
+        Context { call, key, store: &self.0.url }
     }
 
-    /// Attempts `call`, which moves so many bytes, until it succeeds or time is up.
+    /// Attempts `call`, which moves so many bytes, until it succeeds or time is up; once more
+    /// where its credentials were refused and there are others.
     async fn attempt<T, F, A>(
         &self,
         context: Context<'_>,
         moved_bytes: u64,
-        call: F,
+        mut call: F,
     ) -> Result<T, StoreError>
     where
         F: FnMut(u32) -> A,
@@ -111,12 +150,30 @@ impl S3Store {
         let options = &self.0.options;
         let slowest = u64::from(options.slowest_bytes_per_second.max(1));
         let transfer = Duration::from_secs(moved_bytes / slowest);
-        let limits =
-            Limits { attempt: options.attempt + transfer, total: options.total + 2 * transfer };
+        let limits = retry::Limits {
+            attempt: options.attempt + transfer,
+            total: options.total + 2 * transfer,
+        };
+        let (class, governor) = (Class::of(context.call), &self.0.governor);
         let timed_out = |limit: Duration| {
+            governor.observe(context.action(), "timeout", Sign::None);
             context.error(Kind::Unavailable, format!("no answer within {} s", limit.as_secs()))
         };
-        retry(&options.retry, limits, timed_out, call).await
+        let admit = || {
+            let crowded = "too many requests wait for it";
+            let admitted = governor.admit(class);
+            async move { admitted.await.map_err(|_crowded| context.error(Kind::Unavailable, crowded)) }
+        };
+        let number = self.0.line.number();
+        let first = retry(&options.retry, limits, timed_out, admit, &mut call).await;
+        match first {
+            Err(StoreError::Denied { why: Denial::Credentials, .. })
+                if self.0.line.renew(number).await =>
+            {
+                retry(&options.retry, limits, timed_out, admit, &mut call).await
+            }
+            outcome => outcome,
+        }
     }
 
     async fn put_once(
@@ -125,25 +182,46 @@ impl S3Store {
         body: Bytes,
         new: bool,
     ) -> Result<(), StoreError> {
-        let put = self.0.client.put_object();
+        let put = self.client().put_object();
         let put = put.bucket(&self.0.bucket).key(self.full_key(context.key));
-        let put = put.checksum_algorithm(ChecksumAlgorithm::Crc32);
+        let put = put.checksum_algorithm(match self.verify() {
+            Verify::Readback => ChecksumAlgorithm::Crc32,
+            Verify::Checksum => ChecksumAlgorithm::Sha256,
+        });
         let put = put.body(ByteStream::from(body));
-        let put = if new { put.if_none_match("*") } else { put };
-        // The CRC-32 covers the body; hashing it again with SHA-256 to sign it costs more than
+        let put = match new {
+            true => put
+                .if_none_match("*")
+                .set_storage_class(self.0.options.storage_class.clone())
+                .set_tagging(self.0.options.tagging.clone()),
+            false => put,
+        };
+        // The checksum covers the body; hashing it again with SHA-256 to sign it costs more than
         // all the rest of a put.
         let answer = put.customize().disable_payload_signing().send().await;
         answer.map(drop).map_err(|error| context.sdk_error(&error))
     }
 
     async fn get_once(&self, context: Context<'_>, range: Range<u64>) -> Result<Bytes, StoreError> {
-        let get = self.0.client.get_object();
+        let get = self.client().get_object();
         let get = get.bucket(&self.0.bucket).key(self.full_key(context.key));
         let get = get.range(format!("bytes={}-{}", range.start, range.end - 1));
         let answer = get.send().await.map_err(|error| context.sdk_error(&error))?;
         let expected = range.end - range.start;
-        check_range(&answer, &range).map_err(|wrong| context.error(Kind::Corrupt, wrong))?;
-        collect(context, answer.body, expected).await
+        if let Err(wrong) = check_range(&answer, &range) {
+            return Err(match said_instead(answer).await {
+                Some(code) => {
+                    let reason = format!("200 with an error for a body: {code}");
+                    context.error(classify(500, Some(&code)), reason)
+                }
+                None => context.error(Kind::Corrupt, wrong),
+            });
+        }
+        let collected = collect(context, answer.body, expected).await;
+        if collected.as_ref().is_err_and(StoreError::is_transient) {
+            self.0.governor.observe(context.action(), "cut", Sign::Reset);
+        }
+        collected
     }
 
     /// Whether what is stored is `body`.
@@ -155,9 +233,12 @@ impl S3Store {
         Ok(self.get(key, 0..length).await? == *body)
     }
 
-    async fn size_once(&self, context: Context<'_>) -> Result<u64, StoreError> {
-        let head = self.0.client.head_object();
+    async fn told_once(&self, context: Context<'_>) -> Result<Told, StoreError> {
+        let head = self.client().head_object();
         let head = head.bucket(&self.0.bucket).key(self.full_key(context.key));
+        // Only an engine that is believed is asked.
+        let asked = (self.verify() == Verify::Checksum).then_some(ChecksumMode::Enabled);
+        let head = head.set_checksum_mode(asked);
         let answer = head.send().await.map_err(|error| context.sdk_error(&error));
         let answer = match answer {
             Ok(answer) => answer,
@@ -169,19 +250,20 @@ impl S3Store {
             }
             Err(error) => return Err(error),
         };
-        answer
+        let size_bytes = answer
             .content_length()
             .and_then(|length| u64::try_from(length).ok())
-            .ok_or_else(|| context.error(Kind::Corrupt, "no length in the answer"))
+            .ok_or_else(|| context.error(Kind::Corrupt, "no length in the answer"))?;
+        Ok(Told { size_bytes, sha256: whole_sha256(answer.checksum_sha256()) })
     }
 
     async fn object_or_bucket(&self, context: Context<'_>) -> StoreError {
-        let answer = self.0.client.head_bucket().bucket(&self.0.bucket).send().await;
+        let answer = self.client().head_bucket().bucket(&self.0.bucket).send().await;
         match answer.map_err(|error| context.sdk_error(&error)) {
             Ok(_) => context.error(Kind::NotFound, "no such object"),
             Err(StoreError::NotFound { .. }) => {
                 let reason = format!("there is no bucket {}", self.0.bucket);
-                context.error(Kind::Denied, reason)
+                context.error(Kind::Denied(Denial::Bucket), reason)
             }
             Err(error) => error,
         }
@@ -198,7 +280,7 @@ impl S3Store {
         let mut token = None;
         // An engine may answer less than was asked for, and even nothing, before the end.
         while found.len() < LIST_LIMIT {
-            let list = self.0.client.list_objects_v2().bucket(&self.0.bucket);
+            let list = self.client().list_objects_v2().bucket(&self.0.bucket);
             let list = list.prefix(format!("{ours}{prefix}"));
             let list = list.set_start_after(after.map(|after| self.full_key(after)));
             let list = list.set_continuation_token(token);
@@ -266,8 +348,20 @@ impl ObjectStore for S3Store {
     }
 
     async fn size_bytes(&self, key: &ObjectKey) -> Result<u64, StoreError> {
+        Ok(self.told(key).await?.size_bytes)
+    }
+
+    fn verify(&self) -> Verify {
+        self.0.verify.get().copied().unwrap_or_default()
+    }
+
+    fn traffic(&self) -> Traffic {
+        self.0.governor.traffic()
+    }
+
+    async fn told(&self, key: &ObjectKey) -> Result<Told, StoreError> {
         let context = self.context(Call::Size, key);
-        self.attempt(context, 0, |_| self.size_once(context)).await
+        self.attempt(context, 0, |_| self.told_once(context)).await
     }
 
     async fn list(
@@ -283,7 +377,7 @@ impl ObjectStore for S3Store {
     async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
         let context = self.context(Call::Delete, key);
         let delete = async |_| {
-            let delete = self.0.client.delete_object();
+            let delete = self.client().delete_object();
             let delete = delete.bucket(&self.0.bucket).key(self.full_key(key));
             delete.send().await.map(drop).map_err(|error| context.sdk_error(&error))
         };
@@ -293,6 +387,11 @@ impl ObjectStore for S3Store {
             outcome => outcome,
         }
     }
+}
+
+/// A SHA-256 of a whole object; one of parts has their number behind it, and is no such thing.
+fn whole_sha256(text: Option<&str>) -> Option<[u8; 32]> {
+    aws_smithy_types::base64::decode(text?).ok()?.try_into().ok()
 }
 
 /// The engine means to send what was asked for: looked at before the body is read, for one that
@@ -311,6 +410,18 @@ fn check_range(answer: &GetObjectOutput, asked: &Range<u64>) -> Result<(), Strin
         }
         _ => Ok(()),
     }
+}
+
+/// The code of an error that stands where the bytes should be: the engine had begun with its 200.
+async fn said_instead(answer: GetObjectOutput) -> Option<String> {
+    let length = answer.content_length().and_then(|length| usize::try_from(length).ok())?;
+    if answer.content_range().is_some() || length > ERROR_BYTES {
+        return None;
+    }
+    let body = answer.body.collect().await.ok()?.to_vec();
+    let text = String::from_utf8(body).ok()?;
+    let (_, rest) = text.split_once("<Error>")?.1.split_once("<Code>")?;
+    rest.split_once("</Code>").map(|(code, _)| code.to_owned())
 }
 
 async fn collect(

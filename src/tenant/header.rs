@@ -5,6 +5,7 @@ use bytes::Bytes;
 
 use super::Home;
 use super::home::Identity;
+use super::standing::owner_key;
 use crate::store::{ObjectKey, ObjectStore, StoreError};
 
 /// Whether a store that does not know the tenant may become its store.
@@ -91,15 +92,15 @@ const MAX_BYTES: u64 = 64 * 1024;
 
 impl Home {
     /// Checks that the prefix in the store is this tenant's, taking it at first use, and notes
-    /// the store in `.coldfs/store`.
+    /// the store in `.coldfs/store`. The owner object as it is in the store.
     pub async fn claim(
         &self,
         store: &dyn ObjectStore,
         unknown: Unknown,
-    ) -> Result<(), HeaderError> {
+    ) -> Result<Identity, HeaderError> {
         let identity = self.identity();
         let known = self.noted_store()?;
-        let key = ObjectKey::new(format!("{}/owner", identity.name));
+        let key = owner_key(&identity.name);
         let size = match store.size_bytes(&key).await {
             Ok(size) => size.min(MAX_BYTES),
             Err(StoreError::NotFound { .. }) => {
@@ -135,6 +136,6 @@ impl Home {
             return Err(HeaderError::OtherKey { key, store });
         }
         self.note_store(store.url())?;
-        Ok(())
+        Ok(owner)
     }
 }

@@ -15,6 +15,7 @@ use nix::sys::stat::{Mode, fstat, mkdirat};
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 use serde::{Deserialize, Serialize};
 
+use super::standing::{Term, Terms};
 use crate::file_id::TenantUuid;
 use crate::record::{XATTR_NAME, XATTR_NAME_ROOTLESS};
 use crate::seal::Seal;
@@ -26,6 +27,8 @@ const LOCK: &str = "lock";
 const IDENTITY: &str = "tenant";
 /// The URL of the store that was claimed last, a line.
 const STORE: &str = "store";
+/// Of which ownerships the directory knows.
+const TERMS: &str = "terms";
 /// Version of the identity file.
 const IDENTITY_FORMAT: u32 = 1;
 
@@ -101,6 +104,9 @@ pub struct Identity {
     /// A flipped digit of the key would make every record and stub a stranger's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     check: Option<String>,
+    /// In the store only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    term: Option<Term>,
 }
 
 impl Identity {
@@ -114,6 +120,7 @@ impl Identity {
             uuid: hex(uuid),
             key: hex(key),
             check: None,
+            term: None,
         };
         Ok(Self { check: Some(identity.checksum()), ..identity })
     }
@@ -158,6 +165,18 @@ impl Identity {
     /// Whether both name the same tenant with the same key.
     pub(super) fn is_same_as(&self, other: &Self) -> bool {
         self.uuid == other.uuid && self.key == other.key
+    }
+
+    pub(super) fn uuid(&self) -> &str {
+        &self.uuid
+    }
+
+    pub(super) fn term(&self) -> Option<&Term> {
+        self.term.as_ref()
+    }
+
+    pub(super) fn with_term(&self, term: Term) -> Self {
+        Self { term: Some(term), ..self.clone() }
     }
 
     fn parts(&self) -> Option<(TenantUuid, [u8; 32])> {
@@ -249,6 +268,33 @@ impl Home {
             return Ok(());
         }
         replace(&self.dir, STORE, format!("{url}\n").as_bytes())
+    }
+
+    /// What is known of the stores' terms.
+    pub(super) fn terms(&self) -> io::Result<Terms> {
+        match open_to_look(&self.dir, TERMS) {
+            Ok(file) => serde_json::from_str(&io::read_to_string(file)?).map_err(io::Error::other),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Terms::default()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Notes them.
+    pub(super) fn note_terms(&self, terms: &Terms) -> io::Result<()> {
+        replace(&self.dir, TERMS, serde_json::to_string_pretty(terms)?.as_bytes())
+    }
+
+    /// Where this directory is, in a word: another on another machine, another filesystem, and for
+    /// another directory.
+    pub(super) fn place(&self) -> io::Result<String> {
+        let machine = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
+        let handle = sys::handle::of(&self.dir, c"")?;
+        let mut hasher = blake3::Hasher::new_derive_key("coldfs 2026 v1 place of a directory");
+        hasher.update(machine.trim().as_bytes());
+        hasher.update(&fstatvfs(&self.dir)?.filesystem_id().to_le_bytes());
+        hasher.update(&handle.kind.to_le_bytes());
+        hasher.update(&handle.bytes);
+        Ok(hex(&hasher.finalize().as_bytes()[..8]))
     }
 
     /// Whether the tenant's cold bytes are known to lie in this store.

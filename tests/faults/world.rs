@@ -218,7 +218,8 @@ impl Life {
         // The home is the tenant's; the same check is made of another one beside it.
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let home = Home::open(dir.path(), None, "t-beside").unwrap();
-        home.claim(&*self.tenant.store, Unknown::Refuse).await.map_err(|error| error.to_string())
+        let claimed = home.claim(&*self.tenant.store, Unknown::Refuse).await;
+        claimed.map(drop).map_err(|error| error.to_string())
     }
 
     pub fn candidate(&self, file: &str) -> Candidate {

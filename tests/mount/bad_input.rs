@@ -528,7 +528,7 @@ fn a_path_that_is_not_there_fails_and_names_it() {
     mount.detach();
     let store = format!("disk:{}", site.store.display());
     let good = run(coldfs().args(["doctor", "--store", &store]));
-    says(&words(&good), &["put, get and delete work"]);
+    says(&words(&good), &["nothing of this is left", "read back, past the page cache"]);
     let bad = run(coldfs().args(["doctor", "--store", "ftp://x"]));
     assert_eq!(bad.status.code(), Some(2), "{}", words(&bad));
 }

@@ -41,6 +41,12 @@ pub struct TenantStatus {
     pub mountpoint: WirePath,
     /// The store's URL.
     pub store: String,
+    /// Whether another directory, which this is a copy of, owns what is there.
+    #[serde(default)]
+    pub guest: bool,
+    /// How what is put there is proven: `readback` or `checksum`.
+    #[serde(default)]
+    pub verify: String,
     /// Where heat comes from; `none` where nothing counts accesses.
     pub probe: String,
     /// The policy that judges; `none` where only commands move files.

@@ -1,20 +1,28 @@
 //! From a URL or a directory to a client.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use aws_config::SdkConfig;
+use aws_config::sts::AssumeRoleProvider;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{
     BehaviorVersion, Builder, Region, RequestChecksumCalculation, ResponseChecksumValidation,
-    StalledStreamProtectionConfig,
+    SharedCredentialsProvider, SharedHttpClient, StalledStreamProtectionConfig,
 };
+use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
+use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 use s3s::service::S3ServiceBuilder;
 
 use super::super::disk::DiskStore;
 use super::super::disk::workers::Workers;
+use super::super::governor::{Governor, Limits};
 use super::super::open::OpenError;
+use super::line::Line;
+use super::meter::Meter;
 use super::{Options, S3Store};
 
 /// The bucket that an embedded store keeps its objects in.
@@ -58,35 +66,135 @@ impl S3Store {
             .force_path_style(true)
             .allow_no_auth()
             .http_client(s3s_aws::Client::from(service));
-        let client = Client::from_conf(with_our_rules(config, &options).build());
+        let governor = Governor::new(Limits::embedded());
+        let client = Client::from_conf(with_our_rules(config, &options, &governor).build());
         let url = format!("disk:{}", dir.display());
-        Ok(Self::new(client, EMBEDDED_BUCKET, "", url, options))
+        let line = Line::new(client, None);
+        Ok(Self::with(line, governor, EMBEDDED_BUCKET, "", url, options))
     }
 
     /// The store at `s3://BUCKET/PREFIX`, by AWS's standard chain of credentials, profile, region
-    /// and endpoint.
-    pub async fn connect(url: &str, options: Options) -> Result<Self, OpenError> {
+    /// and endpoint, with what `dial` says laid over it.
+    pub async fn connect(url: &str, dial: Dial, options: Options) -> Result<Self, OpenError> {
         let (bucket, prefix) = parse(url)?;
-        let shared = aws_config::defaults(BehaviorVersion::latest()).load().await;
-        let endpoint_is_custom = shared.endpoint_url().is_some()
-            || ENDPOINT_VARIABLES.iter().any(|name| std::env::var_os(name).is_some());
-        let mut config = Builder::from(&shared);
+        let shared = dial.shared().await?;
+        let governor = Governor::of_endpoint(&dial.endpoint_name(&shared));
+        let maker = Maker { dial, options: options.clone(), governor: Arc::clone(&governor) };
+        let line = Line::new(maker.client_of(&shared), Some(maker));
+        Ok(Self::with(line, governor, bucket, prefix, url.trim_end_matches('/'), options))
+    }
+}
+
+/// What is laid over the standard chain; none: as the chain has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dial {
+    /// The engine's URL.
+    pub endpoint: Option<String>,
+    /// The bucket's region.
+    pub region: Option<String>,
+    /// Whether the bucket is in the path, not in the host's name.
+    pub path_style: Option<bool>,
+    /// Certificates that are trusted besides the system's, PEM.
+    pub ca_bundle: Option<PathBuf>,
+    /// The profile of the shared files.
+    pub profile: Option<String>,
+    /// A role that is assumed with the chain's credentials.
+    pub role_arn: Option<String>,
+}
+
+impl Dial {
+    /// The chain, walked from its beginning.
+    async fn shared(&self) -> Result<SdkConfig, OpenError> {
+        let mut loader = aws_config::defaults(BehaviorVersion::latest());
+        if let Some(profile) = &self.profile {
+            loader = loader.profile_name(profile);
+        }
+        if let Some(region) = &self.region {
+            loader = loader.region(Region::new(region.clone()));
+        }
+        if let Some(path) = &self.ca_bundle {
+            loader = loader.http_client(trusting(path)?);
+        }
+        let shared = loader.load().await;
+        let (Some(role), Some(credentials)) = (&self.role_arn, shared.credentials_provider())
+        else {
+            return Ok(shared);
+        };
+        let assumed = AssumeRoleProvider::builder(role).session_name("coldfs").configure(&shared);
+        let assumed =
+            SharedCredentialsProvider::new(assumed.build_from_provider(credentials).await);
+        Ok(shared.into_builder().credentials_provider(assumed).build())
+    }
+
+    fn custom_endpoint(&self, shared: &SdkConfig) -> Option<String> {
+        self.endpoint
+            .clone()
+            .or_else(|| ENDPOINT_VARIABLES.iter().find_map(|name| std::env::var(name).ok()))
+            .or_else(|| shared.endpoint_url().map(str::to_owned))
+    }
+
+    /// Whose limit of requests it is.
+    fn endpoint_name(&self, shared: &SdkConfig) -> String {
+        self.custom_endpoint(shared).unwrap_or_else(|| {
+            let region = shared.region().map_or("us-east-1", Region::as_ref);
+            format!("s3.{region}")
+        })
+    }
+}
+
+/// Makes the clients of a store.
+#[derive(Debug)]
+pub(super) struct Maker {
+    dial: Dial,
+    options: Options,
+    governor: Arc<Governor>,
+}
+
+impl Maker {
+    pub(super) async fn client(&self) -> Result<Client, OpenError> {
+        Ok(self.client_of(&self.dial.shared().await?))
+    }
+
+    fn client_of(&self, shared: &SdkConfig) -> Client {
+        let mut config = Builder::from(shared);
         if shared.region().is_none() {
             // AWS redirects to the bucket's region by an error that names it; engines of one's
             // own do not look at it.
             config = config.region(Region::from_static("us-east-1"));
         }
+        if let Some(endpoint) = &self.dial.endpoint {
+            config = config.endpoint_url(endpoint);
+        }
         // Other engines seldom have a DNS name for each bucket.
-        let config = config.force_path_style(endpoint_is_custom);
-        let client = Client::from_conf(with_our_rules(config, &options).build());
-        Ok(Self::new(client, bucket, prefix, url.trim_end_matches('/'), options))
+        let is_custom = self.dial.custom_endpoint(shared).is_some();
+        let config = config.force_path_style(self.dial.path_style.unwrap_or(is_custom));
+        let config = with_our_rules(config, &self.options, &self.governor);
+        Client::from_conf(config.build())
     }
 }
 
+/// A client that trusts these certificates as well as the system's.
+fn trusting(path: &Path) -> Result<SharedHttpClient, OpenError> {
+    let read = || OpenError::io("read certificates", path);
+    let pem = std::fs::read(path).map_err(read())?;
+    if !pem.windows(PEM_BEGIN.len()).any(|part| part == PEM_BEGIN) {
+        return Err(read()(std::io::Error::other("holds no PEM certificate")));
+    }
+    let trusted = TrustStore::default().with_pem_certificate(pem);
+    let context = TlsContext::builder().with_trust_store(trusted).build();
+    let context = context.map_err(|error| read()(std::io::Error::other(error)))?;
+    let builder = aws_smithy_http_client::Builder::new();
+    let builder = builder.tls_provider(Provider::Rustls(CryptoMode::AwsLc));
+    Ok(builder.tls_context(context).build_https())
+}
+
+const PEM_BEGIN: &[u8] = b"-----BEGIN CERTIFICATE-----";
+
 /// One attempt a call (ours are in [`super::retry`]), our time limits, and checksums only where
 /// S3 or we ask for them: engines differ in what else they bear.
-fn with_our_rules(config: Builder, options: &Options) -> Builder {
+fn with_our_rules(config: Builder, options: &Options, governor: &Arc<Governor>) -> Builder {
     config
+        .interceptor(Meter(Arc::clone(governor)))
         .retry_config(RetryConfig::disabled())
         .timeout_config(TimeoutConfig::builder().connect_timeout(options.connect).build())
         // It would take a slow fsync for a stalled upload; each attempt has a limit of ours.

@@ -3,7 +3,8 @@
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 
-use super::super::{ObjectKey, StoreError};
+use super::super::call::Call;
+use super::super::{Denial, ObjectKey, StoreError};
 
 /// The variants of [`StoreError`], without their context.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,7 +13,7 @@ pub enum Kind {
     NotFound,
     AlreadyExists,
     Offline,
-    Denied,
+    Denied(Denial),
     Full,
     Corrupt,
     Unavailable,
@@ -21,8 +22,8 @@ pub enum Kind {
 /// The call that failed.
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
-    /// `put`, `get`, ...
-    pub action: &'static str,
+    /// What was asked.
+    pub call: Call,
     /// The key without the store's prefix.
     pub key: &'a ObjectKey,
     /// The store's URL.
@@ -30,15 +31,20 @@ pub struct Context<'a> {
 }
 
 impl Context<'_> {
+    /// `put`, `get`, ...
+    pub fn action(&self) -> &'static str {
+        self.call.name()
+    }
+
     /// The error of this call.
     pub fn error(&self, kind: Kind, reason: impl Into<String>) -> StoreError {
-        let (action, key, store) = (self.action, self.key.clone(), self.store.to_owned());
+        let (action, key, store) = (self.action(), self.key.clone(), self.store.to_owned());
         let reason = reason.into();
         match kind {
             Kind::NotFound => StoreError::NotFound { key, store },
             Kind::AlreadyExists => StoreError::AlreadyExists { key, store },
             Kind::Offline => StoreError::Offline { key, store },
-            Kind::Denied => StoreError::Denied { action, key, store, reason },
+            Kind::Denied(why) => StoreError::Denied { action, key, store, why, reason },
             Kind::Full => StoreError::Full { key, store, reason },
             Kind::Corrupt => StoreError::Corrupt { action, key, store, reason },
             Kind::Unavailable => StoreError::Unavailable { action, key, store, reason },
@@ -54,19 +60,26 @@ impl Context<'_> {
             SdkError::ServiceError(answer) => {
                 let (code, status) = (answer.err().code(), answer.raw().status().as_u16());
                 let message = answer.err().message().unwrap_or_default();
-                let reason = match code {
+                let mut reason = match code {
                     Some(code) => format!("{status} {code}: {message}"),
                     None => format!("{status}"),
                 };
+                if let Some(region) = answer.raw().headers().get("x-amz-bucket-region")
+                    && matches!(classify(status, code), Kind::Denied(Denial::Region))
+                {
+                    reason += &format!(" (the bucket is in the region {region})");
+                }
                 self.error(classify(status, code), reason)
             }
             // Before anything was sent: the request or the configuration makes no sense.
-            SdkError::ConstructionFailure(_) => self.error(Kind::Denied, words(error)),
+            SdkError::ConstructionFailure(_) => {
+                self.error(Kind::Denied(Denial::Request), words(error))
+            }
             SdkError::DispatchFailure(_) => {
                 let reason = words(error);
                 // The one failure before sending that waiting does not cure. It has no type.
                 let kind = match reason.contains("no providers in chain provided credentials") {
-                    true => Kind::Denied,
+                    true => Kind::Denied(Denial::Credentials),
                     false => Kind::Unavailable,
                 };
                 self.error(kind, reason)
@@ -94,17 +107,21 @@ pub fn classify(status: u16, code: Option<&str>) -> Kind {
         "PreconditionFailed" => Kind::AlreadyExists,
         "InvalidObjectState" => Kind::Offline,
         // Not NotFound: a bucket that is gone says nothing about an object's bytes.
-        "NoSuchBucket"
-        | "AccessDenied"
-        | "AllAccessDisabled"
-        | "InvalidAccessKeyId"
+        "NoSuchBucket" => Kind::Denied(Denial::Bucket),
+        "AccessDenied" | "AllAccessDisabled" | "AccountProblem" | "NotSignedUp" => {
+            Kind::Denied(Denial::Permission)
+        }
+        "InvalidAccessKeyId"
         | "SignatureDoesNotMatch"
         | "ExpiredToken"
         | "InvalidToken"
-        | "RequestTimeTooSkewed"
-        | "AccountProblem"
-        | "NotSignedUp"
-        | "NotImplemented" => Kind::Denied,
+        | "TokenRefreshRequired" => Kind::Denied(Denial::Credentials),
+        "PermanentRedirect"
+        | "TemporaryRedirect"
+        | "AuthorizationHeaderMalformed"
+        | "IllegalLocationConstraintException" => Kind::Denied(Denial::Region),
+        "RequestTimeTooSkewed" | "RequestExpired" => Kind::Denied(Denial::Clock),
+        "NotImplemented" => Kind::Denied(Denial::Request),
         "StorageFull"
         | "XMinioStorageFull"
         | "QuotaExceeded"
@@ -137,8 +154,10 @@ pub fn classify(status: u16, code: Option<&str>) -> Kind {
             507 => Kind::Full,
             408 | 409 | 425 | 429 | 500 | 502..=504 => Kind::Unavailable,
             505.. => Kind::Unavailable,
-            // Redirects and the other 4xx: the same call meets the same answer.
-            _ => Kind::Denied,
+            301 | 302 | 307 | 308 => Kind::Denied(Denial::Region),
+            401 | 403 => Kind::Denied(Denial::Permission),
+            // The other 4xx: the same call meets the same answer.
+            _ => Kind::Denied(Denial::Request),
         },
     }
 }
@@ -152,12 +171,14 @@ mod tests {
         let table = [
             (404, Some("NoSuchKey"), Kind::NotFound),
             (404, None, Kind::NotFound),
-            (404, Some("NoSuchBucket"), Kind::Denied),
+            (404, Some("NoSuchBucket"), Kind::Denied(Denial::Bucket)),
             (404, Some("NoSuchUpload"), Kind::Unavailable),
             (412, Some("PreconditionFailed"), Kind::AlreadyExists),
             (409, Some("ConditionalRequestConflict"), Kind::Unavailable),
-            (403, Some("AccessDenied"), Kind::Denied),
-            (403, None, Kind::Denied),
+            (403, Some("AccessDenied"), Kind::Denied(Denial::Permission)),
+            (403, None, Kind::Denied(Denial::Permission)),
+            (400, Some("ExpiredToken"), Kind::Denied(Denial::Credentials)),
+            (403, Some("RequestTimeTooSkewed"), Kind::Denied(Denial::Clock)),
             (403, Some("InvalidObjectState"), Kind::Offline),
             (403, Some("QuotaExceeded"), Kind::Full),
             (416, Some("InvalidRange"), Kind::Corrupt),
@@ -166,11 +187,11 @@ mod tests {
             (503, Some("SlowDown"), Kind::Unavailable),
             (429, None, Kind::Unavailable),
             (500, None, Kind::Unavailable),
-            (501, Some("NotImplemented"), Kind::Denied),
+            (501, Some("NotImplemented"), Kind::Denied(Denial::Request)),
             (400, Some("BadDigest"), Kind::Unavailable),
             (400, Some("RequestTimeout"), Kind::Unavailable),
-            (400, Some("InvalidArgument"), Kind::Denied),
-            (301, Some("PermanentRedirect"), Kind::Denied),
+            (400, Some("InvalidArgument"), Kind::Denied(Denial::Request)),
+            (301, Some("PermanentRedirect"), Kind::Denied(Denial::Region)),
         ];
         for (status, code, kind) in table {
             assert_eq!(classify(status, code), kind, "{status} {code:?}");

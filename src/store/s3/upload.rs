@@ -6,7 +6,7 @@ use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPa
 use bytes::Bytes;
 
 use super::super::call::Call;
-use super::super::{ObjectKey, ObjectStore, StoreError, Upload};
+use super::super::{Denial, ObjectKey, ObjectStore, StoreError, Upload};
 use super::S3Store;
 use super::fault::{Context, Kind};
 
@@ -26,10 +26,12 @@ impl S3Upload {
     pub(super) async fn begin(store: &S3Store, key: &ObjectKey) -> Result<Self, StoreError> {
         let context = store.context(Call::Upload, key);
         let begin = async |_| {
-            let create = store.0.client.create_multipart_upload();
+            let create = store.client().create_multipart_upload();
             let create = create.bucket(&store.0.bucket).key(store.full_key(key));
             // Garage refuses parts with a checksum in an upload that did not announce one.
             let create = create.checksum_algorithm(ChecksumAlgorithm::Crc32);
+            let create = create.set_storage_class(store.0.options.storage_class.clone());
+            let create = create.set_tagging(store.0.options.tagging.clone());
             let answer = create.send().await.map_err(|error| context.sdk_error(&error))?;
             answer
                 .upload_id()
@@ -47,7 +49,7 @@ impl S3Upload {
         number: i32,
         body: Bytes,
     ) -> Result<CompletedPart, StoreError> {
-        let part = self.store.0.client.upload_part();
+        let part = self.store.client().upload_part();
         let part = part.bucket(&self.store.0.bucket).key(self.store.full_key(&self.key));
         let part = part.upload_id(&self.id).part_number(number);
         let part = part.checksum_algorithm(ChecksumAlgorithm::Crc32).body(ByteStream::from(body));
@@ -62,7 +64,7 @@ impl S3Upload {
 
     async fn complete(&self, context: Context<'_>) -> Result<(), StoreError> {
         let parts = CompletedMultipartUpload::builder().set_parts(Some(self.parts.clone())).build();
-        let complete = self.store.0.client.complete_multipart_upload();
+        let complete = self.store.client().complete_multipart_upload();
         let complete = complete.bucket(&self.store.0.bucket);
         let complete = complete.key(self.store.full_key(&self.key)).upload_id(&self.id);
         let answer = complete.multipart_upload(parts).send().await;
@@ -75,7 +77,7 @@ impl S3Upload {
     }
 
     async fn give_back(store: &S3Store, key: &ObjectKey, id: &str) {
-        let abort = store.0.client.abort_multipart_upload();
+        let abort = store.client().abort_multipart_upload();
         let abort = abort.bucket(&store.0.bucket).key(store.full_key(key)).upload_id(id);
         let limit = store.0.options.attempt;
         match tokio::time::timeout(limit, abort.send()).await {
@@ -92,7 +94,7 @@ impl Upload for S3Upload {
     async fn part(&mut self, body: Bytes) -> Result<(), StoreError> {
         let context = self.store.context(Call::Part, &self.key);
         let number = i32::try_from(self.parts.len() + 1)
-            .map_err(|_too_many| context.error(Kind::Denied, "too many parts"))?;
+            .map_err(|_too_many| context.error(Kind::Denied(Denial::Request), "too many parts"))?;
         let length = body.len() as u64;
         let send = |_| self.send_part(context, number, body.clone());
         let part = self.store.attempt(context, length, send).await?;
