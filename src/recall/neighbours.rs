@@ -130,6 +130,9 @@ impl Neighbours {
             let _permit = self.permits.acquire().await;
             self.store.get(&place.key, wanted.clone()).await?
         };
+        if bytes.len() as u64 != wanted.end - wanted.start {
+            return Ok(None);
+        }
         self.keep(id, size_bytes, first, &bytes);
         let within = |offset: u64| usize::try_from(offset - wanted.start).unwrap_or(usize::MAX);
         Ok(Some(bytes.slice(within(range.start)..within(range.end))))
