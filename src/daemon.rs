@@ -156,7 +156,9 @@ async fn assemble(options: &MountOptions) -> Result<Served, Problem> {
             Err(error) => tracing::warn!(%error, "nothing will be deleted from the store"),
         }
     }
-    stores::settle_verify(&store, &options.store, options.s3.verify(), owner.is_some()).await;
+    // Nothing is put where nothing can be archived.
+    let is_asked = owner.is_some() && !home.is_read_only();
+    stores::settle_verify(&store, &options.store, options.s3.verify(), is_asked).await;
     let runtime = tokio::runtime::Handle::current();
     let tenant = Tenant::new(home, store).map_err(|error| failed("open .coldfs", &error))?;
     let tenant = Arc::new(tenant.standing_as(standing));

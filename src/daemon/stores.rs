@@ -26,12 +26,12 @@ pub async fn open(url: &StoreUrl, options: &S3Options) -> Result<Arc<S3Store>, P
 }
 
 /// Settles how segments in it are proven: as the configuration says, else as the engine shows
-/// itself. A store that did not answer, and one in this process, which reads past the page cache,
+/// itself, where it can be asked. A store that did not answer, and one in this process, which reads past the page cache,
 /// are read back.
-pub async fn settle_verify(store: &S3Store, url: &StoreUrl, asked: Option<Verify>, answers: bool) {
+pub async fn settle_verify(store: &S3Store, url: &StoreUrl, asked: Option<Verify>, can_ask: bool) {
     let verify = match (asked, url) {
         (Some(asked), _) => asked,
-        (None, StoreUrl::S3 { .. }) if answers => store.probe_verify().await,
+        (None, StoreUrl::S3 { .. }) if can_ask => store.probe_verify().await,
         (None, _) => Verify::Readback,
     };
     store.prove_by(verify);

@@ -165,11 +165,6 @@ impl Governor {
         self.traffic.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// How many requests may be under way now.
-    pub fn limit(&self) -> u32 {
-        self.state().window.limit()
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
