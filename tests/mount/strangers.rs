@@ -25,7 +25,7 @@ fn stubs_carried_to_another_tenant_or_machine_are_refused_by_name_and_read_at_ho
     if !can_tier() {
         return;
     }
-    let home = Site::new();
+    let home = Site::new().with_disk_store();
     for (name, bytes) in FILES {
         std::fs::write(home.data.join(name), pattern::bytes(1, bytes)).unwrap();
     }
