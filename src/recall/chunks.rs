@@ -36,7 +36,8 @@ struct State {
 }
 
 impl Chunks {
-    /// Chunks of `store`, of which up to `capacity_bytes` are remembered.
+    /// Chunks of `store`, of which up to `capacity_bytes` are remembered, and as much of what lies
+    /// beside small ones.
     pub fn new(
         store: Arc<dyn ObjectStore>,
         capacity_bytes: usize,
@@ -44,7 +45,7 @@ impl Chunks {
     ) -> Self {
         let cache = LruCache::unbounded(); // bounded by bytes, below
         let state = State { flights: HashMap::new(), cache, cached_bytes: 0 };
-        let neighbours = Neighbours::new(store);
+        let neighbours = Neighbours::new(store, capacity_bytes);
         Self { neighbours, state: Mutex::new(state), runtime, capacity_bytes }
     }
 

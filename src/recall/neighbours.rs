@@ -14,7 +14,7 @@ use lru::LruCache;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use crate::file_id::SegmentId;
+use crate::file_id::{EntryRef, SegmentId};
 use crate::inode::Place;
 use crate::segment::{ReadError, fetch_chunks, verify_chunks};
 use crate::store::{ObjectStore, StoreError};
@@ -23,8 +23,8 @@ use crate::store::{ObjectStore, StoreError};
 pub const FETCHES_AT_ONCE: usize = 32;
 /// A segment is cut into blocks of this size.
 const BLOCK_BYTES: u64 = 1 << 20;
-/// Blocks that are kept: as much as a segment of small files has.
-const BLOCKS: NonZeroUsize = NonZeroUsize::new(64).expect("not zero");
+/// Most blocks that are kept: as much as a segment of small files has.
+const BLOCKS: usize = 64;
 /// Blocks fetched along with one whose predecessor is here: somebody reads on.
 const BLOCKS_AHEAD: u64 = 3;
 /// Segments whose use is remembered.
@@ -42,7 +42,8 @@ pub(super) struct Neighbours {
 
 struct State {
     segments: LruCache<SegmentId, Segment>,
-    blocks: LruCache<(SegmentId, u64), Bytes>,
+    /// None: there is no memory for any.
+    blocks: Option<LruCache<(SegmentId, u64), Bytes>>,
     fetched_bytes: u64,
 }
 
@@ -50,6 +51,8 @@ struct State {
 #[derive(Clone)]
 struct Segment {
     asked: u32,
+    /// The file asked for last: asking for it again says nothing of its neighbours.
+    last: Option<u32>,
     since: Instant,
     size_bytes: Option<u64>,
     /// Who fetches blocks of it; the others find them here afterwards.
@@ -57,10 +60,13 @@ struct Segment {
 }
 
 impl Neighbours {
-    pub(super) fn new(store: Arc<dyn ObjectStore>) -> Self {
+    /// Blocks take up to `capacity_bytes`.
+    pub(super) fn new(store: Arc<dyn ObjectStore>, capacity_bytes: usize) -> Self {
+        let block = usize::try_from(BLOCK_BYTES).unwrap_or(usize::MAX);
+        let blocks = NonZeroUsize::new((capacity_bytes / block).min(BLOCKS));
         let state = State {
             segments: LruCache::new(SEGMENTS),
-            blocks: LruCache::new(BLOCKS),
+            blocks: blocks.map(LruCache::new),
             fetched_bytes: 0,
         };
         Self { store, permits: Semaphore::new(FETCHES_AT_ONCE), state: Mutex::new(state) }
@@ -104,7 +110,7 @@ impl Neighbours {
         if let Some(run) = self.at_hand(id, &range) {
             return Ok(Some(run));
         }
-        let Some(segment) = self.ask(id) else { return Ok(None) };
+        let Some(segment) = self.ask(place.entry.at()) else { return Ok(None) };
         let _turn = segment.turn.lock().await;
         if let Some(run) = self.at_hand(id, &range) {
             return Ok(Some(run));
@@ -122,7 +128,7 @@ impl Neighbours {
         }
         let first = range.start / BLOCK_BYTES;
         let mut end = range.end.div_ceil(BLOCK_BYTES);
-        if first > 0 && self.lock().blocks.contains(&(id, first - 1)) {
+        if first > 0 && self.has_block(id, first - 1) {
             end += BLOCKS_AHEAD;
         }
         let wanted = first * BLOCK_BYTES..(end * BLOCK_BYTES).min(size_bytes);
@@ -138,17 +144,26 @@ impl Neighbours {
         Ok(Some(bytes.slice(within(range.start)..within(range.end))))
     }
 
+    fn has_block(&self, id: SegmentId, number: u64) -> bool {
+        self.lock().blocks.as_ref().is_some_and(|blocks| blocks.contains(&(id, number)))
+    }
+
     /// Counts a file of a segment. The segment, where so many were read before.
-    fn ask(&self, id: SegmentId) -> Option<Segment> {
+    fn ask(&self, at: EntryRef) -> Option<Segment> {
         let mut state = self.lock();
+        state.blocks.as_ref()?;
         let now = Instant::now();
-        let unused = || Segment { asked: 0, since: now, size_bytes: None, turn: Arc::default() };
-        let segment = state.segments.get_or_insert_mut(id, unused);
+        let turn = Arc::default;
+        let unused =
+            || Segment { asked: 0, last: None, since: now, size_bytes: None, turn: turn() };
+        let segment = state.segments.get_or_insert_mut(at.segment, unused);
         if now.duration_since(segment.since) > SOON {
             segment.asked = 0;
         }
         segment.since = now;
-        segment.asked = segment.asked.saturating_add(1);
+        if segment.last.replace(at.entry) != Some(at.entry) {
+            segment.asked = segment.asked.saturating_add(1);
+        }
         (segment.asked > FILES_BEFORE).then(|| segment.clone())
     }
 
@@ -157,7 +172,7 @@ impl Neighbours {
         let mut state = self.lock();
         let mut parts = Vec::new();
         for number in range.start / BLOCK_BYTES..range.end.div_ceil(BLOCK_BYTES) {
-            let block = state.blocks.get(&(id, number))?;
+            let block = state.blocks.as_mut()?.get(&(id, number))?;
             let begin = number * BLOCK_BYTES;
             let within = |offset: u64| {
                 let offset = offset.saturating_sub(begin).min(BLOCK_BYTES);
@@ -183,23 +198,24 @@ impl Neighbours {
         if let Some(segment) = state.segments.get_mut(&id) {
             segment.size_bytes = Some(size_bytes);
         }
+        let Some(blocks) = &mut state.blocks else { return };
         let block = usize::try_from(BLOCK_BYTES).unwrap_or(usize::MAX);
         for (number, at) in (first..).zip((0..bytes.len()).step_by(block)) {
             // A copy: a block that is kept does not keep what was fetched along.
             let bytes = Bytes::copy_from_slice(&bytes[at..bytes.len().min(at + block)]);
-            state.blocks.put((id, number), bytes);
+            blocks.put((id, number), bytes);
         }
     }
 
     /// Forgets the blocks of a segment: one of them was wrong.
     fn forget(&self, id: SegmentId) {
         let mut state = self.lock();
-        let wrong: Vec<_> =
-            state.blocks.iter().map(|(key, _)| *key).filter(|key| key.0 == id).collect();
-        for key in wrong {
-            state.blocks.pop(&key);
-        }
         state.segments.pop(&id);
+        let Some(blocks) = &mut state.blocks else { return };
+        let wrong: Vec<_> = blocks.iter().map(|(key, _)| *key).filter(|key| key.0 == id).collect();
+        for key in wrong {
+            blocks.pop(&key);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
