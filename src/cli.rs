@@ -43,6 +43,7 @@ Exit codes:
 
 Environment:
   COLDFS_RUNTIME_DIR    where daemons have their sockets and logs
+  COLDFS_STATE_DIR      where daemons keep their catalogs
   RUST_LOG              what is logged, for example coldfs=debug
   AWS_*                 the standard AWS chain, for s3:// stores";
 

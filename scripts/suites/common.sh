@@ -85,7 +85,7 @@ prepare() {
         *) die "COLDFS_FORM=$COLDFS_FORM: not one of apart, itself" ;;
     esac
     chmod 755 "$data" "$plain" "$mnt"
-    export COLDFS_RUNTIME_DIR=$work/run COLDFS_QUIET_MS=${COLDFS_QUIET_MS:-20}
+    export COLDFS_RUNTIME_DIR=$work/run COLDFS_STATE_DIR=$work/state COLDFS_QUIET_MS=${COLDFS_QUIET_MS:-20}
     case $subject in
         plain) mount --bind "$data" "$mnt" ;;
         bindfs) bindfs -f "$data" "$mnt" >"$work/daemon.log" 2>&1 & daemon=$! ;;

@@ -114,6 +114,7 @@ impl Bench {
         command.arg("mount").args([&data, &data]).arg("--foreground");
         command.args(["--store", &format!("s3://{BUCKET}/cold")]);
         command.env("COLDFS_RUNTIME_DIR", self.work.join("run"));
+        command.env("COLDFS_STATE_DIR", self.work.join("state"));
         command.envs(self.engine.environment());
         Mounted::start(command, &self.work.join("coldfs.log"), &data, &self.work)
     }
