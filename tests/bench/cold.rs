@@ -31,6 +31,9 @@ const FULL: Scale =
 const QUICK: Scale =
     Scale { big_bytes: 128 << 20, small_files: 2_000, first_bytes: 7, storm_reads: 150 };
 
+/// How long a subject may take to mount.
+const MOUNT_LIMIT: Duration = Duration::from_secs(10);
+
 const SMALL_BYTES: usize = 16 << 10;
 const CHUNK_BYTES: u64 = 1 << 20;
 /// Concurrent GETs of the bare SDK, and the bytes of each.
@@ -130,7 +133,7 @@ impl Bench {
                 command.arg(format!("{BUCKET}:/raw")).arg(&at).arg("-f");
                 command.args(["-o", &format!("passwd_file={}", password.display())]);
                 command.args(["-o", &format!("url={}", self.engine.url())]);
-                command.args(["-o", "use_path_request_style,compat_dir"]);
+                command.args(["-o", "use_path_request_style"]);
             }
             _ => {
                 let remote = format!(
@@ -147,7 +150,13 @@ impl Bench {
             eprintln!("bench: {name} is left out: {error} (apt-get install {name})");
             return None;
         }
-        Some(Mounted::start(command, &self.work.join(format!("{name}.log")), &at, &self.work))
+        let log = self.work.join(format!("{name}.log"));
+        let mounted = Mounted::try_start(command, &log, &at, &self.work);
+        if mounted.is_none() {
+            let said = fs::read_to_string(&log).unwrap_or_default();
+            eprintln!("bench: {name} is left out: it does not mount: {}", said.trim_end());
+        }
+        mounted
     }
 
     fn measure(&self, metric: &'static str, options: &Options) -> Measured {
@@ -311,18 +320,25 @@ struct Mounted {
 }
 
 impl Mounted {
-    fn start(mut command: Command, log: &Path, at: &Path, work: &Path) -> Self {
+    fn start(command: Command, log: &Path, at: &Path, work: &Path) -> Self {
+        let mounted = Self::try_start(command, log, at, work);
+        mounted.unwrap_or_else(|| panic!("{} is not mounted: {}", at.display(), log.display()))
+    }
+
+    fn try_start(mut command: Command, log: &Path, at: &Path, work: &Path) -> Option<Self> {
         let log = File::create(log).unwrap();
         let child = command.stdin(Stdio::null()).stderr(log).spawn().unwrap();
         let mounted = Self { at: at.to_owned(), run: work.join("run"), child };
         let begun = Instant::now();
         while !super::subject::is_mountpoint(at) {
-            assert!(begun.elapsed() < Duration::from_secs(30), "{} is not mounted", at.display());
+            if begun.elapsed() > MOUNT_LIMIT {
+                return None;
+            }
             std::thread::sleep(Duration::from_millis(20));
         }
         // The control socket is there before the mount; the root answers soon after.
         fs::read_dir(at).unwrap().next();
-        mounted
+        Some(mounted)
     }
 
     /// A command on a path below, which must be done.
@@ -337,7 +353,11 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        Command::new("fusermount3").arg("-u").arg(&self.at).status().ok();
+        let unmount =
+            Command::new("fusermount3").arg("-u").arg(&self.at).stderr(Stdio::null()).status();
+        if !unmount.is_ok_and(|status| status.success()) {
+            self.child.kill().ok();
+        }
         self.child.wait().ok();
     }
 }
