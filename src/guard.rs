@@ -177,16 +177,13 @@ impl Guard {
             .filter(|visit| visit.is_waiting())
             .map(|visit| visit.who().clone())
             .collect();
+        // Who waits for its first file has no account yet.
+        for who in &waiting {
+            state.ledger.account(who);
+        }
         let mut accounts = state.ledger.all();
         for account in &mut accounts {
             account.waiting = waiting.iter().filter(|who| **who == account.who).count() as u64;
-        }
-        // Who waits for its first file has no account yet.
-        for who in waiting {
-            if !accounts.iter().any(|account| account.who == who) {
-                state.ledger.account(&who);
-                accounts.push(Account { who, waiting: 1, ..Account::default() });
-            }
         }
         accounts
     }

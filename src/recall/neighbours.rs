@@ -90,7 +90,7 @@ impl Neighbours {
         {
             match verify_chunks(&place.entry, chunks.clone(), &run) {
                 // A copy: a small file that is remembered does not keep blocks in memory.
-                Ok(chunks) => return Ok(Bytes::copy_from_slice(&chunks.concat())),
+                Ok(chunks) => return Ok(Bytes::from(chunks.concat())),
                 Err(bad) => {
                     tracing::warn!(key = %place.key, %bad, "fetched anew");
                     self.forget(place.entry.at().segment);
