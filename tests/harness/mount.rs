@@ -72,6 +72,14 @@ pub struct Mount {
 }
 
 impl Site {
+    /// How to mount by a configuration file with this text.
+    pub fn configured(&self, text: &str) -> Start {
+        let file = self.dir.path().join("config.toml");
+        std::fs::write(&file, text).unwrap();
+        let args = vec!["--config".into(), file.to_str().expect("UTF-8 here").into()];
+        Start { args, ..Start::default() }
+    }
+
     /// Mounts, or panics with the daemon's log.
     pub fn mount(&self) -> Mount {
         self.start(&Start::default())
@@ -244,6 +252,14 @@ impl Mount {
                 String::from_utf8_lossy(&output.stderr)
             )
         })
+    }
+
+    /// The applications of `coldfs top`.
+    pub fn applications(&self) -> Vec<serde_json::Value> {
+        let args = ["top".as_ref(), "--once".as_ref(), "--json".as_ref(), self.mnt.as_os_str()];
+        let reports: serde_json::Value =
+            serde_json::from_slice(&self.coldfs(args).stdout).expect("coldfs top prints JSON");
+        reports[0]["applications"].as_array().expect("a list").clone()
     }
 
     /// A counter of `coldfs status --json`.

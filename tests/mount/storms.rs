@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::harness::mount::{Mount, Start};
+use super::harness::mount::Mount;
 use super::harness::pattern;
 use super::harness::server::Server;
 use super::harness::site::Site;
@@ -35,13 +35,7 @@ impl Storm {
             std::fs::write(site.data.join(format!("cold-{number}")), bytes).unwrap();
         }
         std::fs::write(site.data.join("here"), pattern::bytes(99, BYTES)).unwrap();
-        let file = site.dir.path().join("config.toml");
-        std::fs::write(&file, config).unwrap();
-        let start = Start {
-            args: vec!["--config".into(), file.to_str().unwrap().into()],
-            ..Start::default()
-        };
-        let mount = site.start(&start);
+        let mount = site.start(&site.configured(config));
         for number in 0..FILES {
             mount.all("migrate", &site.mnt.join(format!("cold-{number}")));
         }
@@ -80,16 +74,9 @@ impl Storm {
 
     /// The account of one application in `coldfs top`.
     fn account(&self, name: &str) -> Value {
-        let output = self.mount.coldfs([
-            "top".as_ref(),
-            "--once".as_ref(),
-            "--json".as_ref(),
-            self.site.mnt.as_os_str(),
-        ]);
-        let reports: Value = serde_json::from_slice(&output.stdout).unwrap();
-        let applications = reports[0]["applications"].as_array().unwrap();
+        let applications = self.mount.applications();
         let found = applications.iter().find(|account| account["name"] == name);
-        found.unwrap_or_else(|| panic!("{name} is not in {reports}")).clone()
+        found.unwrap_or_else(|| panic!("{name} is not in {applications:?}")).clone()
     }
 
     /// The file that stays here reads, whatever goes on.

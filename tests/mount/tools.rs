@@ -53,8 +53,7 @@ impl Tree {
             let path = site.data.join(format!("person/{number}"));
             std::fs::write(path, pattern::bytes(number as u64, BYTES)).unwrap();
         }
-        std::fs::write(site.dir.path().join("config.toml"), config).unwrap();
-        let tree = Self { mount: start(&site), site, files };
+        let tree = Self { mount: start(&site, config), site, files };
         tree.mount.all("migrate", &tree.site.mnt);
         Some(tree)
     }
@@ -68,15 +67,8 @@ impl Tree {
     }
 
     fn denied(&self) -> u64 {
-        let output = self.mount.coldfs([
-            "top".as_ref(),
-            "--once".as_ref(),
-            "--json".as_ref(),
-            self.site.mnt.as_os_str(),
-        ]);
-        let reports: Value = serde_json::from_slice(&output.stdout).unwrap();
-        let applications = reports[0]["applications"].as_array().unwrap().iter();
-        applications.filter_map(|account| account["denied"].as_u64()).sum()
+        let denied = |account: &Value| account["denied"].as_u64();
+        self.mount.applications().iter().filter_map(denied).sum()
     }
 
     /// Lets a tool storm while a person reads; then everything is as cold as before. How many
@@ -140,11 +132,9 @@ struct Stormed {
     worst: Duration,
 }
 
-fn start(site: &Site) -> Mount {
-    let config = site.dir.path().join("config.toml");
-    let args = vec!["--config".into(), config.to_str().unwrap().into()];
+fn start(site: &Site, config: &str) -> Mount {
     let hang_limit = Duration::from_secs(3_600);
-    site.start(&Start { args, hang_limit, ..Start::default() })
+    site.start(&Start { hang_limit, ..site.configured(config) })
 }
 
 /// The brake is tried by itself, and the person is none of it.
@@ -243,8 +233,7 @@ fn backups_find_nothing_changed_by_a_migration_and_fetch_nothing() {
         let path = site.data.join(format!("{number}"));
         std::fs::write(path, pattern::bytes(number, 10_000)).unwrap();
     }
-    std::fs::write(site.dir.path().join("config.toml"), "").unwrap();
-    let mount = start(&site);
+    let mount = start(&site, "");
     // Borg reads again what has the newest time of all: it may have changed within that moment.
     std::thread::sleep(Duration::from_millis(2_500));
     std::fs::write(site.mnt.join("newest"), "x").unwrap();

@@ -34,10 +34,8 @@ fn timed(what: &str, files: usize, work: impl FnOnce()) {
 
 fn mount(site: &Site) -> Mount {
     // Whoever reads a whole tree through the mount says so, or meets the brake.
-    let config = site.dir.path().join("config.toml");
-    std::fs::write(&config, "[brake]\nfiles = 10_000_000\nbytes = '10TiB'\n").unwrap();
-    let args = vec!["--config".into(), config.to_str().unwrap().into()];
-    site.start(&Start { hang_limit: PATIENCE, args, ..Start::default() })
+    let config = "[brake]\nfiles = 10_000_000\nbytes = '10TiB'\n";
+    site.start(&Start { hang_limit: PATIENCE, ..site.configured(config) })
 }
 
 /// Sectors of 512 bytes that the plain directory's stubs take, and their number.
