@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::site::Site;
-use super::{Subject, coldfs, control, raw, run, say, wait_for};
+use super::{COMMAND_LIMIT, Subject, coldfs, control, raw, run, run_within, say, wait_for};
 
 /// How long a daemon may take until its mount answers.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -69,6 +69,8 @@ pub struct Mount {
     runtime: PathBuf,
     log: PathBuf,
     watchdog: Option<Watchdog>,
+    /// How long one command may take.
+    patience: Duration,
 }
 
 impl Site {
@@ -127,6 +129,7 @@ impl Site {
                     runtime: self.runtime.clone(),
                     log,
                     watchdog: None,
+                    patience: COMMAND_LIMIT,
                 });
             }
         };
@@ -138,6 +141,7 @@ impl Site {
         let mut mount = Mount {
             subject,
             watchdog: Some(Watchdog::start(child.id(), start.hang_limit)),
+            patience: start.hang_limit.max(COMMAND_LIMIT),
             child: Some(child),
             mnt: self.mnt.clone(),
             runtime: self.runtime.clone(),
@@ -202,10 +206,11 @@ impl Mount {
         if self.subject != Subject::Coldfs {
             return Output { status: ExitStatus::default(), stdout: vec![], stderr: vec![] };
         }
-        let output = run(coldfs()
-            .args(args)
-            .env("COLDFS_RUNTIME_DIR", &self.runtime)
-            .env("COLDFS_STATE_DIR", &self.runtime));
+        let mut command = coldfs();
+        command.args(args);
+        command.env("COLDFS_RUNTIME_DIR", &self.runtime).env("COLDFS_STATE_DIR", &self.runtime);
+        let output = run_within(&mut command, self.patience)
+            .unwrap_or_else(|| panic!("{command:?} did not end within {:?}", self.patience));
         self.beat();
         output
     }
