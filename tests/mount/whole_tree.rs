@@ -46,7 +46,7 @@ fn mount(site: &Site, config: &str) -> Mount {
     site.start(&Start { hang_limit: PATIENCE, ..site.configured(config) })
 }
 
-/// What one session may bring home: a quarter of the tree at once, the rest within a time.
+/// What one session may bring home: an eighth of the tree at once, the rest within a time.
 struct Allowance {
     burst: u64,
     per_second: u64,
@@ -58,9 +58,9 @@ impl Allowance {
     fn of(tree: &Tree) -> Self {
         let sizes = || tree.files().map(|(_, fact)| fact.size);
         let (bytes, files) = (sizes().sum::<u64>(), sizes().count() as u64);
-        let seconds = 8 + files / 1_000;
+        let seconds = 4 + files / 500;
         Self {
-            burst: bytes / 4 + 1,
+            burst: bytes / 8 + 1,
             per_second: bytes / seconds + 1,
             largest: sizes().max().unwrap_or(0),
         }
