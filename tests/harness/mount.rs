@@ -69,8 +69,6 @@ pub struct Mount {
     runtime: PathBuf,
     log: PathBuf,
     watchdog: Option<Watchdog>,
-    /// How long one command may take.
-    patience: Duration,
 }
 
 impl Site {
@@ -129,7 +127,6 @@ impl Site {
                     runtime: self.runtime.clone(),
                     log,
                     watchdog: None,
-                    patience: COMMAND_LIMIT,
                 });
             }
         };
@@ -141,7 +138,6 @@ impl Site {
         let mut mount = Mount {
             subject,
             watchdog: Some(Watchdog::start(child.id(), start.hang_limit)),
-            patience: start.hang_limit.max(COMMAND_LIMIT),
             child: Some(child),
             mnt: self.mnt.clone(),
             runtime: self.runtime.clone(),
@@ -209,8 +205,11 @@ impl Mount {
         let mut command = coldfs();
         command.args(args);
         command.env("COLDFS_RUNTIME_DIR", &self.runtime).env("COLDFS_STATE_DIR", &self.runtime);
-        let output = run_within(&mut command, self.patience)
-            .unwrap_or_else(|| panic!("{command:?} did not end within {:?}", self.patience));
+        let hang_limit =
+            self.watchdog.as_ref().map_or(HANG_LIMIT, |watchdog| watchdog.shared.limit);
+        let limit = hang_limit.max(COMMAND_LIMIT);
+        let output = run_within(&mut command, limit)
+            .unwrap_or_else(|| panic!("{command:?} did not end within {limit:?}"));
         self.beat();
         output
     }
@@ -422,6 +421,7 @@ struct Watchdog {
 }
 
 struct Shared {
+    limit: Duration,
     started: Instant,
     beat_ms: AtomicU64,
     over: AtomicBool,
@@ -431,6 +431,7 @@ struct Shared {
 impl Watchdog {
     fn start(pid: u32, limit: Duration) -> Self {
         let shared = Arc::new(Shared {
+            limit,
             started: Instant::now(),
             beat_ms: AtomicU64::new(0),
             over: AtomicBool::new(false),
@@ -444,10 +445,13 @@ impl Watchdog {
                 while !theirs.over.load(Ordering::SeqCst) {
                     std::thread::sleep(Duration::from_millis(200));
                     let beat = Duration::from_millis(theirs.beat_ms.load(Ordering::SeqCst));
-                    if theirs.started.elapsed().saturating_sub(beat) > limit {
+                    if theirs.started.elapsed().saturating_sub(beat) > theirs.limit {
                         theirs.fired.store(true, Ordering::SeqCst);
                         if !theirs.over.load(Ordering::SeqCst) {
-                            say(&format!("no sign of life for {limit:?}: killing daemon {pid}"));
+                            say(&format!(
+                                "no sign of life for {:?}: killing daemon {pid}",
+                                theirs.limit
+                            ));
                             raw::signal(pid, libc::SIGKILL);
                         }
                         return;
