@@ -58,7 +58,8 @@ impl Allowance {
     fn of(tree: &Tree) -> Self {
         let sizes = || tree.files().map(|(_, fact)| fact.size);
         let (bytes, files) = (sizes().sum::<u64>(), sizes().count() as u64);
-        let seconds = 4 + files / 500;
+        // Longer than anybody needs who is not held up.
+        let seconds = 10 + files / 150;
         Self {
             burst: bytes / 8 + 1,
             per_second: bytes / seconds + 1,
