@@ -39,8 +39,12 @@ impl Ops {
                     let left = cold.place.size_bytes.saturating_sub(offset);
                     let paid = visit.pay(left.min(size.into())).await;
                     paid.map_err(|denied| Errno::at_read(&denied))?;
+                    let stayed = !cold.comes_home();
                     let read = recall.read(&open.inode, &cold, offset, size, visit.keeps());
                     let read = visit.waiting(read).await;
+                    if stayed && cold.comes_home() {
+                        visit.owe_the_rest();
+                    }
                     let read = read.map_err(|denied| Errno::at_read(&denied))?;
                     if let Err(error) = &read {
                         visit.failed(error);
