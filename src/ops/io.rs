@@ -355,7 +355,8 @@ fn fallocate_local(
     Ok(nix::fcntl::fallocate(file, mode, offset, length)?)
 }
 
-fn set_size(caller: Caller, file: &File, size: u64) -> Result<(), Errno> {
+/// Truncates as the caller: set-ID bits go where it is not root.
+pub(super) fn set_size(caller: Caller, file: &File, size: u64) -> Result<(), Errno> {
     let _as_caller = (caller.uid != 0).then(WithoutFsetid::enter).transpose()?;
     Ok(file.set_len(size)?)
 }
