@@ -12,7 +12,7 @@ use nix::sys::stat::fstat;
 use crate::failpoint::{CrashPoint, reach};
 use crate::file_id::{EntryRef, SegmentId, TimeNs};
 use crate::inode::{Inode, Inodes, Serving};
-use crate::recall::{RecallError, remote_index};
+use crate::recall::{RecallError, prove_remote, remote_index};
 use crate::record::Record;
 use crate::recover::{Judged, Ordered, look, needs_entry, order_with, unmark};
 use crate::segment::{Index, IndexEntry};
@@ -109,7 +109,7 @@ impl<'a> Fsck<'a> {
         drop(file);
         // The store is asked without the file's lock: whoever opens it now does not wait.
         let remote = match self.wants(&judged) {
-            Some(at) => Some((at, self.entry(at).await)),
+            Some(at) => Some((at, self.ask(at, judged.verdict).await)),
             None => None,
         };
         let held = inode.tier().await;
@@ -283,7 +283,7 @@ impl<'a> Fsck<'a> {
                     let found = Record { state: State::Released, ..record };
                     self.tenant.set_record(file, inode, &found)?;
                 }
-                let what = format!("{} was missing and is there again", record.at);
+                let what = format!("{} was missing or damaged, and its segment has it", record.at);
                 finding(Trouble::Lost, what, repair)
             }
             (Verdict::Archived, Some(why)) => {
@@ -361,6 +361,16 @@ impl<'a> Fsck<'a> {
         };
         self.tenant.set_record(file, inode, &record)?;
         file.sync_all()
+    }
+
+    /// What the store says of an entry. Of one that was lost it has to give the bytes too, before a
+    /// repair believes that they are there again.
+    async fn ask(&mut self, at: EntryRef, verdict: Verdict) -> Result<IndexEntry, RecallError> {
+        let entry = self.entry(at).await?;
+        if verdict == Verdict::Lost && self.mode != Mode::Check {
+            prove_remote(self.tenant, &entry.place, self.patience).await?;
+        }
+        Ok(entry)
     }
 
     async fn entry(&mut self, at: EntryRef) -> Result<IndexEntry, RecallError> {

@@ -36,7 +36,7 @@ mod room;
 pub use chunks::Chunks;
 pub use error::RecallError;
 pub(crate) use fill::{cut_to_stub, restore_mtime};
-pub use insist::remote_index;
+pub use insist::{prove_remote, remote_index};
 
 /// What of a recall can be turned (DESIGN.md, admission).
 #[derive(Clone, Copy, Debug)]

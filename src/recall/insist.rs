@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::RecallError;
 use super::error::Next;
 use crate::file_id::EntryRef;
-use crate::segment::{Index, ReadError, read_index, segment_key};
+use crate::segment::{EntryPlace, Index, ReadError, fetch_chunks, read_index, segment_key};
 use crate::tenant::Tenant;
 
 /// First pause before a failed request is made again; it doubles up to [`LAST_PAUSE`].
@@ -15,6 +15,8 @@ const LAST_PAUSE: Duration = Duration::from_secs(2);
 /// How often a request whose answer would mean a loss is made again before that is believed:
 /// once the line or the engine may have erred, not three times in the same way.
 const DOUBTS: u32 = 2;
+/// Chunks of one request of a proof, 1 MiB each at most.
+const CHUNKS_AT_ONCE: usize = 8;
 
 /// Makes a request until it succeeds or fails for good; at most for `deadline`. `first` is what
 /// is said where not even one attempt ended.
@@ -50,6 +52,22 @@ where
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LAST_PAUSE);
     }
+}
+
+/// Reads an entry's bytes and proves them, and keeps none: whether a file that was lost is there
+/// again. `deadline` is that of each request.
+pub async fn prove_remote(
+    tenant: &Tenant,
+    place: &EntryPlace,
+    deadline: Duration,
+) -> Result<(), RecallError> {
+    let (at, key) = (place.at(), segment_key(&tenant.name, place.at().segment));
+    for first in (0..place.chunk_count()).step_by(CHUNKS_AT_ONCE) {
+        let run = first..place.chunk_count().min(first.saturating_add(CHUNKS_AT_ONCE as u32));
+        let ask = || fetch_chunks(&*tenant.store, &key, place, run.clone());
+        insist(at, deadline, "the first request did not end", ask).await?;
+    }
+    Ok(())
 }
 
 /// The index of the segment that a record or stub of this tenant names.
