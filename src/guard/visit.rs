@@ -6,13 +6,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
-use tokio::sync::Notify;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::budget::Owner;
 use super::ledger::Who;
 use super::reader::Reader;
 use super::{Ask, Denied, Guard, Ruling};
+
+/// Whoever was cancelled is refused for so long what it would wait for: the kernel asks again, page
+/// by page, for what a read-ahead that was cancelled did not bring.
+const SAME_ANSWER_FOR: Duration = Duration::from_secs(1);
 
 /// One open of a cold file. Dropped, it leaves its line in the audit.
 pub struct Visit {
@@ -27,7 +31,7 @@ pub struct Visit {
     paid_whole: AtomicBool,
     waited_ms: AtomicU64,
     waits: AtomicU32,
-    cancelled: Notify,
+    cancel: watch::Sender<Option<Instant>>,
     outcome: Mutex<Outcome>,
 }
 
@@ -82,7 +86,7 @@ impl Visit {
             paid_whole: AtomicBool::new(paid_whole),
             waited_ms: AtomicU64::new(0),
             waits: AtomicU32::new(0),
-            cancelled: Notify::new(),
+            cancel: watch::Sender::new(None),
             outcome: Mutex::new(Outcome::Asked),
         }
     }
@@ -176,13 +180,21 @@ impl Visit {
         Ok(())
     }
 
-    /// Waits for something on behalf of the reader, unless a person cancels its process.
+    /// Waits for something on behalf of the reader, unless a person cancels its process, or did
+    /// just now.
     pub async fn waiting<T>(&self, work: impl Future<Output = T>) -> Result<T, Denied> {
         let _counted = Waiting::begin(&self.waits);
+        let mut cancels = self.cancel.subscribe();
+        let cancelled = async {
+            let just_now =
+                |at: &Option<Instant>| at.is_some_and(|at| at.elapsed() < SAME_ANSWER_FOR);
+            // The sender lives as long as the visit.
+            drop(cancels.wait_for(just_now).await);
+        };
         tokio::select! {
             biased;
-            () = self.cancelled.notified() => Err(Denied::Cancelled),
             done = work => Ok(done),
+            () = cancelled => Err(Denied::Cancelled),
         }
     }
 
@@ -198,7 +210,7 @@ impl Visit {
     /// Ends its waits. False: it does not wait.
     pub(super) fn cancel(&self) -> bool {
         let waiting = self.is_waiting();
-        self.cancelled.notify_waiters();
+        self.cancel.send_replace(Some(Instant::now()));
         waiting
     }
 
