@@ -124,8 +124,8 @@ impl Bench {
                 fs::write(self.data().join(format!("other/{number:05}")), &small).unwrap();
             }
         }
-        let puts = futures::stream::iter(&objects)
-            .map(|(key, body)| put(&self.client, key, body.clone()));
+        let puts =
+            futures::stream::iter(&objects).map(|(key, body)| put(&self.client, key, body.clone()));
         self.runtime.block_on(puts.buffer_unordered(PUTS_AT_ONCE).for_each(async |()| {}));
     }
 
