@@ -266,11 +266,12 @@ async fn fill(
     }
 }
 
-/// The chunk that a reader of the file will want next.
+/// The chunk that a reader of the file will want next; one too far where it wants none any more.
 fn reader_at(cold: &Cold) -> u32 {
     let next = cold.progress(|progress| progress.next_offset);
-    let packed = cold.place.packing.packed_range(next..cold.place.size_bytes);
-    packed.map_or(0, |packed| cold.place.entry.chunks_of(packed).start)
+    let (entry, packing) = (&cold.place.entry, &cold.place.packing);
+    let packed = packing.packed_range(next..cold.place.size_bytes);
+    packed.map_or(entry.chunk_count(), |packed| entry.chunks_of(packed).start)
 }
 
 fn put_chunk(
