@@ -16,9 +16,9 @@ pub(super) struct Order {
 }
 
 impl Order {
-    /// All chunks of a file.
-    pub(super) fn new(chunks: u32) -> Self {
-        Self { left: std::iter::once(0..chunks).collect(), next: 0 }
+    /// All chunks of a file, from where a reader is.
+    pub(super) fn new(chunks: u32, reader: u32) -> Self {
+        Self { left: std::iter::once(0..chunks).collect(), next: reader }
     }
 
     /// Takes the next, where a reader is at `reader`. None: all are taken.
@@ -43,14 +43,14 @@ mod tests {
 
     #[test]
     fn without_a_reader_it_is_the_order_of_the_file() {
-        let mut order = Order::new(5);
+        let mut order = Order::new(5, 0);
         let taken: Vec<u32> = std::iter::from_fn(|| order.take(0)).collect();
         assert_eq!(taken, [0, 1, 2, 3, 4]);
     }
 
     #[test]
     fn a_fill_begins_at_its_reader_and_ends_with_what_was_read_before() {
-        let mut order = Order::new(100);
+        let mut order = Order::new(100, 25);
         let mut reader = 25;
         let taken: Vec<u32> = std::iter::from_fn(|| {
             let chunk = order.take(reader);
@@ -64,7 +64,7 @@ mod tests {
 
     #[test]
     fn a_fill_that_falls_behind_leaves_chunks_for_the_end_and_forgets_none() {
-        let mut order = Order::new(1_000);
+        let mut order = Order::new(1_000, 0);
         let mut reader = 0;
         let mut taken: Vec<u32> = std::iter::from_fn(|| {
             let chunk = order.take(reader);
@@ -79,6 +79,6 @@ mod tests {
 
     #[test]
     fn a_file_without_data_has_nothing_to_take() {
-        assert_eq!(Order::new(0).take(0), None);
+        assert_eq!(Order::new(0, 0).take(0), None);
     }
 }
