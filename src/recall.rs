@@ -25,18 +25,22 @@ use crate::stub::Stub;
 use crate::tenant::Tenant;
 use crate::tier::State;
 
+mod ahead;
 mod chunks;
 mod error;
 mod fill;
 mod insist;
 mod neighbours;
+mod order;
 mod privileges;
 mod room;
+mod run;
 
 pub use chunks::Chunks;
 pub use error::RecallError;
 pub(crate) use fill::{cut_to_stub, restore_mtime};
 pub use insist::{prove_remote, remote_index};
+use run::RUN_CHUNKS;
 
 /// What of a recall can be turned (DESIGN.md, admission).
 #[derive(Clone, Copy, Debug)]
@@ -61,16 +65,12 @@ impl Default for Options {
 
 /// A larger file is recalled whole once this share of it has been read: one in four.
 const WHOLE_AT_SHARE: u64 = 4;
-/// Reads in a row after which a reader counts as sequential.
-const SEQUENTIAL_READS: u32 = 2;
-/// Chunks fetched ahead of a sequential reader.
-const READ_AHEAD_CHUNKS: u32 = 4;
 /// A read that would wait gets the answer of one that waited in vain until this long ago. The
 /// kernel asks for a page again, alone, when the read-ahead that it was in fails, and would
 /// wait for two more deadlines before whoever maps or reads the file hears of the first.
 const SAME_ANSWER_FOR: Duration = Duration::from_secs(1);
 /// Chunks that one fill fetches at once.
-const FILL_CHUNKS_AT_ONCE: u32 = 4;
+const FILL_CHUNKS_AT_ONCE: u32 = 2 * RUN_CHUNKS;
 /// Chunks that all fills of a tenant hold at once, of up to 1 MiB each; more fills wait.
 const FILLING_CHUNKS: usize = 64;
 
@@ -192,25 +192,19 @@ impl Recall {
     /// Decides what this read begins: a fill, a read-ahead, or nothing.
     fn plan(self: &Arc<Self>, inode: &Arc<Inode>, cold: &Arc<Cold>, read: Range<u64>, keeps: bool) {
         let Range { start: offset, end } = read;
-        let (sequential, read) = cold.progress(|progress| {
-            let in_order = offset == progress.next_offset;
-            progress.sequential_reads = if in_order { progress.sequential_reads + 1 } else { 0 };
-            progress.next_offset = end;
+        let (in_a_row, read) = cold.progress(|progress| {
             progress.bytes_read += end - offset;
-            (progress.sequential_reads >= SEQUENTIAL_READS, progress.bytes_read)
+            (ahead::in_a_row(progress, offset, end), progress.bytes_read)
         });
         let size = cold.place.size_bytes;
         let whole = size <= self.options.whole_streaming_bytes || read >= size / WHOLE_AT_SHARE;
         let never_tried = matches!(*cold.watch_fill().borrow(), Fill::Idle);
         if keeps && whole && never_tried && !self.tenant.is_read_only() {
             self.start_fill(inode, cold);
-        } else if sequential {
-            let Some(packed) = cold.place.packing.packed_range(end..size) else { return };
-            let next = cold.place.entry.chunks_of(packed);
-            let ahead = next.start..next.end.min(next.start + READ_AHEAD_CHUNKS);
-            for number in ahead {
-                self.chunks.prefetch(&cold.place, number, self.options.deadline);
-            }
+        } else if let Some(in_a_row) = in_a_row
+            && let Some(packed) = cold.place.packing.packed_range(end..size)
+        {
+            self.chunks.read_ahead(&cold.place, packed.start, in_a_row, self.options.deadline);
         }
     }
 

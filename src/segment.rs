@@ -7,10 +7,12 @@
 //!
 //! [`layout`] is the arithmetic, [`content`] the hash of a file's logical bytes, [`entry`] and
 //! [`index`] what the footer says of each file, [`write`] fills a segment, [`verify`] reads it
-//! back and alone makes the proof that lets a record name it, [`read`] fetches from it.
+//! back and alone makes the proof that lets a record name it, [`read`] fetches from it, and
+//! [`incoming`] proves what is still coming.
 
 pub mod content;
 pub mod entry;
+pub mod incoming;
 pub mod index;
 pub mod layout;
 pub mod read;
@@ -19,9 +21,10 @@ pub mod write;
 
 pub use content::{ContentHash, ContentHasher};
 pub use entry::{EntryMeta, IndexEntry};
+pub use incoming::Incoming;
 pub use index::Index;
 pub use layout::{EntryPlace, Packing, Piece};
-pub use read::{ReadError, fetch_chunks, read_header, read_index, verify_chunks};
+pub use read::{ReadError, fetch_chunks, fetch_run, read_header, read_index, verify_chunks};
 pub use verify::{VerifiedSegment, verify};
 pub use write::{EntryWriter, FinishedSegment, SegmentBuilder, WriteError};
 

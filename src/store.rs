@@ -260,6 +260,18 @@ pub trait ObjectStore: Send + Sync + 'static {
     /// Reads exactly `range`; an answer of another length is [`StoreError::Corrupt`].
     async fn get(&self, key: &ObjectKey, range: Range<u64>) -> Result<Bytes, StoreError>;
 
+    /// Reads exactly `range` and hands on its bytes as they come, in order. After an error what
+    /// was handed on is not all of it, and not proven to be right.
+    async fn get_in_pieces(
+        &self,
+        key: &ObjectKey,
+        range: Range<u64>,
+        piece: &mut (dyn FnMut(Bytes) + Send),
+    ) -> Result<(), StoreError> {
+        piece(self.get(key, range).await?);
+        Ok(())
+    }
+
     /// The object's size in bytes.
     async fn size_bytes(&self, key: &ObjectKey) -> Result<u64, StoreError>;
 

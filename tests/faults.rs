@@ -13,6 +13,8 @@ mod moving;
 mod neighbours;
 #[path = "faults/paths.rs"]
 mod paths;
+#[path = "faults/runs.rs"]
+mod runs;
 #[path = "faults/stopping.rs"]
 mod stopping;
 #[path = "faults/world.rs"]

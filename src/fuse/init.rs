@@ -19,7 +19,7 @@ const WANTED: [InitFlags; 12] = [
 ];
 
 /// Largest read or write request, bytes.
-const MAX_REQUEST_BYTES: u32 = 1 << 20;
+pub(super) const MAX_REQUEST_BYTES: u32 = 1 << 20;
 
 /// Asks for what the kernel has. Returns whether it grants passthrough, if that is wanted.
 pub(super) fn negotiate(config: &mut KernelConfig, mut passthrough: bool) -> bool {

@@ -13,6 +13,7 @@ use nix::mount::{MntFlags, umount2};
 use tokio_util::sync::CancellationToken;
 
 use super::forgetting::Forgetting;
+use super::init::MAX_REQUEST_BYTES;
 use super::{Caching, Door};
 use crate::ops::Ops;
 use crate::sys::mount::{MountId, mount_at};
@@ -95,6 +96,10 @@ pub fn mount(
     // It answers already, so somebody may have unmounted it again: what is there then is not ours
     // to unmount.
     let id = mount_at(mountpoint).ok().filter(|there| *there != below);
+    // Each request costs a wake or two, however much it asks for.
+    if let Some(Err(error)) = id.map(|id| id.set_read_ahead(MAX_REQUEST_BYTES)) {
+        tracing::debug!(%error, "the kernel reads 128 KiB ahead");
+    }
     let session = ManuallyDrop::new(session);
     Ok(Mounted { session, id, passthrough, ended, mountpoint: mountpoint.to_owned() })
 }

@@ -76,8 +76,8 @@ pub struct Progress {
     pub bytes_read: u64,
     /// Where a sequential reader would go on.
     pub next_offset: u64,
-    /// Reads in a row that began there.
-    pub sequential_reads: u32,
+    /// Bytes of reads in a row that began about there.
+    pub bytes_in_a_row: u64,
     /// The last read that waited in vain.
     pub refusal: Option<Refusal>,
 }

@@ -9,30 +9,52 @@ use bytes::{Bytes, BytesMut};
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use lru::LruCache;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::RecallError;
-use super::insist::insist;
+use super::ahead::Readers;
+use super::insist::{UNANSWERED, insist};
 use super::neighbours::Neighbours;
-use crate::file_id::SegmentId;
+use super::run::RUNNING_CHUNKS;
+use crate::file_id::{EntryRef, SegmentId};
 use crate::inode::Place;
 use crate::segment::Piece;
 use crate::store::ObjectStore;
 
 type Key = (SegmentId, u32, u32);
 type Flight = Shared<BoxFuture<'static, Result<Bytes, RecallError>>>;
+/// A chunk of a run on its way; gone: the run ended without it.
+type Coming = Shared<oneshot::Receiver<Bytes>>;
 
 /// The chunks of a store that are in memory or on their way.
 pub struct Chunks {
-    neighbours: Neighbours,
+    pub(super) neighbours: Neighbours,
     state: Mutex<State>,
-    runtime: tokio::runtime::Handle,
+    pub(super) runtime: tokio::runtime::Handle,
     capacity_bytes: usize,
 }
 
 struct State {
     flights: HashMap<Key, Flight>,
+    runs: HashMap<Key, Coming>,
+    readers: Readers,
     cache: LruCache<Key, Bytes>,
     cached_bytes: usize,
+}
+
+/// Where a chunk is.
+enum Found {
+    Here(Bytes),
+    Flying(Flight),
+    Coming(Coming),
+}
+
+/// A chunk of a run that is to land; dropped, it does not come.
+pub(super) struct Landing {
+    chunks: Arc<Chunks>,
+    key: Key,
+    tell: Option<oneshot::Sender<Bytes>>,
 }
 
 impl Chunks {
@@ -44,7 +66,10 @@ impl Chunks {
         runtime: tokio::runtime::Handle,
     ) -> Self {
         let cache = LruCache::unbounded(); // bounded by bytes, below
-        let state = State { flights: HashMap::new(), cache, cached_bytes: 0 };
+        // The other half is for what was read, and for whoever does not read in order.
+        let readers = Readers::new(u64::try_from(capacity_bytes / 2).unwrap_or(u64::MAX));
+        let (flights, runs) = (HashMap::new(), HashMap::new());
+        let state = State { flights, runs, readers, cache, cached_bytes: 0 };
         let neighbours = Neighbours::new(store, capacity_bytes);
         Self { neighbours, state: Mutex::new(state), runtime, capacity_bytes }
     }
@@ -61,7 +86,23 @@ impl Chunks {
         number: u32,
         deadline: Duration,
     ) -> Result<Bytes, RecallError> {
-        match self.flight(place, number, deadline) {
+        let ends = Instant::now() + deadline;
+        let coming = match self.find_or_fetch(place, number, deadline) {
+            Found::Here(chunk) => return Ok(chunk),
+            Found::Flying(flight) => return flight.await,
+            Found::Coming(coming) => coming,
+        };
+        match tokio::time::timeout_at(ends, coming).await {
+            Ok(Ok(chunk)) => return Ok(chunk),
+            // Its run failed.
+            Ok(Err(_unsent)) => {}
+            Err(_elapsed) => {
+                let (at, last) = (place.entry.at(), UNANSWERED.to_owned());
+                return Err(RecallError::Deadline { at, deadline, last });
+            }
+        }
+        let left = ends.saturating_duration_since(Instant::now());
+        match self.fetch_alone(place, number, left) {
             Ok(chunk) => Ok(chunk),
             Err(flight) => flight.await,
         }
@@ -76,8 +117,20 @@ impl Chunks {
         deadline: Duration,
     ) -> Result<Bytes, RecallError> {
         let length = usize::try_from(range.end - range.start).unwrap_or(0);
+        let pieces = place.packing.pieces(range);
+        if let [Piece::Data { at, packed_offset }] = pieces[..] {
+            let packed = packed_offset..packed_offset + at.length;
+            let numbers = place.entry.chunks_of(packed.clone());
+            if numbers.len() == 1 {
+                let chunk = self.get(place, numbers.start, deadline).await?;
+                // Not copied.
+                return Ok(chunk.slice(within(place, numbers.start, &chunk, &packed)));
+            }
+            // All on their way before the first is waited for.
+            numbers.for_each(|number| drop(self.find_or_fetch(place, number, deadline)));
+        }
         let mut data = BytesMut::with_capacity(length);
-        for piece in place.packing.pieces(range) {
+        for piece in pieces {
             match piece {
                 Piece::Hole(hole) => {
                     let zeros = usize::try_from(hole.length).unwrap_or(0);
@@ -87,12 +140,7 @@ impl Chunks {
                     let packed = packed_offset..packed_offset + at.length;
                     for number in place.entry.chunks_of(packed.clone()) {
                         let chunk = self.get(place, number, deadline).await?;
-                        let from = place.entry.packed_range(number..number + 1).start;
-                        let index = |offset: u64| {
-                            let within = offset.saturating_sub(from);
-                            usize::try_from(within).unwrap_or(usize::MAX).min(chunk.len())
-                        };
-                        data.extend_from_slice(&chunk[index(packed.start)..index(packed.end)]);
+                        data.extend_from_slice(&chunk[within(place, number, &chunk, &packed)]);
                     }
                 }
             }
@@ -100,13 +148,58 @@ impl Chunks {
         Ok(data.freeze())
     }
 
-    /// Sets a chunk on its way, if it is neither here nor on its way.
-    pub fn prefetch(self: &Arc<Self>, place: &Place, number: u32, deadline: Duration) {
-        // A chunk at hand or a flight begun: either is all that was wanted.
-        drop(self.flight(place, number, deadline));
+    /// How many bytes to have ahead of a reader of `at`, who read so many in a row.
+    pub(super) fn window(&self, at: EntryRef, in_a_row: u64) -> u64 {
+        self.lock().readers.window(at, in_a_row, Instant::now())
     }
 
-    fn flight(
+    /// The first few of the wanted chunks that are neither here nor on their way, at most `most`
+    /// and in one run: from now on they are on their way. None: there are no such, or too many
+    /// runs are under way.
+    pub(super) fn begin_run(
+        self: &Arc<Self>,
+        place: &Place,
+        wanted: Range<u32>,
+        most: u32,
+    ) -> Option<(Range<u32>, Vec<Landing>)> {
+        let key = |number| (place.entry.at().segment, place.entry.at().entry, number);
+        let mut state = self.lock();
+        let is_missing = |state: &State, number: u32| {
+            let key = key(number);
+            !state.cache.contains(&key)
+                && !state.flights.contains_key(&key)
+                && !state.runs.contains_key(&key)
+        };
+        let first = wanted.clone().find(|number| is_missing(&state, *number))?;
+        let length = (first..wanted.end.min(first.saturating_add(most)))
+            .take_while(|number| is_missing(&state, *number))
+            .count();
+        if state.runs.len() + length > RUNNING_CHUNKS {
+            return None;
+        }
+        let run = first..first + u32::try_from(length).unwrap_or(0);
+        let landings = run.clone().map(|number| {
+            let (tell, told) = oneshot::channel();
+            state.runs.insert(key(number), told.shared());
+            Landing { chunks: Arc::clone(self), key: key(number), tell: Some(tell) }
+        });
+        let landings = landings.collect();
+        Some((run, landings))
+    }
+
+    fn find_or_fetch(self: &Arc<Self>, place: &Place, number: u32, deadline: Duration) -> Found {
+        let at = place.entry.at();
+        if let Some(coming) = self.lock().runs.get(&(at.segment, at.entry, number)) {
+            return Found::Coming(coming.clone());
+        }
+        match self.fetch_alone(place, number, deadline) {
+            Ok(chunk) => Found::Here(chunk),
+            Err(flight) => Found::Flying(flight),
+        }
+    }
+
+    /// The chunk, if it is here; else its flight, begun if there was none.
+    fn fetch_alone(
         self: &Arc<Self>,
         place: &Place,
         number: u32,
@@ -125,7 +218,11 @@ impl Chunks {
         // A task of its own: a reader that goes away does not take the others' bytes along.
         let task = self.runtime.spawn(async move {
             let fetched = chunks.fetch(&place, number, deadline).await;
-            chunks.land(key, &fetched);
+            let mut state = chunks.lock();
+            state.flights.remove(&key);
+            if let Ok(chunk) = &fetched {
+                state.keep(key, chunk.clone(), chunks.capacity_bytes);
+            }
             fetched
         });
         let flight = async move {
@@ -139,35 +236,64 @@ impl Chunks {
         Err(flight)
     }
 
-    fn land(&self, key: Key, fetched: &Result<Bytes, RecallError>) {
-        let mut state = self.lock();
-        state.flights.remove(&key);
-        let Ok(chunk) = fetched else { return };
-        state.cached_bytes += chunk.len();
-        if let Some(replaced) = state.cache.put(key, chunk.clone()) {
-            state.cached_bytes -= replaced.len();
-        }
-        while state.cached_bytes > self.capacity_bytes
-            && let Some((_, oldest)) = state.cache.pop_lru()
-        {
-            state.cached_bytes -= oldest.len();
-        }
-    }
-
     async fn fetch(
         &self,
         place: &Place,
         number: u32,
         deadline: Duration,
     ) -> Result<Bytes, RecallError> {
-        let first = "no free place among the requests under way";
         let ask = || self.neighbours.chunk(place, number);
-        insist(place.entry.at(), deadline, first, ask).await
+        insist(place.entry.at(), deadline, ask).await
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl State {
+    fn keep(&mut self, key: Key, chunk: Bytes, capacity_bytes: usize) {
+        self.cached_bytes += chunk.len();
+        if let Some(replaced) = self.cache.put(key, chunk) {
+            self.cached_bytes -= replaced.len();
+        }
+        while self.cached_bytes > capacity_bytes
+            && let Some((_, oldest)) = self.cache.pop_lru()
+        {
+            self.cached_bytes -= oldest.len();
+        }
+    }
+}
+
+impl Landing {
+    /// The chunk is here.
+    pub(super) fn land(mut self, chunk: Bytes) {
+        let mut state = self.chunks.lock();
+        state.keep(self.key, chunk.clone(), self.chunks.capacity_bytes);
+        state.runs.remove(&self.key);
+        drop(state);
+        if let Some(tell) = self.tell.take() {
+            // Nobody may have asked for it yet.
+            drop(tell.send(chunk));
+        }
+    }
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        if self.tell.take().is_some() {
+            self.chunks.lock().runs.remove(&self.key);
+        }
+    }
+}
+
+/// The part of a chunk that holds these packed bytes.
+fn within(place: &Place, number: u32, chunk: &Bytes, packed: &Range<u64>) -> Range<usize> {
+    let from = place.entry.packed_range(number..number + 1).start;
+    let index = |offset: u64| {
+        usize::try_from(offset.saturating_sub(from)).unwrap_or(usize::MAX).min(chunk.len())
+    };
+    index(packed.start)..index(packed.end)
 }
 
 impl std::fmt::Debug for Chunks {

@@ -1,7 +1,8 @@
 //! Filling a stub in place.
 //!
 //! ```text
-//! work list -> record recalling -> lease, extend -> chunks, block 0 kept back -> fdatasync
+//! work list -> record recalling -> lease, extend -> chunks, where its reader is first, block 0
+//!   kept back -> fdatasync
 //!   -> block 0 -> fdatasync -> mtime -> record archived
 //! ```
 //!
@@ -21,9 +22,10 @@ use nix::sys::time::TimeSpec;
 use tokio::sync::SemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
+use super::order::Order;
 use super::privileges::Privileges;
 use super::room::{Room, Share};
-use super::{FILL_CHUNKS_AT_ONCE, Recall, RecallError, is_served};
+use super::{FILL_CHUNKS_AT_ONCE, RUN_CHUNKS, Recall, RecallError, is_served};
 use crate::failpoint::{CrashPoint, reach};
 use crate::file_id::TimeNs;
 use crate::inode::{Body, Cold, Inode, Suspect};
@@ -218,11 +220,19 @@ async fn fill(
     share: &mut Share,
     stop: &CancellationToken,
 ) -> Result<Option<Head>, RecallError> {
-    let entry = &cold.place.entry;
+    let chunk_count = cold.place.entry.chunk_count();
     let mut head = None;
-    let mut chunks = futures::stream::iter(0..entry.chunk_count())
+    let mut order = Order::new(chunk_count, reader_at(cold));
+    let order = std::iter::from_fn(|| order.take(reader_at(cold)));
+    let mut chunks = futures::stream::iter(order)
         .map(|number| async move {
             let deadline = recall.options.deadline;
+            // A single chunk may come with its neighbours instead.
+            if chunk_count > 1 {
+                let run_end = number.saturating_add(1).next_multiple_of(RUN_CHUNKS);
+                let run = number..run_end.min(chunk_count);
+                recall.chunks.fetch_runs(&cold.place, run, deadline);
+            }
             (number, recall.chunks.get(&cold.place, number, deadline).await)
         })
         .buffered(FILL_CHUNKS_AT_ONCE as usize);
@@ -254,6 +264,14 @@ async fn fill(
         .await?;
         share.written(length);
     }
+}
+
+/// The chunk that a reader of the file will want next; one too far where it wants none any more.
+fn reader_at(cold: &Cold) -> u32 {
+    let next = cold.progress(|progress| progress.next_offset);
+    let (entry, packing) = (&cold.place.entry, &cold.place.packing);
+    let packed = packing.packed_range(next..cold.place.size_bytes);
+    packed.map_or(entry.chunk_count(), |packed| entry.chunks_of(packed).start)
 }
 
 fn put_chunk(

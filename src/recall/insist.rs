@@ -18,19 +18,20 @@ const DOUBTS: u32 = 2;
 /// Chunks of one request of a proof, 1 MiB each at most.
 const CHUNKS_AT_ONCE: usize = 8;
 
-/// Makes a request until it succeeds or fails for good; at most for `deadline`. `first` is what
-/// is said where not even one attempt ended.
+/// What is said where not even one attempt ended.
+pub(super) const UNANSWERED: &str = "the store does not answer";
+
+/// Makes a request until it succeeds or fails for good; at most for `deadline`.
 pub(super) async fn insist<T, F>(
     at: EntryRef,
     deadline: Duration,
-    first: &str,
     mut attempt: impl FnMut() -> F,
 ) -> Result<T, RecallError>
 where
     F: Future<Output = Result<T, ReadError>>,
 {
     let ends = tokio::time::Instant::now() + deadline;
-    let mut last = first.to_owned();
+    let mut last = UNANSWERED.to_owned();
     let mut pause = FIRST_PAUSE;
     let mut doubts = DOUBTS;
     loop {
@@ -65,7 +66,7 @@ pub async fn prove_remote(
     for first in (0..place.chunk_count()).step_by(CHUNKS_AT_ONCE) {
         let run = first..place.chunk_count().min(first.saturating_add(CHUNKS_AT_ONCE as u32));
         let ask = || fetch_chunks(&*tenant.store, &key, place, run.clone());
-        insist(at, deadline, "the first request did not end", ask).await?;
+        insist(at, deadline, ask).await?;
     }
     Ok(())
 }
@@ -83,5 +84,5 @@ pub async fn remote_index(
     let key = segment_key(&tenant.name, at.segment);
     let uuid = tenant.seal.tenant();
     let ask = || read_index(&*tenant.store, &key, uuid, at.segment);
-    insist(at, deadline, "the first request did not end", ask).await
+    insist(at, deadline, ask).await
 }

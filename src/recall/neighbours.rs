@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use crate::file_id::{EntryRef, SegmentId};
 use crate::inode::Place;
-use crate::segment::{ReadError, fetch_chunks, verify_chunks};
+use crate::segment::{ReadError, fetch_chunks, fetch_run, verify_chunks};
 use crate::store::{ObjectStore, StoreError};
 
 /// GETs under way at once; more wait their turn.
@@ -102,6 +102,21 @@ impl Neighbours {
         let chunk = chunks.into_iter().next().unwrap_or_default();
         self.lock().fetched_bytes += chunk.len() as u64;
         Ok(chunk)
+    }
+
+    /// Hands on the packed bytes of several chunks, each as soon as it is checked; one request.
+    pub(super) async fn run(
+        &self,
+        place: &Place,
+        chunks: Range<u32>,
+        proven: &mut (dyn FnMut(u32, Bytes) + Send),
+    ) -> Result<(), ReadError> {
+        let _permit = self.permits.acquire().await;
+        fetch_run(&*self.store, &place.key, &place.entry, chunks, &mut |number, chunk| {
+            self.lock().fetched_bytes += chunk.len() as u64;
+            proven(number, chunk);
+        })
+        .await
     }
 
     /// A range out of blocks; none: nobody reads this segment's files one after the other.

@@ -5,6 +5,7 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use crate::file_id::{EntryRef, SegmentId, TenantUuid};
+use crate::segment::incoming::Incoming;
 use crate::segment::index::{BadFrame, Header, Index, Trailer};
 use crate::segment::layout::{CHECK_BYTES, EntryPlace, HEADER_BYTES, TRAILER_BYTES};
 use crate::store::{ObjectKey, ObjectStore, StoreError};
@@ -138,9 +139,31 @@ pub async fn fetch_chunks(
     if chunks.is_empty() {
         return Ok(Vec::new());
     }
-    let run = store.get(key, place.object_range(chunks.clone())).await?;
-    verify_chunks(place, chunks, &run)
-        .map_err(|bad| ReadError::Damaged { key: key.clone(), what: bad.to_string() })
+    let mut fetched = Vec::with_capacity(chunks.len());
+    fetch_run(store, key, place, chunks, &mut |_, chunk| fetched.push(chunk)).await?;
+    Ok(fetched)
+}
+
+/// Fetches chunks of an entry in one request, and hands on each as soon as it is proven, in
+/// order. After an error the others are not there; those that were handed on are good.
+pub async fn fetch_run(
+    store: &dyn ObjectStore,
+    key: &ObjectKey,
+    place: &EntryPlace,
+    chunks: Range<u32>,
+    proven: &mut (dyn FnMut(u32, Bytes) + Send),
+) -> Result<(), ReadError> {
+    let range = place.object_range(chunks.clone());
+    let mut incoming = Incoming::new(place, chunks);
+    let mut bad = None;
+    let mut take = |piece| {
+        if bad.is_none() {
+            bad = incoming.push(piece, &mut *proven).err();
+        }
+    };
+    store.get_in_pieces(key, range, &mut take).await?;
+    let outcome = bad.map_or_else(|| incoming.finish(), Err);
+    outcome.map_err(|bad| ReadError::Damaged { key: key.clone(), what: bad.to_string() })
 }
 
 /// Reads and checks a segment's header.

@@ -17,7 +17,7 @@ pub use probe::{PROBE_PREFIX, Page};
 
 use std::future::Future;
 use std::ops::Range;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -203,6 +203,18 @@ impl S3Store {
     }
 
     async fn get_once(&self, context: Context<'_>, range: Range<u64>) -> Result<Bytes, StoreError> {
+        let mut collected = Collected::new(range.end - range.start);
+        self.get_pieces_once(context, range, |piece| collected.add(piece)).await?;
+        Ok(collected.into_bytes())
+    }
+
+    /// One request for `range`; its bytes as they come.
+    async fn get_pieces_once(
+        &self,
+        context: Context<'_>,
+        range: Range<u64>,
+        piece: impl FnMut(Bytes),
+    ) -> Result<(), StoreError> {
         let get = self.client().get_object();
         let get = get.bucket(&self.0.bucket).key(self.full_key(context.key));
         let get = get.range(format!("bytes={}-{}", range.start, range.end - 1));
@@ -217,11 +229,11 @@ impl S3Store {
                 None => context.error(Kind::Corrupt, wrong),
             });
         }
-        let collected = collect(context, answer.body, expected).await;
-        if collected.as_ref().is_err_and(StoreError::is_transient) {
+        let received = receive(context, answer.body, expected, piece).await;
+        if received.as_ref().is_err_and(StoreError::is_transient) {
             self.0.governor.observe(context.action(), "cut", Sign::Reset);
         }
-        collected
+        received
     }
 
     /// Whether what is stored is `body`.
@@ -347,6 +359,32 @@ impl ObjectStore for S3Store {
         self.attempt(context, length, |_| self.get_once(context, range.clone())).await
     }
 
+    /// An attempt after a broken line asks for the rest only.
+    async fn get_in_pieces(
+        &self,
+        key: &ObjectKey,
+        range: Range<u64>,
+        piece: &mut (dyn FnMut(Bytes) + Send),
+    ) -> Result<(), StoreError> {
+        let context = self.context(Call::Get, key);
+        let length = range.end - range.start;
+        // Attempts follow each other: the lock is for the compiler alone.
+        let coming = Mutex::new((range.start, piece));
+        let attempt = |_| async {
+            let next = coming.lock().unwrap_or_else(PoisonError::into_inner).0;
+            if next >= range.end {
+                return Ok(());
+            }
+            let hand_on = |bytes: Bytes| {
+                let mut coming = coming.lock().unwrap_or_else(PoisonError::into_inner);
+                coming.0 += bytes.len() as u64;
+                (coming.1)(bytes);
+            };
+            self.get_pieces_once(context, next..range.end, hand_on).await
+        };
+        self.attempt(context, length, attempt).await
+    }
+
     async fn size_bytes(&self, key: &ObjectKey) -> Result<u64, StoreError> {
         Ok(self.told(key).await?.size_bytes)
     }
@@ -424,12 +462,14 @@ async fn said_instead(answer: GetObjectOutput) -> Option<String> {
     rest.split_once("</Code>").map(|(code, _)| code.to_owned())
 }
 
-async fn collect(
+/// Hands on a body as it comes: exactly `expected` bytes of it.
+async fn receive(
     context: Context<'_>,
     mut body: ByteStream,
     expected: u64,
-) -> Result<Bytes, StoreError> {
-    let mut collected = BytesMut::new();
+    mut piece: impl FnMut(Bytes),
+) -> Result<(), StoreError> {
+    let mut received = 0;
     loop {
         let frame = match body.try_next().await {
             Ok(Some(frame)) => frame,
@@ -439,23 +479,57 @@ async fn collect(
                 return Err(context.error(Kind::Unavailable, reason));
             }
         };
-        if collected.is_empty() && frame.len() as u64 == expected {
-            // All in one, as from the store inside this process: not copied.
-            return Ok(frame);
-        }
-        if (collected.len() + frame.len()) as u64 > expected {
+        received += frame.len() as u64;
+        if received > expected {
             let reason = format!("more than the {expected} bytes that were asked for");
             return Err(context.error(Kind::Corrupt, reason));
         }
-        if collected.is_empty() {
-            // The caller chose the length; an object's chunks and segments bound it.
-            collected.reserve(usize::try_from(expected).unwrap_or_default());
-        }
-        collected.extend_from_slice(&frame);
+        piece(frame);
     }
-    if collected.len() as u64 != expected {
-        let reason = format!("{} bytes instead of {expected}", collected.len());
+    if received != expected {
+        let reason = format!("{received} bytes instead of {expected}");
         return Err(context.error(Kind::Corrupt, reason));
     }
-    Ok(collected.freeze())
+    Ok(())
+}
+
+/// A body of `expected` bytes, in one piece.
+async fn collect(
+    context: Context<'_>,
+    body: ByteStream,
+    expected: u64,
+) -> Result<Bytes, StoreError> {
+    let mut collected = Collected::new(expected);
+    receive(context, body, expected, |piece| collected.add(piece)).await?;
+    Ok(collected.into_bytes())
+}
+
+/// A body that is wanted in one piece.
+struct Collected {
+    expected: u64,
+    bytes: BytesMut,
+    /// All in one, as from the store inside this process: not copied.
+    whole: Option<Bytes>,
+}
+
+impl Collected {
+    fn new(expected: u64) -> Self {
+        Self { expected, bytes: BytesMut::new(), whole: None }
+    }
+
+    fn add(&mut self, piece: Bytes) {
+        if piece.len() as u64 == self.expected {
+            self.whole = Some(piece);
+            return;
+        }
+        if self.bytes.is_empty() {
+            // The caller chose the length; an object's chunks and segments bound it.
+            self.bytes.reserve(usize::try_from(self.expected).unwrap_or_default());
+        }
+        self.bytes.extend_from_slice(&piece);
+    }
+
+    fn into_bytes(self) -> Bytes {
+        self.whole.unwrap_or_else(|| self.bytes.freeze())
+    }
 }

@@ -22,6 +22,14 @@ impl MountId {
     pub fn is_unique(&self) -> bool {
         self.is_unique
     }
+
+    /// Sets how far the kernel reads ahead of whoever reads files of this filesystem in order.
+    /// A FUSE mount can only ask for less than the kernel's 128 KiB; more takes root and sysfs.
+    pub fn set_read_ahead(&self, bytes: u32) -> io::Result<()> {
+        let (major, minor) = self.device;
+        let setting = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
+        std::fs::write(setting, format!("{}\n", bytes >> 10))
+    }
 }
 
 /// The topmost mount at a path, asked of the kernel alone: the filesystem need not answer.
