@@ -7,6 +7,7 @@
 // 1: vocabulary, values and rules without I/O
 pub mod file_id;
 pub mod printable;
+pub mod temperature;
 pub mod tier;
 pub(crate) mod wire;
 
@@ -17,6 +18,7 @@ pub mod sys;
 pub mod failpoint;
 #[cfg(test)]
 pub(crate) mod fuzzing;
+pub mod heat;
 pub mod seal;
 pub mod store;
 

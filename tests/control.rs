@@ -68,6 +68,7 @@ impl Fake {
             }),
             pinned: false,
             open_count: 0,
+            heat: None,
             notes: vec![ODD_WORDS.into()],
         }
     }
@@ -95,6 +96,7 @@ impl Engine for Fake {
                 guest: false,
                 verify: "readback".into(),
                 probe: "none".into(),
+                heat: HeatStatus::default(),
                 policy: "none".into(),
                 passthrough: false,
                 files: Files::default(),
@@ -162,7 +164,7 @@ impl Engine for Fake {
         request: FindRequest,
         found: mpsc::Sender<FileReport>,
         _cancel: CancellationToken,
-    ) -> Result<FindSummary, Problem> {
+    ) -> Result<FindSummary, HeatStatus, Problem> {
         let names = [&b"odd\xff name"[..], b"plain", b"\x1b[2J\nx"].map(OsStr::from_bytes);
         for path in names.map(|name| request.root.as_path().join(name)) {
             if found.send(self.report(&path)).await.is_err() {
