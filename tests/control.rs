@@ -164,7 +164,7 @@ impl Engine for Fake {
         request: FindRequest,
         found: mpsc::Sender<FileReport>,
         _cancel: CancellationToken,
-    ) -> Result<FindSummary, HeatStatus, Problem> {
+    ) -> Result<FindSummary, Problem> {
         let names = [&b"odd\xff name"[..], b"plain", b"\x1b[2J\nx"].map(OsStr::from_bytes);
         for path in names.map(|name| request.root.as_path().join(name)) {
             if found.send(self.report(&path)).await.is_err() {

@@ -7,12 +7,13 @@ use redb::{ReadableTable, Table, WriteTransaction};
 use super::CatalogError;
 use super::keys::{self, TenantNumber};
 use super::row::Row;
-use super::seen::{Kind, Seen};
+use super::seen::{Kind, Seen, Standing};
 use super::tables;
 use super::totals::Totals;
 use crate::file_id::Ino;
 use crate::heat::Touch;
 use crate::temperature::{Evidence, HalfLife, Heat, Second};
+use crate::tier::State;
 
 type Rows<'t, V> = Table<'t, &'static [u8], V>;
 
@@ -254,11 +255,23 @@ fn heat_after(old: Option<&Row>, seen: &Seen) -> Heat {
     };
     let mut heat = old.heat;
     let is_written = old.seen.mtime != seen.mtime || old.seen.size_bytes != seen.size_bytes;
-    if seen.kind == Kind::Regular && is_written {
+    if is_written && is_at_rest(old.seen.standing) && is_at_rest(seen.standing) {
         // The time alone: how often it was written is not known.
         heat.touch(1, now, Evidence::Write, HalfLife::default());
     }
     heat
+}
+
+/// Whether size and time are the file's own: while bytes come or go they are the daemon's.
+fn is_at_rest(standing: Standing) -> bool {
+    match standing {
+        Standing::Resident => true,
+        Standing::Recorded(state) => match state {
+            State::Archived | State::Suspect | State::Released | State::Lost => true,
+            State::Releasing | State::Recalling => false,
+        },
+        Standing::Unmoved | Standing::Orphan | Standing::Foreign => false,
+    }
 }
 
 /// A range as the tables take it.

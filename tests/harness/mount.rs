@@ -29,8 +29,6 @@ pub struct Start {
     pub env: Vec<(String, String)>,
     /// More arguments of `coldfs mount`.
     pub args: Vec<String>,
-    /// What runs `coldfs`: a program and its arguments.
-    pub wrapper: Vec<String>,
     /// The store, unless it is the site's.
     pub store: Option<String>,
     pub quiet_ms: u64,
@@ -43,7 +41,6 @@ impl Default for Start {
             crash_at: None,
             env: Vec::new(),
             args: Vec::new(),
-            wrapper: Vec::new(),
             store: None,
             quiet_ms: 30,
             hang_limit: HANG_LIMIT,
@@ -102,14 +99,7 @@ impl Site {
         let subject = Subject::from_env();
         let mut command = match subject {
             Subject::Coldfs => {
-                let mut command = match start.wrapper.split_first() {
-                    None => coldfs(),
-                    Some((program, args)) => {
-                        let mut command = Command::new(program);
-                        command.args(args).arg(coldfs().get_program());
-                        command
-                    }
-                };
+                let mut command = coldfs();
                 command.arg("mount").arg(&self.data).arg(&self.mnt);
                 let store = start.store.as_ref().unwrap_or(&self.store_url);
                 command.args(["--store", store, "--foreground"]).args(&start.args);

@@ -1,8 +1,7 @@
 //! What is left where a kernel refuses: each way forced, each said in status.
 
-use super::harness::mount::Start;
 use super::harness::site::Site;
-use super::{accesses, drained, heat, mounted, no_heat_here, plant, start, tenant};
+use super::{accesses, drained, heat, mounted, no_heat_here, plant, tenant};
 
 /// Forces a way and reads a file by it; the probe that status names, and its notes.
 fn seen_by(more: &str) -> (String, String, u64) {
@@ -71,23 +70,19 @@ fn without_a_probe_opens_count_and_nothing_is_proven_idle() {
 }
 
 #[test]
-fn without_the_capability_the_daemon_serves_and_says_what_is_missing() {
+fn without_the_capability_doctor_says_what_is_missing() {
     if no_heat_here() {
         return;
     }
     if !super::harness::on_path("setpriv") {
         return super::skip("needs setpriv");
     }
-    let site = Site::new();
-    plant(&site.data, &["opened"]);
-    let without = "-bpf,-perfmon,-sys_admin,-sys_resource";
-    let mount = site.start(&Start {
-        wrapper: vec!["setpriv".into(), "--bounding-set".into(), without.into()],
-        ..start(&site, "")
-    });
-    super::settled(&mount);
-    let tenant = tenant(&mount);
-    assert_eq!(tenant["probe"], "opens", "{tenant:#}");
-    assert!(tenant["notes"].to_string().contains("CAP_BPF and CAP_PERFMON"), "{tenant:#}");
-    mount.detach();
+    let mut doctor = std::process::Command::new("setpriv");
+    doctor.args(["--bounding-set", "-bpf,-perfmon,-sys_admin"]);
+    let coldfs = super::harness::coldfs();
+    let output = super::harness::run(doctor.arg(coldfs.get_program()).args(["doctor", "--json"]));
+    let text = String::from_utf8_lossy(&output.stdout);
+    let probe = text.lines().find(|line| line.contains(r#""name":"probe""#)).unwrap();
+    assert!(probe.contains(r#""grade":"warn""#), "{probe}");
+    assert!(probe.contains("CAP_BPF and CAP_PERFMON"), "{probe}");
 }
