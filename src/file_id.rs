@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::SystemTime;
 
 use nix::sys::stat::FileStat;
 
@@ -88,6 +89,11 @@ impl SegmentId {
     /// A new name; unique without asking anybody (80 random bits a millisecond).
     pub fn generate() -> Self {
         Self(ulid::Ulid::new().to_bytes())
+    }
+
+    /// When the name was made, by the clock of whoever made it.
+    pub fn made(self) -> SystemTime {
+        ulid::Ulid::from_bytes(self.0).datetime()
     }
 }
 

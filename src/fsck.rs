@@ -122,7 +122,13 @@ impl<'a> Fsck<'a> {
             // Somebody used it meanwhile: whoever opened it judged it.
             return Ok(None);
         }
-        self.conclude(inode, &file, judged, remote).await
+        let concluded = self.conclude(inode, &file, judged, remote).await;
+        if self.mode != Mode::Check {
+            // Before anybody opens it: a read or an append by the old size would be wrong.
+            self.inodes.tell_kernel(inode.ino);
+        }
+        drop(held);
+        concluded
     }
 
     /// Opens a file and looks at it; none: it is in use.
@@ -310,7 +316,7 @@ impl<'a> Fsck<'a> {
         };
         match answer {
             Ok(entry) if entry.content == stub.content => {
-                adopt(self.tenant, inode, file, &entry)?;
+                self.adopt(inode, file, &entry)?;
                 reach(CrashPoint::FsckAfterRepair);
                 finding(Trouble::Orphan, "a stub without its record".into(), true)
             }
@@ -323,6 +329,38 @@ impl<'a> Fsck<'a> {
                 finding(trouble_of(&error), what, false)
             }
         }
+    }
+
+    /// Writes the record of an orphaned stub. The MAC says that the stub is this tenant's, not that
+    /// whoever copied it may read it: owner and mode become no wider than the archived file's.
+    fn adopt(&self, inode: &Inode, file: &File, entry: &IndexEntry) -> io::Result<()> {
+        use nix::sys::stat::{Mode, fchmod};
+        use nix::unistd::{Gid, Uid, fchown};
+        let stat = fstat(file)?;
+        let meta = &entry.meta;
+        if stat.st_uid != meta.uid || stat.st_gid != meta.gid {
+            fchown(file, Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid)))?;
+        }
+        let mode = stat.st_mode & meta.mode & 0o7777;
+        if mode != stat.st_mode & 0o7777 {
+            fchmod(file, Mode::from_bits_truncate(mode))?;
+        }
+        // Nobody whom the old mode let in may find the file readable.
+        self.inodes.tell_kernel(inode.ino);
+        let time = |seconds, nanoseconds| {
+            TimeNs::from_parts(seconds, nanoseconds)
+                .ok_or_else(|| io::Error::from_raw_os_error(libc::EOVERFLOW))
+        };
+        let record = Record {
+            state: State::Released,
+            at: entry.place.at(),
+            size_bytes: meta.size_bytes,
+            mtime: time(stat.st_mtime, stat.st_mtime_nsec)?,
+            ctime_shown: time(stat.st_ctime, stat.st_ctime_nsec)?,
+            blocks_512: meta.blocks_512,
+        };
+        self.tenant.set_record(file, inode, &record)?;
+        file.sync_all()
     }
 
     async fn entry(&mut self, at: EntryRef) -> Result<IndexEntry, RecallError> {
@@ -363,34 +401,4 @@ impl<'a> Fsck<'a> {
 
 fn trouble_of(error: &RecallError) -> Trouble {
     if error.is_loss() { Trouble::Lost } else { Trouble::Unanswered }
-}
-
-/// Writes the record of an orphaned stub. The MAC says that the stub is this tenant's, not that
-/// whoever copied it may read it: owner and mode become no wider than the archived file's.
-fn adopt(tenant: &Tenant, inode: &Inode, file: &File, entry: &IndexEntry) -> io::Result<()> {
-    use nix::sys::stat::{Mode, fchmod};
-    use nix::unistd::{Gid, Uid, fchown};
-    let stat = fstat(file)?;
-    let meta = &entry.meta;
-    if stat.st_uid != meta.uid || stat.st_gid != meta.gid {
-        fchown(file, Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid)))?;
-    }
-    let mode = stat.st_mode & meta.mode & 0o7777;
-    if mode != stat.st_mode & 0o7777 {
-        fchmod(file, Mode::from_bits_truncate(mode))?;
-    }
-    let time = |seconds, nanoseconds| {
-        TimeNs::from_parts(seconds, nanoseconds)
-            .ok_or_else(|| io::Error::from_raw_os_error(libc::EOVERFLOW))
-    };
-    let record = Record {
-        state: State::Released,
-        at: entry.place.at(),
-        size_bytes: meta.size_bytes,
-        mtime: time(stat.st_mtime, stat.st_mtime_nsec)?,
-        ctime_shown: time(stat.st_ctime, stat.st_ctime_nsec)?,
-        blocks_512: meta.blocks_512,
-    };
-    tenant.set_record(file, inode, &record)?;
-    file.sync_all()
 }

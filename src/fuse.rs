@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use fuser::{
     AccessFlags, CopyFileRangeFlags, FileHandle, Filesystem, Generation, INodeNo, KernelConfig,
-    LockOwner, Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
     ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
     ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
@@ -43,7 +43,6 @@ pub struct Door {
     passthrough: bool,
     /// Told at INIT whether the kernel grants passthrough.
     granted: Arc<OnceLock<bool>>,
-    notifier: Arc<OnceLock<Notifier>>,
     forgetting: forgetting::Forgetting,
     /// Told when the kernel has let go of the mount.
     ended: CancellationToken,
@@ -375,7 +374,7 @@ impl Filesystem for Door {
     fn release(
         &self,
         request: &Request,
-        ino: INodeNo,
+        _ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
@@ -383,17 +382,7 @@ impl Filesystem for Door {
         reply: ReplyEmpty,
     ) {
         self.caller(request, 0);
-        let notifier = Arc::clone(&self.notifier);
-        self.ops.release(Fh(fh.0), move |closed| {
-            // Data stays valid. A mapping's writes moved the times without a word, and make(1)
-            // looks at once.
-            if (closed.writable || closed.settled)
-                && let Some(notifier) = notifier.get()
-                && let Err(error) = notifier.inval_inode(ino, -1, 0)
-            {
-                tracing::debug!(%error, "the kernel did not take an invalidation");
-            }
-        });
+        self.ops.release(Fh(fh.0));
         reply.ok();
     }
 

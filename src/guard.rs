@@ -263,11 +263,18 @@ impl Guard {
         if !wait.is_zero() {
             return Some((whose, wait));
         }
+        drop(state);
+        self.owe(owners, bytes, now);
+        None
+    }
+
+    /// Pays for bytes that are read whether there is something to pay with or not.
+    fn owe(&self, owners: [Owner; 3], bytes: u64, now: Instant) {
+        let mut state = self.state();
         state.buckets.spend(owners, None, bytes);
         if state.brake.count(0, bytes, now) {
             self.sound_alarm(state.brake.alarm());
         }
-        None
     }
 
     fn sound_alarm(&self, alarm: Option<&Alarm>) {

@@ -120,19 +120,49 @@ impl AsFd for PathFd<'_> {
 
 /// All inodes of a tenant that are in use. Its bound is the kernel's: it holds what the kernel
 /// has looked up and not forgotten, about 300 bytes each.
-#[derive(Debug)]
 pub struct Inodes {
     table: DashMap<Ino, Arc<Inode>>,
     directories: Directories,
     root: OwnedFd,
     by_handle: bool,
+    kernel: OnceLock<Box<TellKernel>>,
 }
+
+impl std::fmt::Debug for Inodes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inodes").field("known", &self.table.len()).finish_non_exhaustive()
+    }
+}
+
+/// Lets the kernel forget the attributes of an inode.
+type TellKernel = dyn Fn(Ino) + Send + Sync;
 
 impl Inodes {
     /// An empty table for the filesystem that `root` is on. `by_handle`: whether this process
     /// may open by handle.
     pub fn new(root: OwnedFd, by_handle: bool) -> Self {
-        Self { table: DashMap::new(), directories: Directories::new(), root, by_handle }
+        Self {
+            table: DashMap::new(),
+            directories: Directories::new(),
+            root,
+            by_handle,
+            kernel: OnceLock::new(),
+        }
+    }
+
+    /// How the kernel of the mount is told of what it did not do itself.
+    pub fn on_change(&self, tell: impl Fn(Ino) + Send + Sync + 'static) {
+        if self.kernel.set(Box::new(tell)).is_err() {
+            tracing::debug!("a tenant has one mount");
+        }
+    }
+
+    /// Attributes of an inode changed, and not by a request of the kernel's: it asks again before
+    /// it believes what it has. It does not wait for anything that is under way.
+    pub fn tell_kernel(&self, ino: Ino) {
+        if let Some(tell) = self.kernel.get() {
+            tell(ino);
+        }
     }
 
     /// The inode that `fd` names, new or known.

@@ -38,7 +38,6 @@ mod visit;
 mod xattr;
 
 pub use attr::Attr;
-pub use close::Closed;
 pub use dir::{DirEntry, Listing};
 pub use error::Errno;
 pub use handle::Fh;
@@ -143,6 +142,11 @@ impl Ops {
     /// Open file descriptions now.
     pub fn open_count(&self) -> usize {
         self.open_files.len()
+    }
+
+    /// How the kernel of the mount is told of what it did not do itself.
+    pub fn on_change(&self, tell: impl Fn(Ino) + Send + Sync + 'static) {
+        self.inodes.on_change(tell);
     }
 
     /// Descriptors that inodes keep open; none where they are found by handle instead.

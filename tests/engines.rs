@@ -14,5 +14,7 @@ mod doctor;
 mod harness;
 #[path = "engines/mounting.rs"]
 mod mounting;
+#[path = "engines/reaching.rs"]
+mod reaching;
 #[path = "engines/running.rs"]
 mod running;

@@ -11,6 +11,8 @@
 
 #[path = "mount/applications.rs"]
 mod applications;
+#[path = "mount/backups.rs"]
+mod backups;
 #[path = "mount/bad_input.rs"]
 mod bad_input;
 #[path = "mount/catalog.rs"]

@@ -24,6 +24,9 @@ const SKEW_REFUSED: Duration = Duration::from_secs(15 * 60);
 /// A clock that is off by so much will be off by more.
 const SKEW_SEEN: Duration = Duration::from_secs(60);
 
+/// What another examination put is removed once it is so old.
+const LEFT_ALONE: Duration = Duration::from_secs(24 * 3600);
+
 const REACH: &str = "store_reach";
 const BUCKET: &str = "store_bucket";
 const CLOCK: &str = "store_clock";
@@ -80,6 +83,7 @@ pub async fn examine(store: &S3Store) -> Vec<Check> {
             checks.push(list(store, &place).await);
             checks.push(latency(store, &place).await);
         }
+        sweep(store).await;
         checks.push(delete(store, &place, reads_own).await);
         checks.push(verify(store, is_honest));
     }
@@ -343,6 +347,20 @@ fn median(mut times: Vec<Duration>) -> Duration {
 }
 
 /// Deletes all that was put, and looks whether it is gone.
+/// Removes what examinations left that were killed, a day after: none takes so long.
+async fn sweep(store: &S3Store) {
+    let Ok(left) = store.list(&format!("{PROBE_PREFIX}/"), None).await else { return };
+    for object in left {
+        let mut parts = object.key.as_str().split('/');
+        let made = parts.nth(1).and_then(|dir| dir.parse::<SegmentId>().ok());
+        let old = made.and_then(|dir| SystemTime::now().duration_since(dir.made()).ok());
+        if old.is_some_and(|age| age > LEFT_ALONE) {
+            // The next one comes to what cannot be removed now.
+            let _left_again = store.delete(&object.key).await;
+        }
+    }
+}
+
 async fn delete(store: &S3Store, place: &Place, reads_own: bool) -> Check {
     let names = ["write", "own", "wrong", "right", "once", "range", "parts", "latency"];
     for name in names.iter().chain(&LISTED) {
@@ -415,6 +433,25 @@ mod tests {
         }
         assert_eq!(checks.len(), 13, "{checks:?}");
         assert!(store.list("", None).await.unwrap().is_empty());
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_a_killed_examination_left_is_removed_a_day_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = S3Store::embedded(dir.path()).unwrap();
+        let old = "01JDJDJDJD0000000000000000";
+        let keys = [
+            ObjectKey::new(format!("{PROBE_PREFIX}/{old}/write")),
+            ObjectKey::new(format!("{PROBE_PREFIX}/{}/write", SegmentId::generate())),
+            ObjectKey::new(format!("{PROBE_PREFIX}/somebody/else")),
+        ];
+        for key in &keys {
+            store.put(key, Bytes::from_static(b"left")).await.unwrap();
+        }
+        examine(&store).await;
+        let left = store.list("", None).await.unwrap();
+        let left: Vec<_> = left.into_iter().map(|object| object.key).collect();
+        assert_eq!(left, keys[1..]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
+use fuser::{BackgroundSession, Config, INodeNo, MountOption, Session, SessionACL};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use tokio_util::sync::CancellationToken;
@@ -63,13 +63,21 @@ pub fn mount(
     let granted = Arc::new(OnceLock::new());
     let ended = CancellationToken::new();
     let forgetting = Forgetting::new(&ops, &notifier);
+    let kernel = Arc::clone(&notifier);
+    ops.on_change(move |ino| {
+        // Attributes only: data stays valid, and nothing that is under way is waited for.
+        if let Some(notifier) = kernel.get()
+            && let Err(error) = notifier.inval_inode(INodeNo(ino.0), -1, 0)
+        {
+            tracing::debug!(%ino, %error, "the kernel did not take an invalidation");
+        }
+    });
     let door = Door {
         ops,
         runtime,
         caching: spec.caching,
         passthrough: spec.passthrough,
         granted: Arc::clone(&granted),
-        notifier: Arc::clone(&notifier),
         forgetting,
         ended: ended.clone(),
     };

@@ -23,6 +23,8 @@ pub struct Visit {
     ask: Ask,
     keeps: AtomicBool,
     bytes: AtomicU64,
+    /// Nothing of the file is left to be paid for.
+    paid_whole: AtomicBool,
     waited_ms: AtomicU64,
     waits: AtomicU32,
     cancelled: Notify,
@@ -68,6 +70,7 @@ struct Line<'a> {
 impl Visit {
     pub(super) fn new(guard: Arc<Guard>, reader: Reader, class: usize, ask: Ask) -> Self {
         let who = Who::of(&reader, &guard.class(class).name);
+        let paid_whole = ask.bytes >= ask.size_bytes;
         Self {
             guard,
             reader,
@@ -76,6 +79,7 @@ impl Visit {
             ask,
             keeps: AtomicBool::new(false),
             bytes: AtomicU64::new(0),
+            paid_whole: AtomicBool::new(paid_whole),
             waited_ms: AtomicU64::new(0),
             waits: AtomicU32::new(0),
             cancelled: Notify::new(),
@@ -93,7 +97,6 @@ impl Visit {
         let admitted = self.admit_in_time().await;
         let mut state = self.guard.state();
         let account = state.ledger.account(&self.who);
-        account.waited += Duration::from_millis(self.waited_ms.load(Ordering::Relaxed));
         let outcome = match &admitted {
             Ok(()) => {
                 account.files += 1;
@@ -130,16 +133,30 @@ impl Visit {
 
     /// Pays for bytes that are about to be read, when there is something to pay with.
     pub async fn pay(&self, bytes: u64) -> Result<(), Denied> {
-        if self.ask.bytes >= self.ask.size_bytes {
+        if self.paid_whole.load(Ordering::Relaxed) {
             return Ok(());
         }
         let began = Instant::now();
         while let Some((whose, wait)) = self.guard.pay(self.owners(), bytes, Instant::now()) {
             self.wait_for_budget(whose, wait, began, self.guard.patience).await?;
         }
+        self.note_bytes(bytes);
+        Ok(())
+    }
+
+    /// All of the file comes home by what was read: what was not paid for yet is paid for now, and
+    /// whoever asks next waits until it is.
+    pub fn owe_the_rest(&self) {
+        let rest = self.ask.size_bytes.saturating_sub(self.bytes.load(Ordering::Relaxed));
+        if !self.paid_whole.swap(true, Ordering::Relaxed) && rest > 0 {
+            self.guard.owe(self.owners(), rest, Instant::now());
+            self.note_bytes(rest);
+        }
+    }
+
+    fn note_bytes(&self, bytes: u64) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.guard.state().ledger.account(&self.who).bytes += bytes;
-        Ok(())
     }
 
     async fn wait_for_budget(
@@ -155,6 +172,7 @@ impl Visit {
         self.waiting(tokio::time::sleep(wait)).await?;
         let waited = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
         self.waited_ms.fetch_add(waited, Ordering::Relaxed);
+        self.guard.state().ledger.account(&self.who).waited += wait;
         Ok(())
     }
 

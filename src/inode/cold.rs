@@ -127,6 +127,11 @@ impl Cold {
         begun.then_some(stop)
     }
 
+    /// Whether all of it is being fetched, or was.
+    pub fn comes_home(&self) -> bool {
+        matches!(*self.fill.borrow(), Fill::Running(_) | Fill::Done)
+    }
+
     /// Changes when a person cancels; whoever holds it counts as waiting for bytes.
     pub fn watch_cancels(&self) -> watch::Receiver<()> {
         self.cancels.subscribe()

@@ -11,44 +11,35 @@ use super::{Fh, Ops};
 use crate::failpoint::{CrashPoint, reach};
 use crate::inode::{Inode, Suspect, TierGuard};
 
-/// A file description that was closed.
-#[derive(Clone, Copy, Debug)]
-pub struct Closed {
-    /// It could write, by a mapping too: times may have moved without a word.
-    pub writable: bool,
-    /// A record was settled, which may have moved the ctime.
-    pub settled: bool,
-}
-
 impl Ops {
-    /// Closes an open file description, then says what of it the kernel cannot know; later
-    /// where a migration has the file just now.
-    pub fn release(self: &Arc<Self>, fh: Fh, then: impl FnOnce(Closed) + Send + 'static) {
+    /// Closes an open file description; later where a migration has the file just now.
+    pub fn release(self: &Arc<Self>, fh: Fh) {
         let Some((_, open)) = self.open_files.remove(&fh) else { return };
         let writable = open.writable;
         let inode = Arc::clone(&open.inode);
         drop(open);
         match inode.try_tier() {
-            Some(mut held) => then(self.close(&inode, &mut held, writable)),
+            Some(mut held) => self.close(&inode, &mut held, writable),
             None => {
                 let ops = Arc::clone(self);
                 self.recall.spawn(async move {
                     let mut held = inode.tier().await;
-                    then(ops.close(&inode, &mut held, writable));
+                    ops.close(&inode, &mut held, writable);
                 });
             }
         }
     }
 
-    fn close(&self, inode: &Arc<Inode>, held: &mut TierGuard, writable: bool) -> Closed {
+    fn close(&self, inode: &Arc<Inode>, held: &mut TierGuard, writable: bool) {
         held.opens -= 1;
         held.writers -= u32::from(writable);
-        let mut closed = Closed { writable, settled: false };
+        // A mapping's writes moved the times without a word, and make(1) looks at once.
+        let mut is_news = writable;
         if held.writers == 0
             && let Some(suspect) = held.suspect.take()
             && let Some(file) = inode.serving().file()
         {
-            closed.settled = true;
+            is_news = true;
             if let Err(error) = self.settle(inode, &file, &suspect) {
                 // The record stays `suspect`: resident bytes until they are hashed.
                 tracing::warn!(ino = %inode.ino, %error, "cannot settle a record after the last close");
@@ -58,7 +49,9 @@ impl Ops {
             self.tenant.noticed.file(inode.ino);
         }
         inode.close_if_unused(held);
-        closed
+        if is_news {
+            self.inodes.tell_kernel(inode.ino);
+        }
     }
 
     /// suspect -> archived where nothing changed, else -> resident.

@@ -39,8 +39,12 @@ impl Ops {
                     let left = cold.place.size_bytes.saturating_sub(offset);
                     let paid = visit.pay(left.min(size.into())).await;
                     paid.map_err(|denied| Errno::at_read(&denied))?;
+                    let stayed = !cold.comes_home();
                     let read = recall.read(&open.inode, &cold, offset, size, visit.keeps());
                     let read = visit.waiting(read).await;
+                    if stayed && cold.comes_home() {
+                        visit.owe_the_rest();
+                    }
                     let read = read.map_err(|denied| Errno::at_read(&denied))?;
                     if let Err(error) = &read {
                         visit.failed(error);
@@ -351,7 +355,8 @@ fn fallocate_local(
     Ok(nix::fcntl::fallocate(file, mode, offset, length)?)
 }
 
-fn set_size(caller: Caller, file: &File, size: u64) -> Result<(), Errno> {
+/// Truncates as the caller: set-ID bits go where it is not root.
+pub(super) fn set_size(caller: Caller, file: &File, size: u64) -> Result<(), Errno> {
     let _as_caller = (caller.uid != 0).then(WithoutFsetid::enter).transpose()?;
     Ok(file.set_len(size)?)
 }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use nix::sys::stat::fstat;
 
+use super::io::set_size;
 use super::patience::Patience;
 use super::{Answer, Caller, Errno, Fh, Ops};
 use crate::failpoint::{CrashPoint, reach};
@@ -59,7 +60,7 @@ impl Opened {
 impl Drop for Opened {
     fn drop(&mut self) {
         if let Some((fh, _how)) = self.open.take() {
-            self.ops.release(fh, |_closed| {});
+            self.ops.release(fh);
         }
     }
 }
@@ -310,7 +311,7 @@ impl Ops {
                 if !may_block {
                     return Ok(Step::Wait(Wait::Disk));
                 }
-                self.cut_to_nothing(inode, &file)?;
+                self.cut_to_nothing(request.caller, inode, &file)?;
                 let how = self.serve_local(inode, held, file, request);
                 Ok(Step::Done(self.opened(inode, held, request, how)))
             }
@@ -339,7 +340,7 @@ impl Ops {
             }
             // No fetch: what was there is not wanted any more. A fill that has not begun under
             // the tier lock finds the file served otherwise, and ends.
-            let cut = self.cut_to_nothing(inode, &cold.file);
+            let cut = self.cut_to_nothing(request.caller, inode, &cold.file);
             if fstat(&*cold.file)?.st_size == 0 {
                 inode.serve(held, Serving::Local { file: Arc::clone(&cold.file) });
             }
@@ -375,11 +376,10 @@ impl Ops {
             return Ok(false);
         }
         if request.truncate {
-            let _as_caller = (request.caller.uid != 0).then(WithoutFsetid::enter).transpose()?;
             if needs_record_change {
-                self.cut_to_nothing(inode, file)?;
+                self.cut_to_nothing(request.caller, inode, file)?;
             } else {
-                file.set_len(0)?;
+                set_size(request.caller, file, 0)?;
             }
         } else if needs_record_change {
             self.mark_suspect(inode, held, file)?;
@@ -389,8 +389,8 @@ impl Ops {
 
     /// Truncates to nothing a file that has a record; the record goes, durably, before anybody
     /// can write (a later overwrite's own fdatasync would not carry its removal).
-    pub(super) fn cut_to_nothing(&self, inode: &Inode, file: &File) -> Result<(), Errno> {
-        file.set_len(0)?;
+    fn cut_to_nothing(&self, caller: Caller, inode: &Inode, file: &File) -> Result<(), Errno> {
+        set_size(caller, file, 0)?;
         self.tenant.drop_record(file, inode)?;
         reach(CrashPoint::ForgetAfterRecord);
         Ok(file.sync_all()?)

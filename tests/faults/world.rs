@@ -293,7 +293,7 @@ impl Life {
             Ok(opened) => {
                 let (fh, _how) = opened.hand_over();
                 let done = work(fh).await.map_err(|errno| errno.0);
-                on_fuse_thread(|| self.ops.release(fh, |_closed| {}));
+                on_fuse_thread(|| self.ops.release(fh));
                 done
             }
         };

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::site::Site;
-use super::{Subject, coldfs, control, raw, run, say, wait_for};
+use super::{COMMAND_LIMIT, Subject, coldfs, control, raw, run, run_within, say, wait_for};
 
 /// How long a daemon may take until its mount answers.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -202,10 +202,14 @@ impl Mount {
         if self.subject != Subject::Coldfs {
             return Output { status: ExitStatus::default(), stdout: vec![], stderr: vec![] };
         }
-        let output = run(coldfs()
-            .args(args)
-            .env("COLDFS_RUNTIME_DIR", &self.runtime)
-            .env("COLDFS_STATE_DIR", &self.runtime));
+        let mut command = coldfs();
+        command.args(args);
+        command.env("COLDFS_RUNTIME_DIR", &self.runtime).env("COLDFS_STATE_DIR", &self.runtime);
+        let hang_limit =
+            self.watchdog.as_ref().map_or(HANG_LIMIT, |watchdog| watchdog.shared.limit);
+        let limit = hang_limit.max(COMMAND_LIMIT);
+        let output = run_within(&mut command, limit)
+            .unwrap_or_else(|| panic!("{command:?} did not end within {limit:?}"));
         self.beat();
         output
     }
@@ -417,6 +421,7 @@ struct Watchdog {
 }
 
 struct Shared {
+    limit: Duration,
     started: Instant,
     beat_ms: AtomicU64,
     over: AtomicBool,
@@ -426,6 +431,7 @@ struct Shared {
 impl Watchdog {
     fn start(pid: u32, limit: Duration) -> Self {
         let shared = Arc::new(Shared {
+            limit,
             started: Instant::now(),
             beat_ms: AtomicU64::new(0),
             over: AtomicBool::new(false),
@@ -439,10 +445,13 @@ impl Watchdog {
                 while !theirs.over.load(Ordering::SeqCst) {
                     std::thread::sleep(Duration::from_millis(200));
                     let beat = Duration::from_millis(theirs.beat_ms.load(Ordering::SeqCst));
-                    if theirs.started.elapsed().saturating_sub(beat) > limit {
+                    if theirs.started.elapsed().saturating_sub(beat) > theirs.limit {
                         theirs.fired.store(true, Ordering::SeqCst);
                         if !theirs.over.load(Ordering::SeqCst) {
-                            say(&format!("no sign of life for {limit:?}: killing daemon {pid}"));
+                            say(&format!(
+                                "no sign of life for {:?}: killing daemon {pid}",
+                                theirs.limit
+                            ));
                             raw::signal(pid, libc::SIGKILL);
                         }
                         return;

@@ -2,14 +2,18 @@
 //! bytes that nobody can account for are kept (I10), and nothing plausible is ever read.
 
 use std::io::Write;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
+use super::harness::mount::Start;
 use super::harness::pattern::{self, Looks, looks};
 use super::harness::site::Site;
-use super::harness::{can_tier, must, raw};
+use super::harness::{can_tier, must, raw, run};
 
 const BYTES: usize = 200_000;
+/// More than is recalled in open().
+const LARGE: usize = 3_000_000;
 
 /// Runs `edit` on the detached directory that holds one released file, `file`, and hands
 /// what the mount then says of it to `check`: its bytes, or an errno.
@@ -104,6 +108,45 @@ fn a_stub_that_lost_its_record_is_an_error_until_it_is_adopted() {
             assert!(read == pattern::bytes(1, BYTES), "adopted, and other bytes");
         },
     );
+}
+
+#[test]
+fn what_the_kernel_knew_of_an_orphan_is_forgotten_when_it_is_adopted() {
+    if !can_tier() {
+        return;
+    }
+    // Over itself: names and attributes are the kernel's for a day. Large: not recalled in open().
+    let mut site = Site::new();
+    site.mnt.clone_from(&site.data);
+    let bytes = pattern::bytes(1, LARGE);
+    for name in ["read", "append", "secret"] {
+        std::fs::write(site.data.join(name), &bytes).unwrap();
+    }
+    raw::chmod(&site.data.join("secret"), 0o600);
+    let mount = site.mount();
+    mount.all("migrate", &site.mnt);
+    mount.detach();
+    for name in ["read", "append", "secret"] {
+        let stub = std::fs::read(site.data.join(name)).unwrap();
+        std::fs::remove_file(site.data.join(name)).unwrap();
+        std::fs::write(site.data.join(name), stub).unwrap();
+        raw::chmod(&site.data.join(name), 0o666);
+    }
+    site.open_way();
+    let start = Start { args: vec!["-o".into(), "allow_other".into()], ..Start::default() };
+    let mount = site.start(&start);
+    let size = |name: &str| std::fs::metadata(site.mnt.join(name)).unwrap().len();
+    assert_eq!((size("read"), size("append")), (4096, 4096));
+    assert_eq!(size("secret"), 4096);
+    let adopted = mount.coldfs(["fsck".as_ref(), "--adopt".as_ref(), site.mnt.as_os_str()]);
+    assert!(adopted.status.success(), "{}", String::from_utf8_lossy(&adopted.stdout));
+    append(&site.mnt.join("append"), b"a line");
+    assert!(std::fs::read(site.mnt.join("append")).unwrap() == [&bytes[..], b"a line"].concat());
+    assert!(std::fs::read(site.mnt.join("read")).unwrap() == bytes);
+    let mut stranger = Command::new("head");
+    stranger.args(["-c", "4"]).arg(site.mnt.join("secret")).uid(1_234).gid(1_234);
+    assert!(!run(&mut stranger).status.success(), "the archived file was its owner's alone");
+    mount.detach();
 }
 
 #[test]

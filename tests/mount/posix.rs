@@ -235,6 +235,15 @@ fn what_a_user_makes_belongs_to_the_user() {
     user.args(["-euc", "echo x >> suid"]).current_dir(&site.mnt).uid(1_000).gid(1_000);
     must(&mut user);
     assert_eq!(look("suid").2, 0o777, "setuid survives another user's write");
+
+    // And where a cold file is truncated as it is opened.
+    std::fs::write(site.mnt.join("cold-suid"), pattern::bytes(1, 9_000)).unwrap();
+    mount.all("migrate", &site.mnt.join("cold-suid"));
+    raw::chmod(&site.mnt.join("cold-suid"), 0o6777);
+    let mut user = Command::new("sh");
+    user.args(["-euc", ": > cold-suid"]).current_dir(&site.mnt).uid(1_000).gid(1_000);
+    must(&mut user);
+    assert_eq!(look("cold-suid").2, 0o777, "setuid survives another user's truncation");
     mount.detach();
 }
 

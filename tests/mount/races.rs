@@ -22,6 +22,8 @@ use super::harness::versions::Versions;
 use super::harness::{Subject, can_mount, env_number, raw, run_within, say, seed};
 
 const SECONDS: u64 = 20;
+/// What a move of one file takes with a disk: store, about, milliseconds.
+const MOVE_MILLIS: u128 = 100;
 /// Recalled in open(), whole, and by chunks.
 const BLOCKS: [u32; 3] = [6, 900, 5_200];
 
@@ -81,6 +83,7 @@ fn reader_and_writer_win_over_migration_whoever_else_is_there() {
     std::fs::write(site.data.join("log"), b"").unwrap();
     std::fs::write(site.data.join("replaced"), Block::file(91, 20, 1)).unwrap();
     let mount = site.start(&Start { quiet_ms: 20, ..Start::default() });
+    let pace = pace(&mount, &site.mnt.join("here"));
     let participants: Vec<(&str, Round)> = vec![
         ("reader", read_blocks),
         ("reader of all", read_all),
@@ -108,8 +111,9 @@ fn reader_and_writer_win_over_migration_whoever_else_is_there() {
                         Err(what) => return race.fail(name, what),
                     };
                     // Writers leave gaps in which a file is quiet enough to go.
-                    let pause = rng.random_range(0..if name.contains("writer") { 40 } else { 6 });
-                    std::thread::sleep(Duration::from_millis(pause));
+                    let longest = if name.contains("writer") { 40 } else { 6 };
+                    let pause = Duration::from_millis(rng.random_range(0..longest));
+                    std::thread::sleep(pause * pace);
                 }
             });
         }
@@ -144,6 +148,16 @@ fn reader_and_writer_win_over_migration_whoever_else_is_there() {
     for (path, versions) in &race.files {
         versions.check_raw(&std::fs::read(site.data.join(path)).unwrap()).unwrap();
     }
+}
+
+/// How many times longer than beside a disk: store everybody rests between rounds, so that this
+/// store finds files quiet for as long as a move takes it.
+fn pace(mount: &Mount, file: &Path) -> u32 {
+    let begun = Instant::now();
+    mount.quick("migrate", file, false);
+    let pace = (begun.elapsed().as_millis() / MOVE_MILLIS).clamp(1, 20) as u32;
+    mount.quick("recall", file, false);
+    pace
 }
 
 /// One move; how many files are released after it.

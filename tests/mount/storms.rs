@@ -225,6 +225,26 @@ fn who_waits_for_its_turn_is_slow_and_not_refused() {
 }
 
 #[test]
+fn a_large_file_is_paid_for_whole_and_the_wait_is_on_the_account() {
+    let config = "[budget.process]\nbytes = '1MiB'\nbytes_per_second = '8MiB'\n";
+    let Some(storm) = Storm::new(config) else { return };
+    let large = |number: u64| storm.site.mnt.join(format!("large-{number}"));
+    let bytes = |number: u64| pattern::bytes(50 + number, 12 << 20);
+    for number in 0..2 {
+        std::fs::write(large(number), bytes(number)).unwrap();
+        storm.mount.all("migrate", &large(number));
+    }
+    let began = Instant::now();
+    assert!(storm.read_as("reader", &large(0)) == Some(bytes(0)));
+    assert!(storm.read_as("reader", &large(1)) == Some(bytes(1)));
+    let (took, account) = (began.elapsed(), storm.account("reader"));
+    assert!(took > Duration::from_secs(1), "{took:?}: {account}");
+    assert!(account["waited_ms"].as_u64().unwrap() > 500, "{account}");
+    assert_eq!(account["bytes"], 24 << 20, "{account}");
+    storm.mount.detach();
+}
+
+#[test]
 fn a_cancel_ends_what_one_process_waits_for_and_no_others_wait() {
     if !can_tier() {
         return;

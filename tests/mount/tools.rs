@@ -1,10 +1,9 @@
 //! Tools that read everything, over a tree of released files, each beside a person who reads one
-//! cold file after the other: what came home, what was refused, what the person noticed. And
-//! backups, which must find nothing changed and fetch nothing.
+//! cold file after the other: what came home, what was refused, what the person noticed.
 //!
 //! `COLDFS_STORM_FILES` says how many files (`scripts/soak storms`: 100,000).
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -13,7 +12,7 @@ use serde_json::Value;
 use super::harness::mount::{Mount, Start};
 use super::harness::pattern;
 use super::harness::site::Site;
-use super::harness::{can_tier, has, must, run, say};
+use super::harness::{can_tier, has, run, say};
 
 const BYTES: usize = 6_000;
 const A_DIRECTORY: usize = 200;
@@ -206,82 +205,4 @@ fn whoever_rewrites_everything_meets_the_brake() {
     assert!(refused as u64 + limit + 1 >= tree.files as u64, "{refused} refused of {}", tree.files);
     assert!(left + limit + 1 >= (tree.files + READS) as u64, "{left} left");
     tree.mount.detach();
-}
-
-fn backup(site: &Site, program: &str, args: &[&str]) -> String {
-    let mut command = Command::new(program);
-    command.args(args).current_dir(&site.mnt);
-    command.env("BORG_BASE_DIR", site.dir.path().join("borg-base"));
-    command.env("BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK", "yes");
-    command
-        .env("RESTIC_PASSWORD", "test")
-        .env("RESTIC_CACHE_DIR", site.dir.path().join("restic-cache"));
-    let output = run(&mut command);
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    let said = said + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{program} {}: {said}", args.join(" "));
-    said
-}
-
-#[test]
-fn backups_find_nothing_changed_by_a_migration_and_fetch_nothing() {
-    if !can_tier() || !has("borg") || !has("restic") {
-        return;
-    }
-    let site = Site::new();
-    for number in 0..200 {
-        let path = site.data.join(format!("{number}"));
-        std::fs::write(path, pattern::bytes(number, 10_000)).unwrap();
-    }
-    let mount = start(&site, "");
-    // Borg reads again what has the newest time of all: it may have changed within that moment.
-    std::thread::sleep(Duration::from_millis(2_500));
-    std::fs::write(site.mnt.join("newest"), "x").unwrap();
-    let (borg, restic) = (site.dir.path().join("borg"), site.dir.path().join("restic"));
-    let (borg, restic) = (borg.to_str().unwrap(), restic.to_str().unwrap());
-    backup(&site, "borg", &["init", "--encryption=none", borg]);
-    backup(&site, "borg", &["create", &format!("{borg}::before"), "."]);
-    backup(&site, "restic", &["-q", "init", "-r", restic]);
-    backup(&site, "restic", &["-q", "backup", "-r", restic, "."]);
-
-    mount.all("migrate", &site.mnt);
-    let before = mount.counter("recall_bytes_total");
-    let said = backup(
-        &site,
-        "borg",
-        &["create", "--list", "--filter=AMECx", &format!("{borg}::after"), "."],
-    );
-    let again: Vec<&str> = said.lines().filter(|line| !line.ends_with(" newest")).collect();
-    assert!(again.is_empty(), "borg read files again: {again:?}");
-    let said = backup(&site, "restic", &["--json", "backup", "-r", restic, "."]);
-    let summary = said.lines().rfind(|line| line.contains("\"summary\"")).expect("a summary");
-    let summary: Value = serde_json::from_str(summary).unwrap();
-    assert_eq!(
-        (&summary["files_new"], &summary["files_changed"]),
-        (&0.into(), &0.into()),
-        "{summary}"
-    );
-    assert_eq!(mount.counter("recall_bytes_total"), before, "a backup fetched something");
-    assert_eq!(mount.status()["tenants"][0]["files"]["released"], 200);
-
-    // And what is in the backup is the files, whichever run put it there.
-    let out = site.dir.path().join("out");
-    std::fs::create_dir(&out).unwrap();
-    must(
-        Command::new("restic")
-            .args(["-q", "restore", "latest", "-r", restic, "--target"])
-            .arg(&out)
-            .env("RESTIC_PASSWORD", "test")
-            .env("RESTIC_CACHE_DIR", site.dir.path().join("restic-cache")),
-    );
-    for number in 0..200 {
-        let restored = find_below(&out, &number.to_string());
-        assert!(std::fs::read(restored).unwrap() == pattern::bytes(number, 10_000), "{number}");
-    }
-    mount.detach();
-}
-
-fn find_below(dir: &Path, name: &str) -> PathBuf {
-    let found = run(Command::new("find").arg(dir).args(["-name", name, "-type", "f"]));
-    PathBuf::from(String::from_utf8(found.stdout).unwrap().trim_end())
 }
