@@ -1,7 +1,13 @@
 //! Heat on this live kernel: what warms a file and what does not, through the mount and behind
 //! it; what is left without a probe; that nothing becomes cold by what was not seen.
 
-#![allow(clippy::unwrap_used, reason = "a test that panics says where")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "a test that panics says where"
+)]
 
 #[path = "heat/fallbacks.rs"]
 mod fallbacks;

@@ -231,9 +231,9 @@ impl Probe {
         self.tell()?;
         let mut cursor = Cursor::default();
         loop {
-            let (keys, counts, more) = self.room.take(self.touched.fd().as_fd(), &mut cursor)?;
-            keys.iter().zip(counts).for_each(|(key, count)| take(*key, *count));
-            if !more {
+            let taken = self.room.take(self.touched.fd().as_fd(), &mut cursor)?;
+            taken.keys.iter().zip(taken.values).for_each(|(key, count)| take(*key, *count));
+            if !taken.more {
                 break;
             }
         }
@@ -337,7 +337,8 @@ fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     // The verifier's log is long, and for developers.
-    text.lines().next().unwrap_or_default().to_owned()
+    let line = text.lines().next().unwrap_or_default().trim_end();
+    line.strip_suffix("Verifier output:").unwrap_or(line).trim_end().to_owned()
 }
 
 #[cfg(test)]

@@ -31,19 +31,26 @@ pub struct Batch {
     values: Vec<u64>,
 }
 
+/// What one call took.
+#[derive(Debug)]
+pub struct Taken<'a> {
+    /// Keys of the entries.
+    pub keys: &'a [[u64; 2]],
+    /// Their values, in the same order.
+    pub values: &'a [u64],
+    /// Whether the map has more behind them.
+    pub more: bool,
+}
+
 impl Batch {
     /// Room for so many.
     pub fn with_room(entries: usize) -> Self {
         Self { keys: vec![[0; 2]; entries], values: vec![0; entries] }
     }
 
-    /// Takes entries out of the map, behind `cursor`; how many are in `entries` now, and whether
-    /// there are more. `ENOSPC`: a bucket has more than there is room for.
-    pub fn take(
-        &mut self,
-        map: impl AsFd,
-        cursor: &mut Cursor,
-    ) -> io::Result<(&[[u64; 2]], &[u64], bool)> {
+    /// Takes entries out of the map, behind `cursor`. `ENOSPC`: a bucket has more than there is
+    /// room for.
+    pub fn take(&mut self, map: impl AsFd, cursor: &mut Cursor) -> io::Result<Taken<'_>> {
         let mut next = 0_u32;
         let from = cursor.0;
         let mut attr = BatchAttr {
@@ -76,6 +83,6 @@ impl Batch {
         };
         cursor.0 = more.then_some(next);
         let count = usize::try_from(attr.count).unwrap_or(0).min(self.keys.len());
-        Ok((&self.keys[..count], &self.values[..count], more))
+        Ok(Taken { keys: &self.keys[..count], values: &self.values[..count], more })
     }
 }
