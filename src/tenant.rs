@@ -8,6 +8,7 @@ use std::sync::Arc;
 use nix::sys::stat::{FileStat, fstat};
 
 use crate::file_id::{FileHandle, Ino};
+use crate::heat::Ledger;
 use crate::inode::Inode;
 use crate::inode::known::KnownCtimes;
 use crate::record::{self, RECORD_BYTES, Record};
@@ -60,6 +61,8 @@ pub struct Tenant {
     pub known: KnownCtimes,
     /// Where something changed that the catalog should look at.
     pub noticed: Noticed,
+    /// What was seen of uses of its files.
+    pub heat: Arc<Ledger>,
     home: Home,
     standing: Standing,
     xattr: &'static CStr,
@@ -81,6 +84,7 @@ impl Tenant {
             )?),
             known: KnownCtimes::new(barrier::ctimes_prove(home.root())?),
             noticed: Noticed::default(),
+            heat: Arc::default(),
             xattr: home.xattr(),
             device: stat.st_dev,
             commits_together: barrier::commits_together(home.root())?,

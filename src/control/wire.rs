@@ -12,8 +12,8 @@ mod status;
 mod storm;
 
 pub use files::{
-    DuReport, DuRequest, FileReport, FileState, FindRequest, FindSummary, HsmFlags, Remote, Source,
-    StateRequest,
+    DuReport, DuRequest, FileHeat, FileReport, FileState, FindRequest, FindSummary, HsmFlags,
+    Remote, Source, StateRequest,
 };
 pub use moves::{
     CancelReport, CancelRequest, FAILURES_NAMED, Failure, MoveRequest, MoveSummary, PinReport,
@@ -22,7 +22,7 @@ pub use moves::{
 pub use path::WirePath;
 pub use repair::{Finding, FsckMode, FsckReport, FsckRequest, Verdict};
 pub use status::{
-    Bytes, CatalogState, CatalogStatus, Counters, Files, Mount, Status, TenantStatus,
+    Bytes, CatalogState, CatalogStatus, Counters, Files, HeatStatus, Mount, Status, TenantStatus,
 };
 pub use storm::{Alarm, Application, BrakeReport, BrakeRequest, TopReport};
 
