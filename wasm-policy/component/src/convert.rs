@@ -119,9 +119,8 @@ impl From<&Rulebook> for contract::Rulebook {
     fn from(rulebook: &Rulebook) -> Self {
         let wants = rulebook.wants();
         // Pins are always wanted: a pinned file that counted as freed would leave the goal short.
-        let mut flags = Wants::PIN;
-        flags.set(Wants::PATH, wants.path);
-        flags.set(Wants::OWNER, wants.owner);
+        let also = |wanted: bool, flag| if wanted { flag } else { Wants::empty() };
+        let flags = Wants::PIN | also(wants.path, Wants::PATH) | also(wants.owner, Wants::OWNER);
         let seconds = |seconds: u64| u32::try_from(seconds).unwrap_or(u32::MAX);
         contract::Rulebook {
             rules: rulebook.names(),
