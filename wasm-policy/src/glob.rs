@@ -107,11 +107,14 @@ impl Glob {
     }
 }
 
+/// Bytes of a pattern, each with its place in what was written.
+type Bytes = Vec<(usize, u8)>;
+
 /// The alternatives that `{a,b}` come to; braces in braces are refused.
-fn braces(pattern: &str) -> Result<Vec<Vec<(usize, u8)>>, GlobError> {
-    let mut done: Vec<Vec<(usize, u8)>> = vec![Vec::new()];
+fn braces(pattern: &str) -> Result<Vec<Bytes>, GlobError> {
+    let mut done: Vec<Bytes> = vec![Vec::new()];
     // Where a brace is open: what each alternative in it has so far.
-    let mut open: Option<(usize, Vec<Vec<(usize, u8)>>)> = None;
+    let mut open: Option<(usize, Vec<Bytes>)> = None;
     let mut escaped = false;
     for (at, byte) in pattern.bytes().enumerate() {
         match (byte, &mut open) {
