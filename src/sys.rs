@@ -45,8 +45,8 @@ pub fn set_umask(mask: u32) {
 
 /// Bytes from which malloc takes pages of their own from the kernel, and gives them back.
 /// fuser holds a 16 MiB buffer a FUSE thread, of which mostly the first pages are used: as
-/// separate mappings 200 mounts take 9 MB, as heap 1 GB. Chunks of 1 MiB stay below: mapped, each
-/// would cost 256 page faults, half of what all else costs to read one.
+/// separate mappings 200 mounts take 9 MB, as heap 1 GB. Chunks of 1 MiB stay below: a mapping of
+/// their own would be made, cleared page by page and taken down again for each.
 const MMAP_THRESHOLD_BYTES: libc::c_int = 4 << 20;
 /// Free bytes at the end of a heap that malloc keeps for the next chunk.
 const KEPT_FREE_BYTES: libc::c_int = 8 << 20;
