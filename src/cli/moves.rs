@@ -12,8 +12,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::output::{Output, count, files, size, unwritten};
 use super::{Outcome, converse, paths};
 use crate::control::wire::{
-    CancelReport, CancelRequest, FAILURES_NAMED, MoveRequest, MoveSummary, Problem, ProblemKind,
-    Progress, Skip, Verb,
+    CancelReport, CancelRequest, FAILURES_NAMED, Failure, MoveRequest, MoveSummary, Problem,
+    ProblemKind, Progress, Skip, Verb,
 };
 
 const EXAMPLES: &str = "\
@@ -82,25 +82,36 @@ pub(super) fn carry_out(
     output: &mut Output,
 ) -> Result<Outcome, Problem> {
     let bar = Bar::new(verb, output.is_watched());
-    let summary = converse(async {
-        let mut all = empty(verb);
-        for share in paths::shares(typed).await? {
-            let request = MoveRequest {
-                verb,
-                paths: share.paths,
-                recursive: asked.recursive,
-                name: asked.name.clone(),
-                wait: asked.wait,
-            };
-            let each = |progress: Progress| {
-                bar.show(&progress);
-                Ok(())
-            };
-            let summary: MoveSummary = share.client.stream("/v1/move", &request, each).await?;
-            add(&mut all, summary);
-        }
-        Ok(all)
-    });
+    let summary =
+        converse(async {
+            let mut all = empty(verb);
+            let (shares, mut unserved) = paths::deal(typed).await?;
+            if shares.is_empty() && !unserved.is_empty() {
+                return Err(unserved.swap_remove(0).into());
+            }
+            // The others are moved all the same.
+            all.failed_total = unserved.len() as u64;
+            let named = unserved.into_iter().take(FAILURES_NAMED);
+            all.failed.extend(named.map(|paths::Unserved { path, cause, next_step, .. }| {
+                Failure { path: path.into(), cause, next_step }
+            }));
+            for share in shares {
+                let request = MoveRequest {
+                    verb,
+                    paths: share.paths,
+                    recursive: asked.recursive,
+                    name: asked.name.clone(),
+                    wait: asked.wait,
+                };
+                let each = |progress: Progress| {
+                    bar.show(&progress);
+                    Ok(())
+                };
+                let summary: MoveSummary = share.client.stream("/v1/move", &request, each).await?;
+                add(&mut all, summary);
+            }
+            Ok(all)
+        });
     bar.clear();
     let summary = summary?;
     output.failures(&summary.failed, summary.failed_total);

@@ -22,16 +22,49 @@ pub async fn all_daemons() -> Result<Vec<Daemon>, Problem> {
     daemons(&RuntimeDir::from_env()?).await
 }
 
+/// A path that no daemon serves, and why.
+#[derive(Debug)]
+pub struct Unserved {
+    /// As it was typed, or absolute.
+    pub path: PathBuf,
+    kind: ProblemKind,
+    /// Why, without the path.
+    pub cause: String,
+    /// What the person can do.
+    pub next_step: String,
+}
+
+impl From<Unserved> for Problem {
+    fn from(path: Unserved) -> Self {
+        let what = format!("{}: {}", path.path.display(), path.cause);
+        Problem::new(path.kind, what, path.next_step)
+    }
+}
+
 /// Deals paths out to the daemons that serve them; one that nobody serves is a problem before
 /// anything is done to the others.
 pub async fn shares(typed: &[PathBuf]) -> Result<Vec<Share>, Problem> {
+    let (shares, mut unserved) = deal(typed).await?;
+    if unserved.is_empty() { Ok(shares) } else { Err(unserved.swap_remove(0).into()) }
+}
+
+/// Deals paths out to the daemons that serve them, and names those that nobody serves.
+pub async fn deal(typed: &[PathBuf]) -> Result<(Vec<Share>, Vec<Unserved>), Problem> {
     let runtime = RuntimeDir::from_env()?;
     let daemons = daemons(&runtime).await?;
     let mut shares: Vec<(usize, Share)> = Vec::new();
+    let mut nobodys = Vec::new();
     for path in typed {
-        let path = absolute(path)?;
+        let path = match absolute(path) {
+            Ok(path) => path,
+            Err(problem) => {
+                nobodys.push(problem);
+                continue;
+            }
+        };
         let Some((daemon, _)) = serving(&daemons, &path) else {
-            return Err(unserved(&path, &daemons, &runtime));
+            nobodys.push(unserved(path, &daemons, &runtime));
+            continue;
         };
         let number = daemons.iter().position(|each| std::ptr::eq(each, daemon)).unwrap_or(0);
         match shares.iter_mut().find(|(at, _)| *at == number) {
@@ -40,7 +73,7 @@ pub async fn shares(typed: &[PathBuf]) -> Result<Vec<Share>, Problem> {
                 .push((number, Share { client: daemon.client.clone(), paths: vec![path.into()] })),
         }
     }
-    Ok(shares.into_iter().map(|(_, share)| share).collect())
+    Ok((shares.into_iter().map(|(_, share)| share).collect(), nobodys))
 }
 
 /// The daemon of one path, and the path made absolute.
@@ -54,7 +87,7 @@ pub async fn served(typed: &Path) -> Result<(Client, WirePath), Problem> {
 
 /// A path made absolute, symlinks on the way resolved, its last component left alone: a
 /// command on a symlink means the symlink, as `rm` does.
-pub fn absolute(path: &Path) -> Result<PathBuf, Problem> {
+fn absolute(path: &Path) -> Result<PathBuf, Unserved> {
     let bytes = path.as_os_str().as_bytes();
     let is_whole = bytes.ends_with(b"/") || bytes.ends_with(b"/.");
     let resolved = match (path.file_name(), path.parent()) {
@@ -64,28 +97,27 @@ pub fn absolute(path: &Path) -> Result<PathBuf, Problem> {
         }
         _ => path.canonicalize(),
     };
-    resolved.map_err(|error| match error.raw_os_error() {
-        Some(libc::ENOTCONN) => Problem::new(
-            ProblemKind::NotMounted,
-            format!("{}: {error}", path.display()),
-            "its daemon died: detach with fusermount3 -u MOUNTPOINT, then mount again",
-        ),
-        _ => Problem::new(
-            ProblemKind::Failed,
-            format!("{}: {error}", path.display()),
-            "check the path",
-        ),
+    resolved.map_err(|error| {
+        let (kind, next_step) = match error.raw_os_error() {
+            Some(libc::ENOTCONN) => (
+                ProblemKind::NotMounted,
+                "its daemon died: detach with fusermount3 -u MOUNTPOINT, then mount again",
+            ),
+            _ => (ProblemKind::Failed, "check the path"),
+        };
+        let (path, cause) = (path.to_owned(), error.to_string());
+        Unserved { path, kind, cause, next_step: next_step.to_owned() }
     })
 }
 
 /// Says why nobody serves a path, as exactly as can be told from here.
-fn unserved(path: &Path, daemons: &[Daemon], runtime: &RuntimeDir) -> Problem {
+fn unserved(path: PathBuf, daemons: &[Daemon], runtime: &RuntimeDir) -> Unserved {
     let raw = daemons
         .iter()
         .flat_map(|daemon| &daemon.mounts)
         .find(|mount| path.starts_with(mount.data_dir.as_path()));
     let table = MountTable::read().unwrap_or_default();
-    let (cause, next_step) = match (raw, table.holding(path)) {
+    let (cause, next_step) = match (raw, table.holding(&path)) {
         (Some(mount), _) => (
             format!("in the data directory of {}, behind its mount", mount.tenant),
             format!("name it below {}", mount.mountpoint),
@@ -102,7 +134,7 @@ fn unserved(path: &Path, daemons: &[Daemon], runtime: &RuntimeDir) -> Problem {
                 .into(),
         ),
     };
-    Problem::new(ProblemKind::NotMounted, format!("{}: {cause}", path.display()), next_step)
+    Unserved { path, kind: ProblemKind::NotMounted, cause, next_step }
 }
 
 #[cfg(test)]

@@ -74,6 +74,21 @@ fn files_are_recalled_by_list_and_by_pattern() {
 }
 
 #[test]
+fn a_list_that_names_what_nobody_serves_moves_the_others_and_names_it() {
+    let Some((site, mount)) = cold() else { return };
+    let list = list(&site, &["c.txt", "../elsewhere", "../gone/x", "sub/g h"], b"\n");
+    let args: [&std::ffi::OsStr; 4] =
+        ["recall".as_ref(), "--json".as_ref(), "--files-from".as_ref(), list.as_os_str()];
+    let (code, summary) = ran(&mount, &args);
+    assert_eq!(code, Some(1), "{summary}");
+    assert_eq!((&summary["files_done"], &summary["failed_total"]), (&2.into(), &2.into()));
+    let failed = summary["failed"].to_string();
+    assert!(failed.contains("elsewhere") && failed.contains("gone/x"), "{failed}");
+    assert_eq!(home(&site, &mount), ["c.txt", "sub/g h"]);
+    mount.detach();
+}
+
+#[test]
 fn a_drained_tenant_is_plain_files_that_need_no_store() {
     let Some((site, mount)) = cold() else { return };
     let drain = |more: &[&str]| {
