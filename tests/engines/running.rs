@@ -146,6 +146,31 @@ fn what_is_not_stored_as_it_was_sent_is_never_released() {
 }
 
 #[test]
+fn every_body_is_sent_with_a_checksum_of_it() {
+    if !can_tier() {
+        return;
+    }
+    let liar = Liar::start();
+    let site = Site::new();
+    std::fs::write(site.data.join("small"), pattern::bytes(1, BYTES)).unwrap();
+    // Larger than a segment for small files: it is put in parts.
+    std::fs::write(site.data.join("large"), vec![3; 80 << 20]).unwrap();
+    let mount = site.start(&liar.mount_options());
+    mount.all("migrate", &site.mnt);
+    mount.detach();
+    let sums = ["x-amz-checksum-crc32", "x-amz-checksum-sha256"];
+    let mut parts = 0;
+    for asked in liar.take_seen() {
+        parts += u32::from(asked.op == Op::Part);
+        if matches!(asked.op, Op::Put | Op::Part) {
+            let is_summed = sums.iter().any(|name| asked.headers.contains_key(*name));
+            assert!(is_summed, "{asked:?}");
+        }
+    }
+    assert!(parts > 1, "{parts} parts");
+}
+
+#[test]
 fn an_engine_that_takes_any_checksum_is_read_back() {
     if !can_tier() {
         return;

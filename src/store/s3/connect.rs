@@ -190,8 +190,8 @@ fn trusting(path: &Path) -> Result<SharedHttpClient, OpenError> {
 
 const PEM_BEGIN: &[u8] = b"-----BEGIN CERTIFICATE-----";
 
-/// One attempt a call (ours are in [`super::retry`]), our time limits, and checksums only where
-/// S3 or we ask for them: engines differ in what else they bear.
+/// One attempt a call (ours are in [`super::retry`]), our time limits, a checksum of every body
+/// that is sent, and of answers only those that we ask for: engines differ in what else they bear.
 fn with_our_rules(config: Builder, options: &Options, governor: &Arc<Governor>) -> Builder {
     config
         .interceptor(Meter(Arc::clone(governor)))
@@ -199,7 +199,8 @@ fn with_our_rules(config: Builder, options: &Options, governor: &Arc<Governor>) 
         .timeout_config(TimeoutConfig::builder().connect_timeout(options.connect).build())
         // It would take a slow fsync for a stalled upload; each attempt has a limit of ours.
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
-        .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+        // "When required" would ignore the algorithm that a request names.
+        .request_checksum_calculation(RequestChecksumCalculation::WhenSupported)
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
 }
 
