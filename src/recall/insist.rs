@@ -16,7 +16,7 @@ const LAST_PAUSE: Duration = Duration::from_secs(2);
 /// once the line or the engine may have erred, not three times in the same way.
 const DOUBTS: u32 = 2;
 /// Chunks of one request of a proof, 1 MiB each at most.
-const CHUNKS_AT_ONCE: usize = 8;
+const CHUNKS_AT_ONCE: u32 = 8;
 
 /// What is said where not even one attempt ended.
 pub(super) const UNANSWERED: &str = "the store does not answer";
@@ -63,8 +63,8 @@ pub async fn prove_remote(
     deadline: Duration,
 ) -> Result<(), RecallError> {
     let (at, key) = (place.at(), segment_key(&tenant.name, place.at().segment));
-    for first in (0..place.chunk_count()).step_by(CHUNKS_AT_ONCE) {
-        let run = first..place.chunk_count().min(first.saturating_add(CHUNKS_AT_ONCE as u32));
+    for first in (0..place.chunk_count()).step_by(CHUNKS_AT_ONCE as usize) {
+        let run = first..place.chunk_count().min(first.saturating_add(CHUNKS_AT_ONCE));
         let ask = || fetch_chunks(&*tenant.store, &key, place, run.clone());
         insist(at, deadline, ask).await?;
     }
