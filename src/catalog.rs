@@ -8,6 +8,7 @@
 //!
 //! - [`seen`] is what one look says, `row` the same as bytes, `keys` and `tables` where they lie
 //! - `eyes` look, `batch` writes down, `part` reads one tenant's part
+//! - `uses` brings heat from the ledger into the rows
 //! - `keep` is the thread, `listing` the walk's next step, [`totals`] are sums
 //!
 //! Rules that hold between two transactions: a file has a row if and only if a name of it is
@@ -35,13 +36,14 @@ mod tables;
 #[cfg(test)]
 mod tests;
 pub mod totals;
+mod uses;
 
 pub use error::CatalogError;
 pub use keep::{Keeper, Options, Phase, Report};
 pub use part::{Met, Part};
 
 /// Version of the tables, in the catalog's first row.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// Memory for pages of the catalog, a daemon.
 const CACHE_BYTES: usize = 16 << 20;
 

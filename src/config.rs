@@ -6,6 +6,7 @@
 
 pub mod checks;
 pub mod file;
+mod heat;
 pub mod mount_flags;
 pub mod s3_options;
 pub mod state;
@@ -24,6 +25,7 @@ pub use tenant::TenantName;
 
 use crate::control::wire::{Problem, ProblemKind};
 use crate::guard::Rules;
+use crate::temperature::HalfLife;
 use crate::tenant::Succession;
 
 /// Everything a daemon needs to serve one directory.
@@ -51,6 +53,10 @@ pub struct MountOptions {
     pub tuning: Tuning,
     /// Where the catalog is kept; none: nothing says where a home is.
     pub catalog_dir: Option<PathBuf>,
+    /// How uses of files are seen.
+    pub heat: crate::heat::Options,
+    /// How long until a use counts half.
+    pub half_life: HalfLife,
     /// Who may bring cold files home, and how much.
     pub rules: Rules,
     /// What the checks found worth telling: for `status`, a sentence each.

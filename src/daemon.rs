@@ -32,9 +32,11 @@ mod files;
 mod known;
 mod moves;
 mod notes;
+mod quiet;
 mod stores;
 mod storm;
 mod walks;
+mod watching;
 
 use ending::{Detacher, on_signals};
 use engine::{Commands, Served};
@@ -100,6 +102,7 @@ async fn serve(options: MountOptions, ready: Ready) -> Result<(), Problem> {
     let asked_to_end = on_signals(left).map_err(|error| failed("listen to signals", &error))?;
     let mounted = mount_served(&served, &options)?;
     served.note_passthrough(mounted.passthrough);
+    served.watching.mounted(&served.tenant, &options.mountpoint);
     let ended = mounted.ended();
     let stop = CancellationToken::new();
     let engine = Arc::new(Commands(Arc::clone(&served)));
@@ -122,8 +125,13 @@ async fn serve(options: MountOptions, ready: Ready) -> Result<(), Problem> {
     let detached = detacher.detach(mounted).await;
     served.stop_moves();
     served.recall.stop().await;
-    let keeper = Arc::clone(&served.keeper);
-    if let Err(error) = tokio::task::spawn_blocking(move || keeper.stop()).await {
+    let ends = Arc::clone(&served);
+    let ended = tokio::task::spawn_blocking(move || {
+        // In this order: what was seen last is written too.
+        ends.watching.stop();
+        ends.keeper.stop();
+    });
+    if let Err(error) = ended.await {
         tracing::warn!(%error, "the catalog was not closed");
     }
     stop.cancel();
@@ -217,6 +225,7 @@ fn mount_served(served: &Served, options: &MountOptions) -> Result<Mounted, Prob
         Arc::clone(&served.inodes),
         Arc::clone(&served.recall),
         Arc::clone(&served.guard),
+        Arc::clone(&served.keeper),
     );
     let ops =
         Arc::new(ops.map_err(|error| {

@@ -9,6 +9,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::config::checks::{FS_TYPE, check_filesystem};
+use crate::heat::{Kind, ProbeError};
 use crate::store::disk::Access;
 use crate::sys;
 
@@ -63,6 +64,7 @@ pub fn machine() -> Vec<Check> {
         handles_capability(sys::has_capability(sys::CAP_DAC_READ_SEARCH)),
         allow_other(&read("/etc/fuse.conf"), nix::unistd::geteuid().is_root()),
         open_files(nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)),
+        probe(crate::heat::try_here()),
         updatedb(std::fs::read_to_string("/etc/updatedb.conf").ok().as_deref()),
     ]
 }
@@ -161,6 +163,27 @@ fn allow_other(fuse_conf: &str, is_root: bool) -> Check {
             "not in /etc/fuse.conf: only you will see what you mount",
             "add a line user_allow_other to /etc/fuse.conf, or mount as root",
         )
+    }
+}
+
+fn probe(here: Result<(Kind, Vec<String>), ProbeError>) -> Check {
+    const NAME: &str = "probe";
+    match here {
+        Ok((kind @ (Kind::TpBtf | Kind::Fentry), _)) => {
+            Check::ok(NAME, format!("{}: uses of files are seen in the kernel", kind.word()))
+        }
+        Ok((kind @ (Kind::RawTp | Kind::Tracepoint), refused)) => Check::new(
+            NAME,
+            Grade::Warn,
+            format!("{}, slower than the best: {}", kind.word(), refused.join("; ")),
+            "use a kernel with BTF (CONFIG_DEBUG_INFO_BTF)",
+        ),
+        Err(why) => Check::new(
+            NAME,
+            Grade::Warn,
+            format!("uses of files are not seen in the kernel, none counts as idle by them: {why}"),
+            "run as root or with CAP_BPF and CAP_PERFMON, on Linux 6.12 or later with BTF",
+        ),
     }
 }
 

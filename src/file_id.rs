@@ -39,6 +39,23 @@ impl FileHandle {
         word.copy_from_slice(&hasher.finalize().as_bytes()[..4]);
         u32::from_le_bytes(word)
     }
+
+    /// The kernel's `i_generation` of the inode, where this kind of handle tells it
+    /// (`enum fid_type` of exportfs.h): ext4's, XFS' and btrfs' do, as little-endian machines
+    /// write them.
+    pub fn inode_generation(&self) -> Option<u32> {
+        let (at, length) = match self.kind {
+            // FILEID_INO32_GEN: u32 inode, u32 generation.
+            0x01 => (4, 8),
+            // XFS: u64 inode, u32 generation.
+            0x81 => (8, 12),
+            // FILEID_BTRFS_WITHOUT_PARENT: u64 object, u64 root, u32 generation.
+            0x4d => (16, 20),
+            _ => return None,
+        };
+        let word = self.bytes.get(at..at + 4).filter(|_| self.bytes.len() == length)?;
+        Some(u32::from_le_bytes(word.try_into().ok()?))
+    }
 }
 
 /// Who a data directory belongs to; made once, kept in `.coldfs/tenant` and in the

@@ -7,16 +7,18 @@
 // 1: vocabulary, values and rules without I/O
 pub mod file_id;
 pub mod printable;
+pub mod temperature;
 pub mod tier;
 pub(crate) mod wire;
 
 // 2: the outside world, made safe
+#[cfg(test)]
+pub(crate) mod fuzzing;
 pub mod sys;
 
 // 3: each speaks to one thing outside
 pub mod failpoint;
-#[cfg(test)]
-pub(crate) mod fuzzing;
+pub mod heat;
 pub mod seal;
 pub mod store;
 

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use dashmap::DashMap;
 
+use crate::catalog::Keeper;
 use crate::file_id::Ino;
 use crate::guard::Guard;
 use crate::inode::{Inode, Inodes};
@@ -102,6 +103,7 @@ pub struct Ops {
     inodes: Arc<Inodes>,
     recall: Arc<Recall>,
     guard: Arc<Guard>,
+    keeper: Arc<Keeper>,
     open_files: DashMap<Fh, Arc<handle::OpenFile>>,
     next_fh: std::sync::atomic::AtomicU64,
     root: Arc<Inode>,
@@ -114,6 +116,7 @@ impl Ops {
         inodes: Arc<Inodes>,
         recall: Arc<Recall>,
         guard: Arc<Guard>,
+        keeper: Arc<Keeper>,
     ) -> Result<Self, Errno> {
         let fd = tenant.root().try_clone_to_owned()?;
         let stat = nix::sys::stat::fstat(&fd)?;
@@ -124,6 +127,7 @@ impl Ops {
             inodes,
             recall,
             guard,
+            keeper,
             open_files: DashMap::new(),
             next_fh: std::sync::atomic::AtomicU64::new(1),
             root,

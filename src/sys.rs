@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code, reason = "system calls without a safe wrapper elsewhere")]
 
+pub mod bpf;
 pub mod cred;
 pub mod dirents;
 pub mod extent;
@@ -44,8 +45,8 @@ pub fn set_umask(mask: u32) {
 
 /// Bytes from which malloc takes pages of their own from the kernel, and gives them back.
 /// fuser holds a 16 MiB buffer a FUSE thread, of which mostly the first pages are used: as
-/// separate mappings 200 mounts take 9 MB, as heap 1 GB. Chunks of 1 MiB stay below: mapped, each
-/// would cost 256 page faults, half of what all else costs to read one.
+/// separate mappings 200 mounts take 9 MB, as heap 1 GB. Chunks of 1 MiB stay below: a mapping of
+/// their own would be made, cleared page by page and taken down again for each.
 const MMAP_THRESHOLD_BYTES: libc::c_int = 4 << 20;
 /// Free bytes at the end of a heap that malloc keeps for the next chunk.
 const KEPT_FREE_BYTES: libc::c_int = 8 << 20;
@@ -75,6 +76,10 @@ pub fn has_capability(bit: u32) -> bool {
 
 /// `CAP_SYS_ADMIN`: FUSE passthrough and `trusted.` attributes need it.
 pub const CAP_SYS_ADMIN: u32 = 21;
+/// `CAP_PERFMON`: a probe that reads kernel memory needs it, beside [`CAP_BPF`].
+pub const CAP_PERFMON: u32 = 38;
+/// `CAP_BPF`: loading a probe needs it.
+pub const CAP_BPF: u32 = 39;
 /// `CAP_FSETID`: without it a write clears set-ID bits.
 pub const CAP_FSETID: u32 = 4;
 /// `CAP_DAC_READ_SEARCH`: `open_by_handle_at(2)` needs it.
@@ -126,6 +131,21 @@ pub fn file_clock() -> nix::sys::time::TimeSpec {
     // SAFETY: `now` outlives the call, which does not fail for this clock.
     unsafe { libc::clock_gettime(libc::CLOCK_REALTIME_COARSE, &raw mut now) };
     now.into()
+}
+
+/// Time since the machine started, sleep included: a clock that nobody sets.
+pub fn boot_clock() -> std::time::Duration {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` outlives the call, which does not fail for this clock.
+    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut now) };
+    std::time::Duration::from_secs(u64::try_from(now.tv_sec).unwrap_or(0))
+        + std::time::Duration::from_nanos(u64::try_from(now.tv_nsec).unwrap_or(0))
+}
+
+/// Bytes of a page of memory.
+pub fn page_bytes() -> u64 {
+    // SAFETY: sysconf takes no pointers.
+    u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4_096)
 }
 
 /// `copy_file_range(2)` from one file and offset to another; the number of bytes copied.

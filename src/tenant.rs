@@ -9,6 +9,7 @@ use std::sync::Arc;
 use nix::sys::stat::{FileStat, fstat};
 
 use crate::file_id::{FileHandle, Ino};
+use crate::heat::Ledger;
 use crate::inode::Inode;
 use crate::inode::known::KnownCtimes;
 use crate::record::{self, RECORD_BYTES, Record};
@@ -69,6 +70,8 @@ pub struct Tenant {
     pub noticed: Noticed,
     conflicts: Conflicts,
     still: bool,
+    /// What was seen of uses of its files.
+    pub heat: Arc<Ledger>,
     home: Home,
     standing: Standing,
     xattr: &'static CStr,
@@ -92,6 +95,7 @@ impl Tenant {
             noticed: Noticed::default(),
             conflicts: Conflicts::default(),
             still: false,
+            heat: Arc::default(),
             xattr: home.xattr(),
             device: stat.st_dev,
             commits_together: barrier::commits_together(home.root())?,

@@ -68,6 +68,7 @@ impl Fake {
             }),
             pinned: false,
             open_count: 0,
+            heat: None,
             notes: vec![ODD_WORDS.into()],
         }
     }
@@ -95,6 +96,7 @@ impl Engine for Fake {
                 guest: false,
                 verify: "readback".into(),
                 probe: "none".into(),
+                heat: HeatStatus::default(),
                 policy: "none".into(),
                 passthrough: false,
                 files: Files::default(),

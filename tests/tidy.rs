@@ -1,11 +1,14 @@
 //! The rules of the tree, kept by a test over the source from the first day: layers, file
-//! sizes, where `unsafe` may be, and that no suite is forgotten.
+//! sizes, where `unsafe` may be, that components are built of their sources, and that no suite is
+//! forgotten.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use sha2::Digest;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -192,6 +195,61 @@ fn unsafe_has_an_address() {
 fn main_stays_a_door() {
     let lines = read(&Path::new(ROOT).join("src/main.rs")).lines().count();
     assert!(lines <= 20, "src/main.rs has {lines} lines; what it does belongs in cli");
+}
+
+/// The SHA-256 of bytes, as `sha256sum` prints it.
+fn sha256(bytes: &[u8]) -> String {
+    sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Sources of a component at or below a path: what `wasm-policy/MANIFEST` says they are.
+fn component_sources(path: &Path) -> Vec<PathBuf> {
+    if path.is_file() {
+        return vec![path.to_owned()];
+    }
+    let entries = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
+    let wanted = |path: &PathBuf| {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        match path.is_dir() {
+            true => name != "target",
+            false => {
+                name.ends_with(".rs")
+                    || name.ends_with(".wit")
+                    || ["Cargo.toml", "Cargo.lock"].contains(&name)
+            }
+        }
+    };
+    entries.filter(wanted).flat_map(|path| component_sources(&path)).collect()
+}
+
+#[test]
+fn policy_components_are_built_of_their_sources() {
+    let root = Path::new(ROOT);
+    let manifest = read(&root.join("wasm-policy/MANIFEST"));
+    let mut components = 0;
+    for line in manifest.lines().filter(|line| !line.starts_with('#')) {
+        let words: Vec<&str> = line.split(' ').collect();
+        match words[..] {
+            ["toolchain", ..] => {}
+            ["sources", sum, name, ref paths @ ..] => {
+                let mut files: Vec<PathBuf> =
+                    paths.iter().flat_map(|path| component_sources(&root.join(path))).collect();
+                files.sort_by_key(|file| file.as_os_str().as_encoded_bytes().to_vec());
+                let line = |file: &PathBuf| {
+                    let path = file.strip_prefix(root).unwrap().display().to_string();
+                    format!("{}  {path}\n", sha256(&fs::read(file).unwrap()))
+                };
+                let text: String = files.iter().map(line).collect();
+                assert_eq!(sha256(text.as_bytes()), sum, "{name}: run scripts/guests/policy");
+            }
+            ["component", sum, _, path] => {
+                components += 1;
+                assert_eq!(sha256(&fs::read(root.join(path)).unwrap()), sum, "{path}");
+            }
+            _ => panic!("wasm-policy/MANIFEST: {line}"),
+        }
+    }
+    assert!(components > 1, "the manifest names no components");
 }
 
 #[test]

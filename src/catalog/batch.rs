@@ -7,10 +7,13 @@ use redb::{ReadableTable, Table, WriteTransaction};
 use super::CatalogError;
 use super::keys::{self, TenantNumber};
 use super::row::Row;
-use super::seen::{Kind, Seen};
+use super::seen::{Kind, Seen, Standing};
 use super::tables;
 use super::totals::Totals;
 use crate::file_id::Ino;
+use crate::heat::Touch;
+use crate::temperature::{Evidence, HalfLife, Heat, Second};
+use crate::tier::State;
 
 type Rows<'t, V> = Table<'t, &'static [u8], V>;
 
@@ -67,7 +70,8 @@ impl<'t> Batch<'t> {
                 self.unref(other, dir, name)?;
             }
         }
-        let row = Row { seen: seen.clone(), names, named: Some((dir, name.into())) };
+        let heat = heat_after(old.as_ref(), seen);
+        let row = Row { seen: seen.clone(), names, named: Some((dir, name.into())), heat };
         self.put(old, row)?;
         if deep && seen.kind == Kind::Directory {
             self.list(seen.ino, true)?;
@@ -88,14 +92,32 @@ impl<'t> Batch<'t> {
     /// What a file that has a row was seen to be.
     pub(super) fn file_is(&mut self, seen: &Seen) -> Result<(), CatalogError> {
         let Some(old) = self.row(seen.ino)? else { return Ok(()) };
-        let row = Row { seen: seen.clone(), ..old.clone() };
+        let heat = heat_after(Some(&old), seen);
+        let row = Row { seen: seen.clone(), heat, ..old.clone() };
         self.put(Some(old), row)
     }
 
     /// The tenant's root, which has no name.
     pub(super) fn root_is(&mut self, seen: &Seen) -> Result<(), CatalogError> {
         let old = self.row(seen.ino)?;
-        self.put(old, Row { seen: seen.clone(), names: 1, named: None })
+        let heat = heat_after(old.as_ref(), seen);
+        self.put(old, Row { seen: seen.clone(), names: 1, named: None, heat })
+    }
+
+    /// A file was used. Whether it is known: a use that is told before its file is met waits.
+    pub(super) fn used(
+        &mut self,
+        ino: Ino,
+        touch: &Touch,
+        half_life: HalfLife,
+    ) -> Result<bool, CatalogError> {
+        let Some(old) = self.row(ino)? else { return Ok(false) };
+        if touch.is_of(&old.seen.handle) {
+            let mut row = old.clone();
+            row.heat.touch(touch.count, touch.last, touch.evidence, half_life);
+            self.put(Some(old), row)?;
+        }
+        Ok(true)
     }
 
     /// A directory is to be listed; `deep`: and all directories in it.
@@ -221,6 +243,34 @@ impl<'t> Batch<'t> {
             self.segment_files.insert(&key[..], bytes)?;
         }
         Ok(())
+    }
+}
+
+/// The heat of a file that is seen so now. Another file's with the same number is not its own. A
+/// change of its bytes is a use, but for those of the daemon, which change neither size nor time.
+fn heat_after(old: Option<&Row>, seen: &Seen) -> Heat {
+    let now = Second::now();
+    let Some(old) = old.filter(|old| old.seen.handle == seen.handle) else {
+        return Heat::met(now);
+    };
+    let mut heat = old.heat;
+    let is_written = old.seen.mtime != seen.mtime || old.seen.size_bytes != seen.size_bytes;
+    if is_written && is_at_rest(old.seen.standing) && is_at_rest(seen.standing) {
+        // The time alone: how often it was written is not known.
+        heat.touch(1, now, Evidence::Write, HalfLife::default());
+    }
+    heat
+}
+
+/// Whether size and time are the file's own: while bytes come or go they are the daemon's.
+fn is_at_rest(standing: Standing) -> bool {
+    match standing {
+        Standing::Resident => true,
+        Standing::Recorded(state) => match state {
+            State::Archived | State::Suspect | State::Released | State::Lost => true,
+            State::Releasing | State::Recalling => false,
+        },
+        Standing::Unmoved | Standing::Orphan | Standing::Foreign | Standing::Conflict => false,
     }
 }
 

@@ -17,8 +17,12 @@ use std::time::{Duration, Instant, SystemTime};
 use super::eyes::Eyes;
 use super::listing::{self, Listing};
 use super::part::Part;
+use super::uses::Uses;
 use super::{Catalog, CatalogError, this_machine};
+use crate::file_id::{FileHandle, Ino};
+use crate::heat::Source;
 use crate::inode::{Inodes, Serving};
+use crate::temperature::{HalfLife, Second, Warmth};
 use crate::tenant::{Places, Tenant};
 
 /// How long what is noticed waits to be looked at, so that it is looked at together.
@@ -42,6 +46,8 @@ pub struct Options {
     pub path: PathBuf,
     /// Whether this process may open by handle.
     pub by_handle: bool,
+    /// How long until an access counts half.
+    pub half_life: HalfLife,
 }
 
 /// How far the catalog is.
@@ -127,19 +133,50 @@ impl Shared {
 pub struct Keeper {
     shared: Arc<Shared>,
     tenant: Arc<Tenant>,
+    half_life: HalfLife,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Keeper {
     /// Begins to keep a tenant's catalog.
     pub fn start(tenant: Arc<Tenant>, inodes: Arc<Inodes>, options: Options) -> io::Result<Self> {
-        let keeper = Self::idle(Arc::clone(&tenant), Phase::Opening);
+        let half_life = options.half_life;
+        let mut keeper = Self::idle(Arc::clone(&tenant), Phase::Opening);
+        keeper.half_life = half_life;
         tenant.noticed.listen(true);
         let shared = Arc::clone(&keeper.shared);
         let work = move || keep(&shared, &tenant, &inodes, &options);
         let thread = std::thread::Builder::new().name("catalog".into()).spawn(work)?;
         *keeper.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
         Ok(keeper)
+    }
+
+    /// How warm a file is, with what is not in its row yet; none: it is not known. `open`: it is
+    /// in use now.
+    pub fn warmth(&self, ino: Ino, handle: &FileHandle, open: bool) -> Option<Warmth> {
+        let part = self.report().part?;
+        // The store below panics where it meets bytes that it never wrote.
+        let read = catch_unwind(AssertUnwindSafe(|| part.heat(ino, handle)));
+        let mut heat = match read {
+            Ok(Ok(heat)) => heat?,
+            Ok(Err(error)) => {
+                self.found_damaged(&error);
+                return None;
+            }
+            Err(_panic) => return None,
+        };
+        let sight = self.tenant.heat.sight();
+        for touch in self.tenant.heat.waiting(ino).iter().filter(|touch| touch.is_of(handle)) {
+            heat.touch(touch.count, touch.last, touch.evidence, self.half_life);
+        }
+        let idle_seconds = match sight.source {
+            _ if open => Some(0),
+            Source::Probe(_) => Some(heat.idle_seconds(sight.until, sight.since)),
+            // Unknown is not cold.
+            Source::Nothing | Source::Partly(_) | Source::Opens => None,
+        };
+        let score = heat.score(Second::now(), self.half_life);
+        Some(Warmth { heat, score, watched_since: sight.since, idle_seconds })
     }
 
     /// None is kept, and why.
@@ -151,7 +188,8 @@ impl Keeper {
         let report = Report { phase, since: SystemTime::now(), unread: false, part: None };
         let state = State { report, stop: false, damage: None, asked: 0, answered: 0 };
         let shared = Shared { state: Mutex::new(state), changed: Condvar::new() };
-        Self { shared: Arc::new(shared), tenant, thread: Mutex::new(None) }
+        let half_life = HalfLife::default();
+        Self { shared: Arc::new(shared), tenant, half_life, thread: Mutex::new(None) }
     }
 
     /// How the catalog fares, once all that happened before is in it. Waits for that, and for a
@@ -255,7 +293,10 @@ fn keep_open(
     };
     let (part, goes_on) = Part::attach(catalog, tenant.seal.tenant(), &root)?;
     shared.lock().report.part = Some(part.clone());
+    // What an earlier catalog knew of uses, this one may not: nothing is proven idle by then.
+    tenant.heat.gap(Second::now(), 0);
     let mut work = Work::new(part, eyes, goes_on);
+    let mut uses = Uses::new(options.half_life);
     shared.enter(Phase::Walking);
     let mut pause = Duration::ZERO;
     loop {
@@ -265,6 +306,7 @@ fn keep_open(
         }
         if stop {
             work.look(tenant.noticed.take())?;
+            uses.write(&work.part, &work.eyes, work.walked)?;
             return work.part.write(true, |_| Ok(()));
         }
         let mut places = tenant.noticed.take();
@@ -273,6 +315,9 @@ fn keep_open(
             places = work.with_open_files(places);
         }
         work.look(places)?;
+        if uses.are_due() {
+            uses.write(&work.part, &work.eyes, work.walked)?;
+        }
         pause = work.go_on()?;
         let mut state = shared.lock();
         if agreed && !pause.is_zero() {

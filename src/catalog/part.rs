@@ -12,7 +12,8 @@ use super::row::Row;
 use super::seen::{Kind, Seen};
 use super::totals::Totals;
 use super::{Catalog, CatalogError, tables};
-use crate::file_id::{Ino, TenantUuid};
+use crate::file_id::{FileHandle, Ino, TenantUuid};
+use crate::temperature::Heat;
 use crate::tenant::Pin;
 use crate::wire::Fields;
 
@@ -162,6 +163,12 @@ impl Part {
     /// The sums over all files.
     pub fn totals(&self) -> Result<Totals, CatalogError> {
         self.read()?.totals()
+    }
+
+    /// The heat of the file with this handle; none: it is not known.
+    pub(super) fn heat(&self, ino: Ino, handle: &FileHandle) -> Result<Option<Heat>, CatalogError> {
+        let row = self.read()?.row(ino)?;
+        Ok(row.filter(|row| row.seen.handle == *handle).map(|row| row.heat))
     }
 
     /// Gives `visit` a file and, if it is a directory, all below it. `pin`: the hardest on it or

@@ -5,6 +5,7 @@
 //!  1 u8 standing   8 u64 size       32 i32 handle kind     .. [u8;16] segment, u32 entry,
 //!  2 u8 pin       16 u64 local      36 u8 length, handle      u64 remote bytes
 //!  3 u8 has: 1 a name, 2 a remote copy                     .. [u8;4] check
+//! .. after the handle: heat: u32 since, u32 last (seconds), u32 accesses, f32 score, u8 evidence
 //! ```
 //!
 //! The check is over the row's key and all before it: a row that a stray write moved or changed
@@ -12,6 +13,7 @@
 
 use super::seen::{Kind, Seen, Standing};
 use crate::file_id::{EntryRef, FileHandle, Ino, MAX_HANDLE_BYTES, SegmentId, TimeNs};
+use crate::temperature::{Heat, Second};
 use crate::tenant::Pin;
 use crate::tier::State;
 use crate::wire::{self, Cut, Fields, u8_of, u16_of};
@@ -22,7 +24,7 @@ const RECORDED: u8 = 16;
 const CHECK_BYTES: usize = 4;
 
 /// A file in the catalog.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Row {
     /// What the last look at it said.
     pub seen: Seen,
@@ -30,6 +32,8 @@ pub struct Row {
     pub names: u32,
     /// The directory and name under which it was met last; none: that name went since.
     pub named: Option<(Ino, Box<[u8]>)>,
+    /// How warm it is. Looks do not tell; it is of this handle, and goes with it.
+    pub heat: Heat,
 }
 
 impl Row {
@@ -62,6 +66,11 @@ impl Row {
         bytes.extend_from_slice(&seen.handle.kind.to_le_bytes());
         bytes.push(u8_of(seen.handle.bytes.len()));
         bytes.extend_from_slice(&seen.handle.bytes);
+        bytes.extend_from_slice(&self.heat.since.0.to_le_bytes());
+        bytes.extend_from_slice(&self.heat.last.0.to_le_bytes());
+        bytes.extend_from_slice(&self.heat.accesses.to_le_bytes());
+        bytes.extend_from_slice(&self.heat.score_at_last().to_le_bytes());
+        bytes.push(self.heat.evidence.byte());
         if let Some((dir, name)) = &self.named {
             bytes.extend_from_slice(&dir.0.to_le_bytes());
             bytes.extend_from_slice(&u16_of(name.len()).to_le_bytes());
@@ -122,6 +131,11 @@ impl Row {
             return Err(Cut { field: "handle length" });
         }
         let handle = FileHandle { kind: handle_kind, bytes: fields.take("handle", length)?.into() };
+        let (since, last) = (Second(fields.u32("since")?), Second(fields.u32("last")?));
+        let accesses = fields.u32("accesses")?;
+        let score = f32::from_bits(fields.u32("score")?);
+        let heat = Heat::kept(since, last, accesses, score, fields.u8("evidence")?)
+            .ok_or(Cut { field: "heat" })?;
         let named = if has & 1 == 0 {
             None
         } else {
@@ -141,7 +155,7 @@ impl Row {
         }
         let seen =
             Seen { ino, handle, kind, standing, remote, pin, size_bytes, local_bytes, mtime };
-        Ok(Self { seen, names, named })
+        Ok(Self { seen, names, named, heat })
     }
 }
 
@@ -156,8 +170,11 @@ fn check(key: &[u8], body: &[u8]) -> [u8; CHECK_BYTES] {
 mod tests {
     use super::*;
     use crate::fuzzing;
+    use crate::temperature::{Evidence, HalfLife};
 
     fn rows() -> [Row; 2] {
+        let mut heat = Heat::met(Second(1_700_000_000));
+        heat.touch(5, Second(1_700_000_100), Evidence::Probe, HalfLife::default());
         let seen = Seen {
             ino: Ino(12),
             handle: FileHandle { kind: 1, bytes: [1, 2, 3, 4, 5, 6, 7, 8].into() },
@@ -177,8 +194,8 @@ mod tests {
             ..seen.clone()
         };
         [
-            Row { seen, names: 2, named: Some((Ino(2), b"a name"[..].into())) },
-            Row { seen: bare, names: 1, named: None },
+            Row { seen, names: 2, named: Some((Ino(2), b"a name"[..].into())), heat },
+            Row { seen: bare, names: 1, named: None, heat: Heat::default() },
         ]
     }
 

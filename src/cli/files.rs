@@ -269,6 +269,7 @@ mod tests {
             }),
             pinned: false,
             open_count: 0,
+            heat: None,
             notes: vec!["look at it".into()],
         };
         assert_eq!(short(&report), "/m/f: (0x0000000d) released exists archived, segment:01K9Z/17");

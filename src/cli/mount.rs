@@ -49,6 +49,12 @@ With libfuse's mount.fuse3 the type fuse.coldfs does without the link.
   [catalog]
   dir = \"DIR\"          where what is known of all files is kept, which may be lost;
                        /var/lib/coldfs/catalog for root, $XDG_STATE_HOME/coldfs/catalog for others
+  [heat]                how uses of files are seen: docs/heat.md
+  half_life = \"7d\"      a use counts half after this long
+  probe = \"auto\"        where to begin: tp_btf, fentry, raw_tp, tracepoint; or none
+  drain = \"3s\"          how often the probe's counts are taken
+  entries = 262144      files that may be used between two drains
+  btf = \"FILE\"          the kernel's description, where /sys/kernel/btf/vmlinux is not
   [s3]                  how the store is reached and used: docs/engines.md
   [[class]] [budget.*] [brake]    who may recall how much: docs/storms.md
 The command line wins over -o, and -o over the file.
@@ -252,6 +258,7 @@ fn resolve(args: &MountArgs) -> Result<MountOptions, Problem> {
     }
     let tuning = file.tuning();
     let catalog_dir = file.catalog_dir().or_else(state::catalog_dir);
+    let (heat, half_life) = file.heat().map_err(|cause| wrong("--config", cause))?;
     let rules = file.rules().map_err(|cause| wrong("--config", cause))?;
     let table = MountTable::read().map_err(|error| {
         Problem::new(ProblemKind::Failed, format!("read the mount table: {error}"), "mount /proc")
@@ -275,6 +282,8 @@ fn resolve(args: &MountArgs) -> Result<MountOptions, Problem> {
         flags: list.flags,
         tuning,
         catalog_dir,
+        heat,
+        half_life,
         rules,
         notes: places.notes,
     })

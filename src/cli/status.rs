@@ -75,7 +75,10 @@ fn tenant(tenant: &TenantStatus) -> String {
         format!("  data         {}", tenant.data_dir),
         format!("  store        {}", printable(&tenant.store)),
         format!("  verify       {}", tenant.verify),
-        format!("  probe        {}", tenant.probe),
+        format!(
+            "  probe        {}, {} drains, {} uses lost, {} gaps",
+            tenant.probe, tenant.heat.drains, tenant.heat.lost, tenant.heat.gaps
+        ),
         format!("  policy       {}", tenant.policy),
         format!("  passthrough  {}", if tenant.passthrough { "yes" } else { "no" }),
         format!(

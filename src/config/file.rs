@@ -18,6 +18,13 @@
 //! [catalog]
 //! dir = "DIR"               # where what is known of all files is kept; it may be lost
 //!
+//! [heat]
+//! half_life = "7d"          # a use counts half after this long
+//! probe = "auto"            # where to begin: tp_btf, fentry, raw_tp, tracepoint; none: no probe
+//! btf = "FILE"              # the kernel's description, where /sys/kernel/btf/vmlinux is not
+//! drain = "3s"              # how often the probe's counts are taken
+//! entries = 262144          # files that may be used between two drains
+//!
 //! [[class]]                 # recall classes: see docs/storms.md, as for [budget.*] and [brake]
 //! name = "nightly"
 //! cgroups = ["/system.slice/nightly.service"]
@@ -29,10 +36,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, de};
 
+use super::heat::{self, HeatText};
 use super::storm::{self, BrakeText, BudgetsText, ClassText};
 use super::{S3Options, StoreUrl, TenantName, Tuning, units, usage};
 use crate::control::wire::Problem;
 use crate::guard::Rules;
+use crate::temperature::HalfLife;
 
 /// What a configuration file says.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -49,6 +58,7 @@ pub struct ConfigFile {
     recall: Recall,
     cache: Cache,
     catalog: Catalog,
+    heat: HeatText,
     class: Vec<ClassText>,
     budget: BudgetsText,
     brake: BrakeText,
@@ -105,7 +115,13 @@ impl ConfigFile {
         }
         file.s3.check()?;
         file.rules()?;
+        file.heat()?;
         Ok(file)
+    }
+
+    /// How uses of files are seen, and how long until one counts half.
+    pub fn heat(&self) -> Result<(crate::heat::Options, HalfLife), String> {
+        heat::options(&self.heat)
     }
 
     /// The storm guard's rules.
@@ -244,6 +260,26 @@ mod tests {
             ("[[class]]\nname = 'x'\naction = 'refuse'", "pass-through"),
             ("[budget.user]\nbytes = 0", "budget.user"),
             ("[brake]\nwindow = 1", "brake.window"),
+        ] {
+            let error = ConfigFile::parse(text).unwrap_err();
+            assert!(error.contains(word), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn heat_is_turned() {
+        let file = ConfigFile::parse(
+            "[heat]\nprobe = 'raw_tp'\nhalf_life = '1d'\ndrain = 1\nentries = 64\nbtf = '/b'\n",
+        );
+        let (options, half_life) = file.unwrap().heat().unwrap();
+        assert_eq!(options.choice.kinds().count(), 2);
+        assert_eq!((options.interval.as_secs(), options.entries), (1, 64));
+        assert_eq!(half_life.0.as_secs(), 86_400);
+        for (text, word) in [
+            ("[heat]\nprobe = 'kprobe'", "raw_tp"),
+            ("[heat]\ndrain = 0", "heat.drain"),
+            ("[heat]\nentries = 1", "heat.entries"),
+            ("[heat]\nhalf_life = 0", "heat.half_life"),
         ] {
             let error = ConfigFile::parse(text).unwrap_err();
             assert!(error.contains(word), "{text}: {error}");

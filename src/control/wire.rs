@@ -13,8 +13,8 @@ mod status;
 mod storm;
 
 pub use files::{
-    DuReport, DuRequest, FileReport, FileState, FindRequest, FindSummary, HsmFlags, Remote, Source,
-    StateRequest,
+    DuReport, DuRequest, FileHeat, FileReport, FileState, FindRequest, FindSummary, HsmFlags,
+    Remote, Source, StateRequest,
 };
 pub use moves::{
     CancelReport, CancelRequest, FAILURES_NAMED, Failure, MoveRequest, MoveSummary, PinReport,
@@ -24,7 +24,7 @@ pub use notes::{Notes, NotesRequest, NotesSummary};
 pub use path::WirePath;
 pub use repair::{Finding, FsckMode, FsckReport, FsckRequest, Verdict};
 pub use status::{
-    Bytes, CatalogState, CatalogStatus, Counters, Files, Mount, Status, TenantStatus,
+    Bytes, CatalogState, CatalogStatus, Counters, Files, HeatStatus, Mount, Status, TenantStatus,
 };
 pub use storm::{Alarm, Application, BrakeReport, BrakeRequest, TopReport};
 

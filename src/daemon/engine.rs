@@ -14,9 +14,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::count::{self, Count, Sums};
 use super::failures::{Failures, is_gone};
-use super::files::{relative, report, report_on};
+use super::files::{heat_of, relative, report, report_on};
 use super::walks::{Stop, Unwalked, WALKS_AT_ONCE, Walks};
+use super::watching::Watching;
 use super::{check, known, moves, notes, storm};
+use crate::catalog::seen::Seen;
 use crate::catalog::{Keeper, Met};
 use crate::config::MountOptions;
 use crate::config::checks::{FS_TYPE, MountTable};
@@ -57,6 +59,7 @@ pub(super) struct Served {
     pub(super) walks: Walks,
     count: Count<Sums>,
     pub(super) keeper: Arc<Keeper>,
+    pub(super) watching: Watching,
 }
 
 impl Served {
@@ -70,9 +73,11 @@ impl Served {
         migrator: Arc<Migrator>,
     ) -> Self {
         let (detaching, ending) = (CancellationToken::new(), CancellationToken::new());
+        let watching = Watching::begin(&options, &tenant);
         let keeper = Arc::new(known::keep(&options, &tenant, &inodes));
         Self {
             keeper,
+            watching,
             options,
             tenant,
             inodes,
@@ -332,6 +337,7 @@ impl Engine for Commands {
         let mut notes = self.options.notes.clone();
         notes.extend(storm::note(self));
         notes.extend(self.missing());
+        notes.extend(self.watching.notes());
         let root = self.locate(&self.options.mountpoint)?;
         let served = Arc::clone(&self.0);
         let counted = self.count.ask(move |stop| {
@@ -356,7 +362,8 @@ impl Engine for Commands {
             store: self.tenant.store.url().to_owned(),
             guest: *self.tenant.standing() == Standing::Guest,
             verify: self.tenant.store.verify().word().to_owned(),
-            probe: "none".to_owned(),
+            probe: self.watching.word(&self.tenant).to_owned(),
+            heat: self.watching.status(&self.tenant),
             policy: "none".to_owned(),
             passthrough: self.passthrough.load(Ordering::Relaxed),
             files: sums.files,
@@ -371,6 +378,8 @@ impl Engine for Commands {
             s3_requests_total: traffic.requests,
             s3_throttled_total: traffic.throttled,
             recall_bytes_total: self.chunks.fetched_bytes(),
+            heat_events_total: self.watching.report().events,
+            heat_dropped_total: self.watching.report().dropped,
             migrate_files_total: self.moved_files.load(Ordering::Relaxed),
             ..Counters::default()
         };
@@ -380,7 +389,12 @@ impl Engine for Commands {
 
     async fn state(&self, path: &Path) -> Result<FileReport, Problem> {
         let found = self.locate(path)?;
-        report(self, &found).map_err(|error| {
+        let told = Seen::of(&self.tenant, &found.fd, &found.stat).map(|seen| {
+            let report = report_on(self, &found.path, &seen, found.pin);
+            let heat = found.is_regular().then(|| heat_of(self, &seen, report.open_count > 0));
+            FileReport { heat: heat.flatten(), ..report }
+        });
+        told.map_err(|error| {
             let what = format!("{}: {error}", path.display());
             Problem::new(ProblemKind::Failed, what, "check the file")
         })

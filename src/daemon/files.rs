@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::catalog::seen::Seen;
 use crate::catalog::totals::Totals;
-use crate::control::wire::{Bytes, FileReport, FileState, Files, HsmFlags, Remote};
+use crate::control::wire::{Bytes, FileHeat, FileReport, FileState, Files, HsmFlags, Remote};
 use crate::inode::Serving;
 use crate::tenant::Pin;
 use crate::walk::Found;
@@ -75,8 +75,23 @@ pub(super) fn report_on(served: &Served, path: &[u8], seen: &Seen, pin: Option<P
         }),
         pinned: pin.is_some(),
         open_count,
+        heat: None,
         notes,
     }
+}
+
+/// How warm a file is, for a report on it.
+pub(super) fn heat_of(served: &Served, seen: &Seen, open: bool) -> Option<FileHeat> {
+    let warmth = served.keeper.warmth(seen.ino, &seen.handle, open)?;
+    Some(FileHeat {
+        score: warmth.score,
+        accesses: warmth.heat.accesses,
+        last_access: (warmth.heat.last.0 != 0).then_some(warmth.heat.last.0),
+        evidence: warmth.heat.evidence.word().to_owned(),
+        known_since: warmth.heat.since.0,
+        watched_since: warmth.watched_since.0,
+        idle_seconds: warmth.idle_seconds,
+    })
 }
 
 /// Sums as commands show them.

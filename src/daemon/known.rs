@@ -43,7 +43,12 @@ pub(super) fn keep(options: &MountOptions, tenant: &Arc<Tenant>, inodes: &Arc<In
     }
     let path = file_of(&dir, tenant.seal.tenant());
     let by_handle = sys::has_capability(sys::CAP_DAC_READ_SEARCH);
-    let kept = Keeper::start(Arc::clone(tenant), Arc::clone(inodes), Options { path, by_handle });
+    let half_life = options.half_life;
+    let kept = Keeper::start(
+        Arc::clone(tenant),
+        Arc::clone(inodes),
+        Options { path, by_handle, half_life },
+    );
     kept.unwrap_or_else(|error| without(format!("no thread for it: {error}")))
 }
 

@@ -236,6 +236,28 @@ impl Classes {
         found.unwrap_or(self.0.len() - 1)
     }
 
+    /// Whether this reader's class brings nothing home: then it warms nothing either.
+    pub fn is_quiet(&self, reader: &Reader) -> bool {
+        self.get(self.of(reader)).action == Action::PassThrough
+    }
+
+    /// Names that suffice to be in such a class, whatever else the reader is.
+    pub fn quiet_names(&self) -> Vec<String> {
+        let first = self.0.iter().take_while(|class| class.action == Action::PassThrough);
+        let by_name = first
+            .filter(|class| class.members.cgroups.is_empty() && class.members.users.is_empty());
+        let texts = by_name.flat_map(|class| &class.members.programs).map(|pattern| &pattern.text);
+        texts.filter(|text| !text.contains(['/', '*', '?', '[', '{'])).cloned().collect()
+    }
+
+    /// Whether a control group suffices to be in such a class.
+    pub fn is_quiet_group(&self, path: &str) -> bool {
+        let first = self.0.iter().take_while(|class| class.action == Action::PassThrough);
+        let by_group = first
+            .filter(|class| class.members.programs.is_empty() && class.members.users.is_empty());
+        by_group.flat_map(|class| &class.members.cgroups).any(|pattern| pattern.glob.is_match(path))
+    }
+
     /// A class by its place.
     pub fn get(&self, place: usize) -> &Class {
         &self.0[place]

@@ -480,6 +480,7 @@ impl Ops {
         how: How,
     ) -> Opened {
         held.opens += 1;
+        self.tenant.heat.opened(inode.ino);
         held.writers += u32::from(request.writable);
         let fh = self.add_open_file(inode, request.writable, request.visit.clone());
         Opened { ops: Arc::clone(self), open: Some((fh, how)) }

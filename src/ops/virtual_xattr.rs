@@ -7,7 +7,8 @@ use nix::sys::stat::fstat;
 
 use super::Ops;
 use crate::catalog::seen::standing;
-use crate::inode::Inode;
+use crate::inode::{Inode, Serving};
+use crate::temperature::Warmth;
 
 impl Ops {
     /// The value of one of coldfs's virtual attributes; none where it has none for this file.
@@ -26,8 +27,25 @@ impl Ops {
                 (stat.st_blocks.cast_unsigned() * 512).to_string()
             }
             b"user.coldfs.pin" => self.tenant.pin(&fd).ok()??.word().to_owned(),
+            b"user.coldfs.heat" if inode.is_regular => {
+                let open = !matches!(inode.serving(), Serving::Closed);
+                shown(&self.keeper.warmth(inode.ino, &inode.handle, open)?)
+            }
             _ => return None,
         };
         Some(text.into_bytes())
     }
+}
+
+/// A file's heat in words that scripts can take apart. Times are seconds since the epoch.
+fn shown(warmth: &Warmth) -> String {
+    let heat = &warmth.heat;
+    let idle = warmth.idle_seconds.map_or_else(|| "unknown".to_owned(), |idle| format!("{idle}s"));
+    format!(
+        "score={:.3} accesses={} last={} evidence={} idle={idle}",
+        warmth.score,
+        heat.accesses,
+        heat.last.0,
+        heat.evidence.word()
+    )
 }

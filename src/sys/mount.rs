@@ -1,6 +1,7 @@
 //! Which mount is at a path.
 
 use std::io;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -30,6 +31,28 @@ impl MountId {
         let setting = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
         std::fs::write(setting, format!("{}\n", bytes >> 10))
     }
+
+    /// Major and minor number of its filesystem, as its files show it.
+    pub fn device(&self) -> (u32, u32) {
+        self.device
+    }
+}
+
+/// Major and minor number of the filesystem that a descriptor is on, as the kernel's mount table
+/// says: on btrfs `st_dev` is another, a subvolume's.
+pub fn superblock_device(fd: impl AsFd) -> io::Result<(u32, u32)> {
+    let unknown = || io::Error::other("the mount table does not say");
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd()))?;
+    let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:")).ok_or_else(unknown)?;
+    let table = std::fs::read("/proc/self/mountinfo")?;
+    let device = table.split(|byte| *byte == b'\n').find_map(|line| {
+        let line = String::from_utf8_lossy(line);
+        let mut fields = line.split(' ');
+        let device = (fields.next()? == id.trim()).then(|| fields.nth(1))??;
+        let (major, minor) = device.split_once(':')?;
+        Some((major.parse().ok()?, minor.parse().ok()?))
+    });
+    device.ok_or_else(unknown)
 }
 
 /// The topmost mount at a path, asked of the kernel alone: the filesystem need not answer.

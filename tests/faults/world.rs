@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
+use coldfs::catalog::Keeper;
 use coldfs::failpoint::QUIET_MS;
 use coldfs::file_id::Ino;
 use coldfs::fsck::{Finding, Fsck, Mode};
@@ -182,7 +183,9 @@ impl World {
         let recall = Arc::new(Recall::new(of, on, chunks, options, runtime));
         let migrator = Arc::new(Migrator::new(Arc::clone(&tenant), Arc::clone(&inodes)));
         let guard = Arc::new(Guard::new(Arc::clone(&tenant), Rules::default(), DEADLINE));
-        let ops = Ops::new(Arc::clone(&tenant), Arc::clone(&inodes), Arc::clone(&recall), guard);
+        let keeper = Arc::new(Keeper::without(Arc::clone(&tenant), "not in question".into()));
+        let (of, on, by) = (Arc::clone(&tenant), Arc::clone(&inodes), Arc::clone(&recall));
+        let ops = Ops::new(of, on, by, guard, keeper);
         let ops = Arc::new(ops.map_err(|errno| errno.0).unwrap());
         self.life = Some(Life { tenant, inodes, recall, migrator, ops });
     }

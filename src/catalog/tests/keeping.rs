@@ -10,7 +10,11 @@ use crate::file_id::Ino;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn start(world: &World) -> Keeper {
-    let options = Options { path: world.catalog(), by_handle: true };
+    let options = Options {
+        path: world.catalog(),
+        by_handle: true,
+        half_life: crate::temperature::HalfLife::default(),
+    };
     Keeper::start(Arc::clone(&world.tenant), Arc::clone(&world.inodes), options).unwrap()
 }
 

@@ -158,8 +158,29 @@ pub struct Remote {
     pub length: Option<u64>,
 }
 
+/// How warm a file is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FileHeat {
+    /// Uses, each counting half after a half-life.
+    pub score: f32,
+    /// Uses since it is known.
+    pub accesses: u32,
+    /// The last use, seconds since the epoch; absent: none since it is known.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub last_access: Option<u32>,
+    /// What told of it: `probe`, `write`, `open`, `held`; or `none`.
+    pub evidence: String,
+    /// Since when it is known, seconds since the epoch.
+    pub known_since: u32,
+    /// Since when nothing was missed, seconds since the epoch.
+    pub watched_since: u32,
+    /// For how long it is proven that nobody used it; absent: that is not known.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub idle_seconds: Option<u32>,
+}
+
 /// What is known of one file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FileReport {
     /// The path that was asked for.
     pub path: WirePath,
@@ -182,6 +203,9 @@ pub struct FileReport {
     pub pinned: bool,
     /// How many handles are open on it through the mount.
     pub open_count: u64,
+    /// How warm it is; `state` alone tells.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub heat: Option<FileHeat>,
     /// What is wrong with it, a sentence each with its next step: conflicts, errors.
     pub notes: Vec<String>,
 }

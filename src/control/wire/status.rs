@@ -49,6 +49,9 @@ pub struct TenantStatus {
     pub verify: String,
     /// Where heat comes from; `none` where nothing counts accesses.
     pub probe: String,
+    /// For what heat vouches.
+    #[serde(default)]
+    pub heat: HeatStatus,
     /// The policy that judges; `none` where only commands move files.
     pub policy: String,
     /// Whether resident files are read at native speed.
@@ -68,6 +71,27 @@ pub struct TenantStatus {
     pub failed_total: u64,
     /// What is missing here and what would enable it, a sentence each.
     pub notes: Vec<String>,
+}
+
+/// For what a tenant's heat vouches.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeatStatus {
+    /// Since when nothing was missed, seconds since the epoch: idleness is proven from there on.
+    pub since: u64,
+    /// Until when what happened has been taken, seconds since the epoch.
+    pub until: u64,
+    /// How often something was missed.
+    pub gaps: u64,
+    /// Uses that are known to be lost.
+    pub lost: u64,
+    /// Drains of the probe, and those that came late.
+    pub drains: u64,
+    /// Drains that came late.
+    pub missed_drains: u64,
+    /// Entries taken in drains.
+    pub entries: u64,
+    /// Time that drains took, microseconds.
+    pub drain_us: u64,
 }
 
 /// How far the catalog of a tenant is.

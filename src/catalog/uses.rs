@@ -1,0 +1,90 @@
+//! Uses of files, from the tenant's ledger into the rows: a round now and then.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use super::CatalogError;
+use super::eyes::Eyes;
+use super::part::Part;
+use crate::file_id::Ino;
+use crate::heat::{FILES_WAITING, Touch, Via};
+use crate::inode::Serving;
+use crate::temperature::{Evidence, HalfLife, Second};
+
+/// How often uses go from the ledger to the rows: often enough that a death of the machine
+/// loses little, rarely enough that a file in use costs one row a while.
+const USES_EVERY: Duration = Duration::from_secs(30);
+/// Rounds for which a use of a file that is not known yet waits, once the walk is over.
+const UNKNOWN_ROUNDS: u32 = 2;
+
+/// Uses of files, on their way from the ledger to the rows.
+pub(super) struct Uses {
+    half_life: HalfLife,
+    written: Instant,
+    /// Of files that are not known: how many rounds they have waited.
+    unknown: Vec<(Ino, Touch, u32)>,
+    /// Files that were open at the last round.
+    open: HashSet<Ino>,
+}
+
+impl Uses {
+    pub(super) fn new(half_life: HalfLife) -> Self {
+        let (unknown, open) = (Vec::new(), HashSet::new());
+        Self { half_life, written: Instant::now(), unknown, open }
+    }
+
+    /// Whether it is time to write them.
+    pub(super) fn are_due(&self) -> bool {
+        self.written.elapsed() >= USES_EVERY
+    }
+
+    /// Writes them into their rows. `walked`: whether every file of the tenant has been met.
+    pub(super) fn write(
+        &mut self,
+        part: &Part,
+        eyes: &Eyes,
+        walked: bool,
+    ) -> Result<(), CatalogError> {
+        self.written = Instant::now();
+        let ledger = &eyes.tenant.heat;
+        let waited = std::mem::take(&mut self.unknown);
+        let mut uses: Vec<_> =
+            ledger.take().into_iter().map(|(ino, touch)| (ino, touch, 0)).collect();
+        uses.extend(waited);
+        uses.extend(self.held(eyes));
+        if uses.is_empty() {
+            return Ok(());
+        }
+        let mut unknown = Vec::new();
+        part.write(false, |batch| {
+            for (ino, touch, rounds) in uses {
+                if !batch.used(ino, &touch, self.half_life)? {
+                    unknown.push((ino, touch, rounds + u32::from(walked)));
+                }
+            }
+            Ok(())
+        })?;
+        // Of other directories on the same filesystem, once the walk has met all of this one's.
+        unknown.retain(|(_, _, rounds)| *rounds < UNKNOWN_ROUNDS);
+        if unknown.len() > FILES_WAITING {
+            ledger.gap(Second::now(), 0);
+            unknown.clear();
+        }
+        self.unknown = unknown;
+        Ok(())
+    }
+
+    /// Files that are open now and were at the last round: whoever has one mapped uses it, and
+    /// nobody sees that.
+    fn held(&mut self, eyes: &Eyes) -> Vec<(Ino, Touch, u32)> {
+        let inodes = eyes.inodes.all();
+        let open = inodes
+            .iter()
+            .filter(|inode| inode.is_regular && !matches!(inode.serving(), Serving::Closed));
+        let open: HashSet<Ino> = open.map(|inode| inode.ino).collect();
+        let (last, evidence) = (Second::now(), Evidence::Held);
+        let touch = Touch { via: Via::Below, generation: 0, count: 0, last, evidence };
+        let before = std::mem::replace(&mut self.open, open);
+        self.open.intersection(&before).map(|ino| (*ino, touch, UNKNOWN_ROUNDS)).collect()
+    }
+}

@@ -1,0 +1,235 @@
+//! What was seen of one tenant's files and is not yet in its catalog.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::Kind;
+use crate::file_id::{FileHandle, Ino};
+use crate::temperature::{Evidence, Second};
+
+/// Files that wait for the catalog at once. Beyond it accesses are lost, and counted as lost.
+pub const FILES_WAITING: usize = 262_144;
+
+/// Through which of a file's two inodes it was seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Via {
+    /// The one below the mount.
+    Below,
+    /// The mount's own, where the daemon serves it.
+    Mount,
+}
+
+/// Where accesses are seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Source {
+    /// Nowhere yet.
+    #[default]
+    Nothing,
+    /// In the kernel.
+    Probe(Kind),
+    /// In the kernel, but on a stacked filesystem, where a file may be read by another inode than
+    /// its own: what is seen is true, what is not seen proves nothing.
+    Partly(Kind),
+    /// At opens through the mount: reads behind it are not seen.
+    Opens,
+}
+
+/// For what a ledger vouches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sight {
+    /// By what.
+    pub source: Source,
+    /// From when on without a gap.
+    pub since: Second,
+    /// Until when: what happened later is not taken yet.
+    pub until: Second,
+    /// Accesses that are known to be lost.
+    pub lost: u64,
+    /// How often sight was interrupted.
+    pub gaps: u64,
+}
+
+/// Accesses of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Touch {
+    /// Through which inode.
+    pub via: Via,
+    /// That inode's generation; 0: not told.
+    pub generation: u32,
+    /// How many.
+    pub count: u64,
+    /// No later than this.
+    pub last: Second,
+    /// What tells of them.
+    pub evidence: Evidence,
+}
+
+impl Touch {
+    /// Whether it is of the file with this handle, not of an earlier one with its number.
+    pub fn is_of(&self, handle: &FileHandle) -> bool {
+        let generation = match self.via {
+            Via::Below => handle.inode_generation(),
+            Via::Mount => Some(handle.generation()),
+        };
+        self.generation == 0 || generation.is_none_or(|is| is == self.generation)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    sight: Sight,
+    touched: HashMap<(Ino, u32), Touch>,
+}
+
+/// One tenant's ledger.
+#[derive(Debug, Default)]
+pub struct Ledger(Mutex<Inner>);
+
+impl Ledger {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on accesses are seen so.
+    pub fn begin(&self, source: Source, now: Second) {
+        let mut inner = self.lock();
+        inner.sight.source = source;
+        (inner.sight.since, inner.sight.until) = (now, now);
+    }
+
+    /// Something was not seen: from now on anew. `lost`: accesses, as far as they were counted.
+    pub fn gap(&self, now: Second, lost: u64) {
+        let mut inner = self.lock();
+        inner.sight.since = inner.sight.since.max(now);
+        inner.sight.lost = inner.sight.lost.saturating_add(lost);
+        inner.sight.gaps += 1;
+    }
+
+    /// The wall clock was set: what it said before cannot be compared with what it says now.
+    pub fn clock_set(&self, now: Second) {
+        let mut inner = self.lock();
+        (inner.sight.since, inner.sight.until) = (now, now);
+        inner.sight.gaps += 1;
+    }
+
+    /// All that happened before this is taken.
+    pub fn seen_until(&self, then: Second) {
+        let mut inner = self.lock();
+        inner.sight.until = inner.sight.until.max(then);
+    }
+
+    /// For what it vouches.
+    pub fn sight(&self) -> Sight {
+        let sight = self.lock().sight;
+        match sight.source {
+            // Opens are noted as they come.
+            Source::Opens => Sight { until: Second::now(), ..sight },
+            Source::Nothing | Source::Probe(_) | Source::Partly(_) => sight,
+        }
+    }
+
+    /// Adds accesses of a file.
+    pub fn add(&self, ino: Ino, touch: Touch) {
+        let mut inner = self.lock();
+        if inner.touched.len() >= FILES_WAITING
+            && !inner.touched.contains_key(&(ino, touch.generation))
+        {
+            drop(inner);
+            self.gap(touch.last, touch.count);
+            return;
+        }
+        let known =
+            inner.touched.entry((ino, touch.generation)).or_insert(Touch { count: 0, ..touch });
+        known.count = known.count.saturating_add(touch.count);
+        if touch.last >= known.last {
+            (known.last, known.evidence) = (touch.last, touch.evidence);
+        }
+    }
+
+    /// A file was opened through the mount: counts where nothing better is seen.
+    pub fn opened(&self, ino: Ino) {
+        if self.lock().sight.source == Source::Opens {
+            self.add(
+                ino,
+                Touch {
+                    via: Via::Below,
+                    generation: 0,
+                    count: 1,
+                    last: Second::now(),
+                    evidence: Evidence::Open,
+                },
+            );
+        }
+    }
+
+    /// What waits of one file, whatever its generation.
+    pub fn waiting(&self, ino: Ino) -> Vec<Touch> {
+        let inner = self.lock();
+        inner.touched.iter().filter(|((of, _), _)| *of == ino).map(|(_, touch)| *touch).collect()
+    }
+
+    /// All that waits; nothing waits then.
+    pub fn take(&self) -> Vec<(Ino, Touch)> {
+        let taken = std::mem::take(&mut self.lock().touched);
+        taken.into_iter().map(|((ino, _), touch)| (ino, touch)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn touch(generation: u32, last: u32) -> Touch {
+        let (via, last, evidence) = (Via::Below, Second(last), Evidence::Probe);
+        Touch { via, generation, count: 1, last, evidence }
+    }
+
+    #[test]
+    fn accesses_add_up_by_generation() {
+        let ledger = Ledger::default();
+        for (generation, at) in [(1, 5), (1, 3), (2, 9)] {
+            ledger.add(Ino(7), touch(generation, at));
+        }
+        let mut taken = ledger.take();
+        taken.sort_by_key(|(_, touch)| touch.generation);
+        assert_eq!(taken[0].1, Touch { count: 2, ..touch(1, 5) });
+        assert_eq!(taken[1].1, touch(2, 9));
+        assert!(ledger.take().is_empty());
+    }
+
+    #[test]
+    fn beyond_its_bound_it_loses_and_says_so() {
+        let ledger = Ledger::default();
+        ledger.begin(Source::Probe(Kind::TpBtf), Second(1));
+        for ino in 0..=FILES_WAITING as u64 {
+            ledger.add(Ino(ino), touch(0, 50));
+        }
+        let sight = ledger.sight();
+        assert_eq!((sight.since, sight.lost, sight.gaps), (Second(50), 1, 1));
+        ledger.add(Ino(3), touch(0, 60));
+        assert_eq!(ledger.sight().gaps, 1, "one that waits already has its room");
+    }
+
+    #[test]
+    fn opens_count_only_where_nothing_better_sees() {
+        let ledger = Ledger::default();
+        ledger.begin(Source::Probe(Kind::RawTp), Second(1));
+        ledger.opened(Ino(7));
+        assert!(ledger.take().is_empty());
+        ledger.begin(Source::Opens, Second(1));
+        ledger.opened(Ino(7));
+        assert_eq!(ledger.take()[0].1.evidence, Evidence::Open);
+    }
+
+    #[test]
+    fn another_files_accesses_are_not_taken_for_this_ones() {
+        let ext4 = |generation: u32| FileHandle {
+            kind: 1,
+            bytes: [12_u32.to_le_bytes(), generation.to_le_bytes()].concat().into(),
+        };
+        assert!(touch(5, 1).is_of(&ext4(5)) && !touch(5, 1).is_of(&ext4(6)));
+        assert!(touch(0, 1).is_of(&ext4(6)), "the classic tracepoint does not tell");
+        let mount = Touch { via: Via::Mount, ..touch(ext4(5).generation(), 1) };
+        assert!(mount.is_of(&ext4(5)) && !mount.is_of(&ext4(6)));
+    }
+}
