@@ -210,7 +210,9 @@ impl Visit {
     /// Ends its waits. False: it does not wait.
     pub(super) fn cancel(&self) -> bool {
         let waiting = self.is_waiting();
-        self.cancel.send_replace(Some(Instant::now()));
+        if waiting {
+            self.cancel.send_replace(Some(Instant::now()));
+        }
         waiting
     }
 

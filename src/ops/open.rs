@@ -235,7 +235,8 @@ impl Ops {
         let Some(visit) = &request.visit else { return Ok(whole.await) };
         visit.waiting(whole).await.map_err(|denied| {
             if !cold.is_waited_for_by_others() {
-                cold.cancel_fill();
+                // Whoever comes just now begins another.
+                cold.unwant_fill();
             }
             Errno::at_open(&denied)
         })

@@ -63,8 +63,10 @@ pub async fn prove_remote(
     deadline: Duration,
 ) -> Result<(), RecallError> {
     let (at, key) = (place.at(), segment_key(&tenant.name, place.at().segment));
-    for first in (0..place.chunk_count()).step_by(CHUNKS_AT_ONCE as usize) {
+    let mut first = 0;
+    while first < place.chunk_count() {
         let run = first..place.chunk_count().min(first.saturating_add(CHUNKS_AT_ONCE));
+        first = run.end;
         let ask = || fetch_chunks(&*tenant.store, &key, place, run.clone());
         insist(at, deadline, ask).await?;
     }

@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag, open, openat, renameat};
@@ -22,6 +23,10 @@ use crate::record::{XATTR_NAME, XATTR_NAME_ROOTLESS};
 use crate::seal::Seal;
 use crate::sys;
 
+/// How long the lock of a directory is waited for: a daemon whose mount was detached a moment ago
+/// has it until it has ended.
+const LOCK_PATIENCE: Duration = Duration::from_secs(3);
+const LOCK_POLL: Duration = Duration::from_millis(20);
 /// Name of the private directory.
 pub const HOME_NAME: &str = ".coldfs";
 const LOCK: &str = "lock";
@@ -417,7 +422,18 @@ fn take_lock(path: &Path, dir: &OwnedFd, read_only: bool) -> Result<Flock<File>,
         true => open_to_look(dir, LOCK),
         false => open_private(dir, LOCK, OFlag::O_RDWR),
     };
-    match Flock::lock(file.map_err(failed)?, FlockArg::LockExclusiveNonblock) {
+    let mut file = file.map_err(failed)?;
+    let ends = Instant::now() + LOCK_PATIENCE;
+    let locked = loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Err((held, Errno::EWOULDBLOCK)) if Instant::now() < ends => {
+                std::thread::sleep(LOCK_POLL);
+                file = held;
+            }
+            other => break other,
+        }
+    };
+    match locked {
         Ok(lock) if read_only => Ok(lock),
         Ok(mut lock) => {
             let pid = format!("{}\n", std::process::id());

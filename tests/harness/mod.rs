@@ -188,6 +188,12 @@ fn slurp(mut file: std::fs::File) -> Vec<u8> {
     bytes
 }
 
+/// Copies a program by a process of its own: a descriptor of ours that may write it could be in a
+/// child of another test just now, and then it cannot be run ("Text file busy").
+pub fn copy_program(from: &str, to: &Path) {
+    must(Command::new("cp").arg(from).arg(to));
+}
+
 /// Runs a command that must succeed.
 pub fn must(command: &mut Command) -> String {
     let output = run(command);

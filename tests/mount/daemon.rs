@@ -4,7 +4,7 @@
 use std::process::Command;
 
 use super::environments::{as_user, can_be_a_user};
-use super::harness::mount::mount_types;
+use super::harness::mount::{Mount, mount_types};
 use super::harness::site::Site;
 use super::harness::{can_tier, must, raw};
 
@@ -82,4 +82,20 @@ fn a_users_daemon_ends_by_a_signal_while_a_file_is_open() {
         "#,
     );
     assert_eq!(said, "0\n");
+}
+
+#[test]
+fn a_directory_can_be_mounted_again_as_soon_as_it_is_detached() {
+    if !can_tier() {
+        return;
+    }
+    let site = Site::new();
+    let mut mounts = vec![site.mount()];
+    for _ in 0..5 {
+        // Its daemon has the directory's lock until it has ended.
+        must(Command::new("fusermount3").arg("-u").arg(&site.mnt));
+        mounts.push(site.mount());
+    }
+    must(Command::new("fusermount3").arg("-u").arg(&site.mnt));
+    mounts.iter_mut().for_each(Mount::wait_ended);
 }

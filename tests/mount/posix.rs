@@ -10,7 +10,7 @@ use std::process::Command;
 
 use super::harness::mount::{Mount, Start};
 use super::harness::site::Site;
-use super::harness::{Subject, can_mount, can_tier, must, pattern, raw, run, sh};
+use super::harness::{Subject, can_mount, can_tier, copy_program, must, pattern, raw, run, sh};
 
 fn site() -> Option<(Site, Mount)> {
     if !can_mount() {
@@ -264,7 +264,7 @@ fn a_released_program_and_script_run() {
     }
     let site = Site::new();
     let mount = site.mount();
-    std::fs::copy("/bin/ls", site.mnt.join("program")).unwrap();
+    copy_program("/bin/ls", &site.mnt.join("program"));
     let script = format!("#!/bin/sh\n{}echo ran\n", "# a comment line\n".repeat(500));
     std::fs::write(site.mnt.join("script"), script).unwrap();
     raw::chmod(&site.mnt.join("script"), 0o755);

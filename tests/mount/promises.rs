@@ -12,7 +12,9 @@ use super::harness::pattern::{self, Looks, STUB_BYTES, looks};
 use super::harness::server::Server;
 use super::harness::site::Site;
 use super::harness::zoo::{BIG, Zoo};
-use super::harness::{can_tier, env_number, must, raw, run, run_within, sh, wait_for};
+use super::harness::{
+    can_tier, copy_program, env_number, must, raw, run, run_within, sh, wait_for,
+};
 
 /// How long a call that needs no store may take, on a busy machine.
 const LOCAL: Duration = Duration::from_secs(5);
@@ -146,7 +148,7 @@ fn p3_whoever_has_a_file_open_or_mapped_wins_over_its_release() {
         };
         holders.push((name, holder));
     }
-    std::fs::copy("/bin/sleep", site.mnt.join("program")).unwrap();
+    copy_program("/bin/sleep", &site.mnt.join("program"));
     let mut program = Command::new(site.mnt.join("program")).arg("600").spawn().unwrap();
     for verb in ["release", "migrate"] {
         mount.coldfs([verb.as_ref(), "-r".as_ref(), site.mnt.as_os_str()]);
@@ -291,7 +293,7 @@ fn p6_a_detached_directory_shows_pointers_and_never_plausible_bytes() {
         return;
     }
     let (site, zoo) = site_with_zoo();
-    std::fs::copy("/bin/true", site.data.join("program")).unwrap();
+    copy_program("/bin/true", &site.data.join("program"));
     let mount = site.mount();
     mount.all("migrate", &site.mnt);
     mount.detach();
@@ -380,7 +382,7 @@ fn p8_a_program_or_mapping_whose_bytes_cannot_come_fails_at_open_or_by_sigbus() 
         return;
     }
     let site = Site::new();
-    std::fs::copy("/bin/true", site.data.join("program")).unwrap();
+    copy_program("/bin/true", &site.data.join("program"));
     let server = Server::start(&site.store);
     let config = site.dir.path().join("config.toml");
     std::fs::write(&config, "[recall]\ndeadline = \"2s\"\n").unwrap();

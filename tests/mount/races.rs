@@ -19,7 +19,7 @@ use super::harness::mount::{Mount, Start};
 use super::harness::pattern::{BLOCK, Block, Looks, looks};
 use super::harness::site::Site;
 use super::harness::versions::Versions;
-use super::harness::{Subject, can_mount, env_number, raw, run_within, say, seed};
+use super::harness::{Subject, can_mount, copy_program, env_number, raw, run_within, say, seed};
 
 const SECONDS: u64 = 20;
 /// What a move of one file takes with a disk: store, about, milliseconds.
@@ -78,7 +78,7 @@ fn reader_and_writer_win_over_migration_whoever_else_is_there() {
         rounds: AtomicU64::new(0),
         wrong: Mutex::new(Vec::new()),
     };
-    std::fs::copy("/bin/true", site.data.join("program")).unwrap();
+    copy_program("/bin/true", &site.data.join("program"));
     std::fs::write(site.data.join("here"), Block::file(90, 20, 1)).unwrap();
     std::fs::write(site.data.join("log"), b"").unwrap();
     std::fs::write(site.data.join("replaced"), Block::file(91, 20, 1)).unwrap();

@@ -13,7 +13,7 @@ use super::harness::mount::Mount;
 use super::harness::pattern;
 use super::harness::server::Server;
 use super::harness::site::Site;
-use super::harness::{can_tier, must, run, wait_for};
+use super::harness::{can_tier, copy_program, must, run, wait_for};
 
 const BYTES: usize = 20_000;
 /// Cold files, each in a segment of its own, and one that stays here.
@@ -50,7 +50,7 @@ impl Storm {
     fn program(&self, name: &str) -> PathBuf {
         let path = self.site.dir.path().join(name);
         if !path.exists() {
-            std::fs::copy("/bin/cat", &path).unwrap();
+            copy_program("/bin/cat", &path);
         }
         path
     }
@@ -287,7 +287,8 @@ fn cancel_one_of_two(size: usize) {
     assert!(cancelled.elapsed() < Duration::from_secs(3), "{:?}", cancelled.elapsed());
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("Operation canceled"), "{said}");
-    assert!(other.try_wait().unwrap().is_none(), "the other waits on");
+    let ended = other.try_wait().unwrap();
+    assert!(ended.is_none(), "the other waits on: {:?}", other.wait_with_output());
     server.thaw();
     assert!(other.wait_with_output().unwrap().stdout == pattern::bytes(1, size));
     mount.detach();

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::harness::mount::{Mount, Start};
 use super::harness::pattern;
 use super::harness::site::Site;
-use super::harness::{can_tier, has, run, say};
+use super::harness::{can_tier, copy_program, has, run, say};
 
 const BYTES: usize = 6_000;
 const A_DIRECTORY: usize = 200;
@@ -162,7 +162,7 @@ fn scanners_and_indexers_bring_nothing_home() {
     }
     // A thumbnailer, which is known by its name, whatever it does.
     let thumbnailer = tree.site.dir.path().join("ffmpegthumbnailer");
-    std::fs::copy("/bin/cat", &thumbnailer).unwrap();
+    copy_program("/bin/cat", &thumbnailer);
     let mut find = Command::new("find");
     find.arg(tree.below()).args(["-type", "f", "-exec"]).arg(&thumbnailer).args(["{}", "+"]);
     let stormed = tree.storm("a thumbnailer", &mut find);

@@ -9,7 +9,7 @@ use super::harness::mount::{Mount, Start};
 use super::harness::pattern::{self, Looks, looks};
 use super::harness::server::Server;
 use super::harness::site::Site;
-use super::harness::{can_tier, raw, wait_for};
+use super::harness::{can_tier, copy_program, raw, wait_for};
 
 /// Recalled inside `open`, whole by the first read, and served by chunks.
 const FILES: [(&str, usize); 3] = [("small", 200_000), ("medium", 3 << 20), ("large", 20 << 20)];
@@ -32,7 +32,7 @@ impl Stalled {
         for (seed, (name, bytes)) in FILES.into_iter().enumerate() {
             std::fs::write(site.data.join(name), pattern::bytes(seed as u64, bytes)).unwrap();
         }
-        std::fs::copy("/bin/true", site.data.join("program")).unwrap();
+        copy_program("/bin/true", &site.data.join("program"));
         let server = Server::start(&site.store);
         let config = site.dir.path().join("config.toml");
         std::fs::write(&config, format!("[recall]\ndeadline = \"{deadline}\"\n")).unwrap();
