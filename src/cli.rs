@@ -10,6 +10,7 @@ mod files;
 mod fsck;
 mod mount;
 mod moves;
+mod notes;
 mod output;
 mod paths;
 mod pin;
@@ -82,7 +83,9 @@ enum Verb {
     Unpin(pin::PinArgs),
     Top(top::TopArgs),
     Brake(top::BrakeArgs),
+    Audit(notes::AuditArgs),
     Fsck(fsck::FsckArgs),
+    Conflicts(notes::ConflictsArgs),
     Doctor(doctor::DoctorArgs),
     S3(s3::S3Args),
     Completions(completions::CompletionsArgs),
@@ -121,10 +124,12 @@ impl Verb {
             Verb::Unpin(args) => pin::run(false, args, output),
             Verb::Top(args) => top::top(args, output),
             Verb::Brake(args) => top::brake(args, output),
+            Verb::Audit(args) => notes::audit(&args, output),
+            Verb::Conflicts(args) => notes::conflicts(&args, output),
             Verb::Fsck(args) => fsck::run(args, output),
             Verb::Doctor(args) => doctor::run(args, output),
             Verb::S3(args) => s3::run(args, output),
-            Verb::Completions(args) => Ok(completions::run(args)),
+            Verb::Completions(args) => completions::run(&args, output),
         }
     }
 }
@@ -159,6 +164,13 @@ fn parse<T: Parser>(arguments: Vec<OsString>) -> T {
         // The message quotes the line, so the line is what is made printable.
         let shown = arguments.iter().map(|argument| printable(argument.as_bytes()));
         let error = T::try_parse_from(shown).err().unwrap_or(error);
+        if arguments.iter().any(|argument| argument == "--json") {
+            let what = error.render().to_string();
+            let what = what.trim_start_matches("error: ").lines().next().unwrap_or_default();
+            let next_step = "see `coldfs --help`, or `--help` of the command";
+            Output::new(true).problem(&Problem::new(ProblemKind::Usage, what, next_step));
+            std::process::exit(error.exit_code())
+        }
         // Nobody is left to hear that standard error is closed.
         drop(write!(std::io::stderr(), "{}", printable_lines(&error.render().to_string())));
         std::process::exit(error.exit_code())

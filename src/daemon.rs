@@ -31,6 +31,7 @@ mod failures;
 mod files;
 mod known;
 mod moves;
+mod notes;
 mod quiet;
 mod stores;
 mod storm;
@@ -55,6 +56,23 @@ const FUSE_CLOSED: &str = "run as root, or let users at it: chmod 666 /dev/fuse 
 const MOUNT_REFUSED: &str = "a user needs fusermount3 (package fuse3), and for -o allow_other the \
     line user_allow_other in /etc/fuse.conf; see `coldfs doctor`";
 
+/// A socket below the mountpoint is a name that only the daemon's own mount could resolve, and
+/// that shows a copy of it: no command would ever come through.
+fn reachable(runtime: &RuntimeDir, options: &MountOptions) -> Result<(), Problem> {
+    let path = runtime.path().canonicalize().unwrap_or_else(|_gone| runtime.path().to_owned());
+    if !path.starts_with(&options.mountpoint) {
+        return Ok(());
+    }
+    let (path, mountpoint) = (path.display(), options.mountpoint.display());
+    Err(Problem::new(
+        ProblemKind::Usage,
+        format!(
+            "the runtime directory {path} is below the mountpoint {mountpoint}: no command would reach the daemon"
+        ),
+        "set COLDFS_RUNTIME_DIR to a directory elsewhere",
+    ))
+}
+
 /// Serves one directory until it is detached; says through `ready` when the mount answers.
 pub fn run(options: MountOptions, ready: Ready) -> Result<(), Problem> {
     sys::keep_large_buffers_lazy();
@@ -75,7 +93,9 @@ async fn serve(options: MountOptions, ready: Ready) -> Result<(), Problem> {
     let mut lease_breaks = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::io())
         .map_err(|error| failed("listen to SIGIO", &error))?;
     let served = Arc::new(assemble(&options).await?);
-    let control = ControlSocket::bind(&RuntimeDir::from_env()?)?;
+    let runtime_dir = RuntimeDir::from_env()?;
+    reachable(&runtime_dir, &options)?;
+    let control = ControlSocket::bind(&runtime_dir)?;
     let detacher = Detacher::start().map_err(|error| failed("start a thread", &error))?;
     let ends = Arc::downgrade(&served);
     let left = move || ends.upgrade().map_or_else(String::new, |served| served.left());
@@ -169,7 +189,7 @@ async fn assemble(options: &MountOptions) -> Result<Served, Problem> {
     stores::settle_verify(&store, &options.store, options.s3.verify(), is_asked).await;
     let runtime = tokio::runtime::Handle::current();
     let tenant = Tenant::new(home, store).map_err(|error| failed("open .coldfs", &error))?;
-    let tenant = Arc::new(tenant.standing_as(standing));
+    let tenant = Arc::new(tenant.standing_as(standing).mounted_read_only(options.flags.read_only));
     let by_handle = sys::has_capability(sys::CAP_DAC_READ_SEARCH);
     let root = tenant.clone_root().map_err(|error| failed("open the directory", &error))?;
     let inodes = Arc::new(Inodes::new(root, by_handle));

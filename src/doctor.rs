@@ -81,7 +81,13 @@ fn fuse_device() -> Check {
             NAME,
             Grade::Fail,
             format!("/dev/fuse: {error}: nothing can be mounted"),
-            "modprobe fuse; in a container, pass it in (--device /dev/fuse)",
+            match error.kind() {
+                std::io::ErrorKind::PermissionDenied => {
+                    "run as root, or let users at it: chmod 666 /dev/fuse; in a container, pass it \
+                     in (--device /dev/fuse)"
+                }
+                _ => "modprobe fuse; in a container, pass it in (--device /dev/fuse)",
+            },
         ),
     }
 }

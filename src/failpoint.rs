@@ -84,6 +84,12 @@ crash_points! {
     RecoverBeforeClear = "recover-before-clear",
     /// fsck --repair or --adopt: one file is repaired, the others are not.
     FsckAfterRepair = "fsck-after-repair",
+    /// fsck --keep remote: the local bytes are aside, the body is as it was.
+    KeepAfterAside = "keep-after-aside",
+    /// fsck --keep remote: the stub stands and is on disk, the record is as it was.
+    KeepAfterStub = "keep-after-stub",
+    /// fsck --keep local: the bytes are marked plain, the record is there.
+    KeepAfterMark = "keep-after-mark",
 }
 
 /// Environment variable that names the point to die at.

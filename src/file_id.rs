@@ -141,6 +141,13 @@ impl TimeNs {
         Self::from_parts(stat.st_mtime, stat.st_mtime_nsec)
     }
 
+    /// The same; of a time that 64 bits do not hold the nearest that they do: what is younger than
+    /// any must not read as old.
+    pub fn nearest_mtime(stat: &FileStat) -> Self {
+        let bound = if stat.st_mtime < 0 { i64::MIN } else { i64::MAX };
+        Self::mtime_of(stat).unwrap_or(Self(bound))
+    }
+
     /// The change time of a `stat`.
     pub fn ctime_of(stat: &FileStat) -> Option<Self> {
         Self::from_parts(stat.st_ctime, stat.st_ctime_nsec)

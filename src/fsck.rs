@@ -1,6 +1,8 @@
 //! Checking a tenant's files against their records, stubs and segments, and repairing what can
 //! be repaired without losing a byte.
 
+mod keep;
+
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
@@ -14,12 +16,15 @@ use crate::file_id::{EntryRef, SegmentId, TimeNs};
 use crate::inode::{Inode, Inodes, Serving};
 use crate::recall::{RecallError, prove_remote, remote_index};
 use crate::record::Record;
-use crate::recover::{Judged, Ordered, look, needs_entry, order_with, unmark};
+use crate::recover::{Judged, Ordered, STUB_IN_ITS_PLACE, look, needs_entry, order_with, unmark};
 use crate::segment::{Index, IndexEntry};
 use crate::stub::Stub;
 use crate::tenant::Tenant;
 use crate::tier::State;
+use crate::tier::standing::Standing;
 use crate::tier::verdict::Verdict;
+
+pub use keep::{Keep, KeepError, keep};
 
 /// What is wrong with a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -198,16 +203,25 @@ impl<'a> Fsck<'a> {
                 Ok(Some(self.order(inode, file, Trouble::InFlight, what, remote).await?))
             }
             Verdict::OrphanStub | Verdict::OrphanOverRecord => {
-                let Judged { stub, stranger, .. } = judged;
+                let standing = judged.standing();
+                let Judged { stub, stranger, record, verdict, .. } = judged;
+                if standing == Standing::Conflict {
+                    let what = named(record, "a stub that is damaged, or of another key");
+                    return finding(Trouble::Conflict, &what);
+                }
+                if verdict == Verdict::OrphanOverRecord {
+                    // What the record names is not found by any name once it goes.
+                    self.tenant.note_conflict(inode, file, record.as_ref(), STUB_IN_ITS_PLACE);
+                }
                 match stranger {
                     Some(what) => finding(Trouble::Foreign, &what),
                     None => Ok(Some(self.orphan(inode, file, stub, remote)?)),
                 }
             }
-            Verdict::Conflict { .. } => finding(
-                Trouble::Conflict,
-                "neither the recorded bytes nor a stub: changed behind the mount",
-            ),
+            Verdict::Conflict { .. } => {
+                let what = "neither the recorded bytes nor a stub: changed behind the mount";
+                finding(Trouble::Conflict, &named(judged.record, what))
+            }
             Verdict::ForeignKept { .. } => {
                 let what = judged.stranger.unwrap_or_else(|| "a foreign record".into());
                 finding(Trouble::Foreign, &what)
@@ -379,9 +393,9 @@ impl<'a> Fsck<'a> {
             Some(known) => known,
             None => self.fetch(at).await?,
         };
-        index?.entry(at.entry).cloned().ok_or_else(|| RecallError::Damaged {
-            at,
-            what: "its segment has no such entry".to_owned(),
+        // What is remembered of a segment was said of the first file in it.
+        index.map_err(|error| error.said_of(at))?.entry(at.entry).cloned().ok_or_else(|| {
+            RecallError::Damaged { at, what: "its segment has no such entry".to_owned() }
         })
     }
 
@@ -406,6 +420,16 @@ impl<'a> Fsck<'a> {
         }
         self.indexes.insert(at.segment, answer.clone());
         Ok(answer)
+    }
+}
+
+/// A finding about a body that a record of ours is beside, and what that names.
+fn named(record: Option<Record>, what: &str) -> String {
+    match record {
+        Some(record) => {
+            format!("{what}; its record names {}, {} bytes", record.at, record.size_bytes)
+        }
+        None => format!("{what}; no record names a copy of it"),
     }
 }
 

@@ -209,6 +209,11 @@ impl Guard {
         self.rules.classes.get(place)
     }
 
+    /// The lines of the audit, oldest first.
+    pub fn audit_lines(&self) -> std::io::Result<Vec<String>> {
+        self.audit.lines(&self.tenant)
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -280,9 +285,9 @@ impl Guard {
     fn sound_alarm(&self, alarm: Option<&Alarm>) {
         let Some(Alarm { files, bytes, window, .. }) = alarm else { return };
         tracing::error!(
-            tenant = %self.tenant.name, files, bytes, minutes = window.as_secs() / 60,
+            tenant = %self.tenant.name, files, bytes, seconds = window.as_secs(),
             "the recall brake is on: cold files are refused (EACCES) until `coldfs brake \
-             --release`; `coldfs top` and .coldfs/audit.jsonl show who asked"
+             --release`; `coldfs top` and `coldfs audit` show who asked"
         );
     }
 

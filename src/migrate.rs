@@ -156,6 +156,15 @@ pub enum MigrateError {
     /// The index of the segment that has the file cannot be read.
     #[error(transparent)]
     Index(RecallError),
+    /// It is not what its record says.
+    #[error(transparent)]
+    Unlike(RecallError),
+    /// Another user's, and this process may not take a lease on it.
+    #[error("it belongs to user {owner}: only that user's coldfs, or root's, may take the lease")]
+    OtherOwner {
+        /// Whose it is.
+        owner: u32,
+    },
 }
 
 /// Why a segment is not proven to be stored.
@@ -191,7 +200,12 @@ impl MigrateError {
                      doctor --store URL`)"
                 }
             },
-            MigrateError::Index(error) => error.next_step(),
+            MigrateError::Index(error) if error.is_loss() => {
+                "its bytes are here: `coldfs fsck --repair` drops the record of the copy that is \
+                 gone, then migrate it again"
+            }
+            MigrateError::Index(error) | MigrateError::Unlike(error) => error.next_step(),
+            MigrateError::OtherOwner { .. } => "mount as that user, or as root, and run it there",
         }
     }
 }

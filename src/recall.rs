@@ -199,7 +199,7 @@ impl Recall {
         let size = cold.place.size_bytes;
         let whole = size <= self.options.whole_streaming_bytes || read >= size / WHOLE_AT_SHARE;
         let never_tried = matches!(*cold.watch_fill().borrow(), Fill::Idle);
-        if keeps && whole && never_tried && !self.tenant.is_read_only() {
+        if keeps && whole && never_tried && self.tenant.may_move() {
             self.start_fill(inode, cold);
         } else if let Some(in_a_row) = in_a_row
             && let Some(packed) = cold.place.packing.packed_range(end..size)
@@ -242,7 +242,9 @@ impl Recall {
                     Fill::Failed(Arc::new(RecallError::Superseded))
                 }
                 Err(error) => {
-                    tracing::warn!(ino = %inode.ino, at = %cold.record.at, %error, "recall failed");
+                    let path = recall.tenant.path_of(&cold.file).unwrap_or_default();
+                    let at = cold.record.at;
+                    tracing::warn!(ino = %inode.ino, path, %at, %error, "recall failed");
                     if error.is_loss() {
                         recall.note_state(&inode, &cold, State::Lost).await;
                     }

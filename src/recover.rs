@@ -17,10 +17,11 @@ use crate::inode::Inode;
 use crate::recall::{RecallError, cut_to_stub, remote_index, restore_mtime};
 use crate::record::Record;
 use crate::segment::IndexEntry;
-use crate::stub::{STUB_BYTES, STUB_LENGTH, Stub, StubHead, holds_stub_sector, torn};
+use crate::stub::{STUB_BYTES, STUB_LENGTH, Stub, torn};
 use crate::sys;
 use crate::tenant::{Recorded, Tenant};
 use crate::tier::State;
+use crate::tier::standing::{Author, Standing};
 use crate::tier::verdict::{
     BodyFact, ContentFact, HeadFact, RecordFact, SizeFact, Verdict, verdict,
 };
@@ -61,6 +62,15 @@ pub struct Judged {
     pub stub: Option<Stub>,
     /// Whose its head or its record is, if it is another's: in words.
     pub stranger: Option<String>,
+    /// Whose the stub at its head is.
+    pub author: Author,
+}
+
+impl Judged {
+    /// The one word for it.
+    pub fn standing(&self) -> Standing {
+        Standing::of(self.verdict, self.record.map(|record| record.state), self.author)
+    }
 }
 
 /// Finds out what a file is, and changes nothing.
@@ -85,15 +95,21 @@ pub fn find(tenant: &Tenant, inode: &Inode, file: &File) -> io::Result<Finding> 
     }
 }
 
+/// What is noted where a file's record and its stub name different versions.
+pub const STUB_IN_ITS_PLACE: &str = "another stub, or a damaged one, stands in its place";
+
 /// Carries a verdict out; one arm a verdict.
 fn settle(tenant: &Tenant, inode: &Inode, file: &File, judged: Judged) -> io::Result<Finding> {
     let refused =
         |what: &str| Ok(Finding::Refused(RecallError::Conflict { what: what.to_owned() }));
-    let Judged { verdict, record, stub, stranger } = judged;
-    let orphan = || match &stranger {
-        Some(what) => RecallError::Stranger { what: what.clone() },
-        None => RecallError::Orphan,
+    let standing = judged.standing();
+    let Judged { verdict, record, stub, stranger, author: _ } = judged;
+    let orphan = || match (&stranger, standing) {
+        (Some(what), _) => RecallError::Stranger { what: what.clone() },
+        (None, Standing::Conflict) => RecallError::Conflict { what: "a damaged stub".into() },
+        (None, _) => RecallError::Orphan,
     };
+    let note = |what: &str| tenant.note_conflict(inode, file, record.as_ref(), what);
     match verdict {
         Verdict::Resident => Ok(Finding::Local),
         Verdict::ResidentEmpty | Verdict::ResidentDropRecord => {
@@ -139,9 +155,14 @@ fn settle(tenant: &Tenant, inode: &Inode, file: &File, judged: Judged) -> io::Re
             (Some(record), Some(stub)) => Ok(Finding::Remote { record, stub }),
             _ => refused("a verdict without a record"),
         },
-        Verdict::OrphanStub => Ok(Finding::Refused(orphan())),
+        Verdict::OrphanStub => {
+            if standing == Standing::Conflict {
+                note("a damaged stub without its record: kept, not served");
+            }
+            Ok(Finding::Refused(orphan()))
+        }
         Verdict::OrphanOverRecord => {
-            tenant.note_conflict(inode, "another file's stub stands in its place");
+            note(STUB_IN_ITS_PLACE);
             Ok(Finding::Refused(orphan()))
         }
         Verdict::ForeignKept { stub_head: true } => {
@@ -150,11 +171,11 @@ fn settle(tenant: &Tenant, inode: &Inode, file: &File, judged: Judged) -> io::Re
         }
         Verdict::ForeignKept { stub_head: false } => Ok(Finding::Local),
         Verdict::Conflict { stub_head: true } => {
-            tenant.note_conflict(inode, "a stub that was changed: kept, not served");
+            note("a stub that was changed: kept, not served");
             refused("a changed stub")
         }
         Verdict::Conflict { stub_head: false } => {
-            tenant.note_conflict(inode, "bytes in the place of a stub: kept, served as they are");
+            note("bytes in the place of a stub: kept, served as they are");
             Ok(Finding::Local)
         }
     }
@@ -181,8 +202,13 @@ fn examine(tenant: &Tenant, inode: &Inode, file: &File, proven: Proven) -> io::R
     let stat = fstat(file)?;
     let size = u64::try_from(stat.st_size).unwrap_or(0);
     let recorded = tenant.recorded(file, &inode.handle)?;
-    let mut judged =
-        Judged { verdict: Verdict::Resident, record: None, stub: None, stranger: None };
+    let mut judged = Judged {
+        verdict: Verdict::Resident,
+        record: None,
+        stub: None,
+        stranger: None,
+        author: Author::Nobody,
+    };
     let fact = match &recorded {
         // A stub without a record is looked for where it could be one.
         Recorded::Nothing if size != STUB_LENGTH => return Ok(judged),
@@ -200,33 +226,14 @@ fn examine(tenant: &Tenant, inode: &Inode, file: &File, proven: Proven) -> io::R
     let wanted = judged.record;
     let mut bytes = [0; STUB_BYTES];
     let filled = sys::read_up_to(file, &mut bytes, 0)?;
-    let head = match Stub::parse(&bytes[..filled], &tenant.seal) {
-        StubHead::Sealed(stub) => {
-            let named = wanted.is_some_and(|record| record.at == stub.at);
-            judged.stub = Some(stub);
-            if named { HeadFact::Stub } else { HeadFact::OtherStub }
-        }
-        StubHead::Unsealed(stub) => {
-            if stub.tenant != tenant.seal.tenant() {
-                let (name, store) = (stub.tenant_name, stub.store);
-                judged.stranger = Some(format!("a stub of the tenant {name:?} in {store:?}"));
-            }
-            HeadFact::OtherStub
-        }
-        StubHead::Newer(version) => {
-            judged.stranger = Some(format!("a stub of version {version}, of a newer coldfs"));
-            HeadFact::OtherStub
-        }
-        StubHead::Damaged(_) | StubHead::NotAStub if holds_stub_sector(&bytes[..filled]) => {
-            HeadFact::Torn
-        }
-        StubHead::Damaged(_) => HeadFact::OtherStub,
-        StubHead::NotAStub => HeadFact::Plain,
-    };
+    let head = tenant.head(file, &inode.handle, &recorded, &bytes[..filled])?;
+    judged.author = head.author();
+    judged.stub = head.stub;
+    judged.stranger = head.stranger.or(judged.stranger);
     let mtime = TimeNs::mtime_of(&stat);
     let body = BodyFact {
         size: SizeFact::of(size, wanted.map(|record| record.size_bytes)),
-        head: proven.head.unwrap_or(head),
+        head: proven.head.unwrap_or(head.fact),
         times_match: wanted.is_some_and(|record| mtime == Some(record.mtime)),
     };
     judged.verdict = verdict(fact, body, proven.content);
@@ -364,7 +371,7 @@ async fn rewrite_stub(
         }
         Ok(_) | Err(_) => {
             let what = "a head that is neither the stub, nor the original, nor a mix: kept";
-            tenant.note_conflict(inode, what);
+            tenant.note_conflict(inode, file, Some(&record), what);
             Ok(Ordered::Waits(RecallError::Conflict { what: what.to_owned() }))
         }
     }
@@ -382,7 +389,7 @@ fn settle_hashed(
     match (judged.verdict, judged.record) {
         (Verdict::Conflict { stub_head: false }, Some(record)) => {
             let what = format!("other bytes than those of {}: kept, served as they are", record.at);
-            tenant.note_conflict(inode, &what);
+            tenant.note_conflict(inode, file, Some(&record), &what);
             tenant.drop_record(file, inode)?;
             Ok(Ordered::Done)
         }

@@ -1,6 +1,6 @@
 //! A tenant's key: what makes a record ours and a stub genuine.
 //!
-//! One secret of 32 bytes a tenant. From it and the tenant's UUID come three values that do
+//! One secret of 32 bytes a tenant. From it and the tenant's UUID come four values that do
 //! not reveal each other: the key of record tags, the key of stub MACs, and a public id by
 //! which a wrong key is told from a wrong tag (`docs/format.md`, "Seal").
 
@@ -17,6 +17,7 @@ pub const MAC_BYTES: usize = 16;
 // Contexts are part of the format: another string is another key.
 const RECORD_CONTEXT: &str = "coldfs 2026 v1 record tag";
 const STUB_CONTEXT: &str = "coldfs 2026 v1 stub mac";
+const PLAIN_CONTEXT: &str = "coldfs 2026 v1 plain mark";
 const ID_CONTEXT: &str = "coldfs 2026 v1 key id";
 
 /// Names a key without revealing it.
@@ -45,6 +46,7 @@ pub struct Seal {
     key: [u8; 32],
     record_key: [u8; 32],
     stub_key: [u8; 32],
+    plain_key: [u8; 32],
     id: KeyId,
 }
 
@@ -60,6 +62,7 @@ impl Seal {
             key,
             record_key: blake3::derive_key(RECORD_CONTEXT, &material),
             stub_key: blake3::derive_key(STUB_CONTEXT, &material),
+            plain_key: blake3::derive_key(PLAIN_CONTEXT, &material),
             id: KeyId(wire::truncated(&id)),
         }
     }
@@ -90,6 +93,16 @@ impl Seal {
         wire::truncated(&hasher.finalize())
     }
 
+    /// The mark that binds these bytes, as an application's own, to one inode.
+    pub(crate) fn plain_mark(&self, body: &[u8], handle: &FileHandle) -> [u8; MAC_BYTES] {
+        let mut hasher = blake3::Hasher::new_keyed(&self.plain_key);
+        hasher.update(&(body.len() as u64).to_le_bytes());
+        hasher.update(body);
+        hasher.update(&handle.kind.to_le_bytes());
+        hasher.update(&handle.bytes);
+        wire::truncated(&hasher.finalize())
+    }
+
     /// The MAC over a stub's text.
     pub(crate) fn stub_mac(&self, text: &[u8]) -> [u8; MAC_BYTES] {
         wire::truncated(&blake3::keyed_hash(&self.stub_key, text))
@@ -116,6 +129,7 @@ mod tests {
     fn derived_keys_differ_from_each_other_and_from_the_secret() {
         let seal = Seal::new(TenantUuid([1; 16]), [2; 32]);
         assert_ne!(seal.record_key, seal.stub_key);
+        assert_ne!(seal.plain_key, seal.stub_key);
         assert_ne!(seal.record_key, seal.key);
         assert_ne!(seal.id.0[..], seal.key[..8]);
     }

@@ -1,8 +1,9 @@
 //! A tenant: its directory, its key, its store, and the records on its files.
 
 use std::ffi::CStr;
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use nix::sys::stat::{FileStat, fstat};
@@ -16,16 +17,22 @@ use crate::seal::Seal;
 use crate::store::ObjectStore;
 use crate::sys;
 
+mod aside;
 mod barrier;
 mod conflicts;
+mod head;
 mod header;
 mod home;
 mod notebook;
 mod noticed;
 mod pin;
+mod plain;
 mod standing;
 mod worklist;
 
+pub use conflicts::Conflict;
+use conflicts::{Conflicts, Noted};
+pub use head::Head;
 pub use header::{HeaderError, Unknown};
 pub use home::{Home, HomeError};
 pub use notebook::Notebook;
@@ -61,6 +68,8 @@ pub struct Tenant {
     pub known: KnownCtimes,
     /// Where something changed that the catalog should look at.
     pub noticed: Noticed,
+    conflicts: Conflicts,
+    still: bool,
     /// What was seen of uses of its files.
     pub heat: Arc<Ledger>,
     home: Home,
@@ -84,6 +93,8 @@ impl Tenant {
             )?),
             known: KnownCtimes::new(barrier::ctimes_prove(home.root())?),
             noticed: Noticed::default(),
+            conflicts: Conflicts::default(),
+            still: false,
             heat: Arc::default(),
             xattr: home.xattr(),
             device: stat.st_dev,
@@ -130,6 +141,17 @@ impl Tenant {
     /// found, and put in order another time.
     pub fn is_read_only(&self) -> bool {
         self.home.is_read_only()
+    }
+
+    /// The same, where the mount is read-only, whatever the filesystem below is.
+    #[must_use]
+    pub fn mounted_read_only(self, still: bool) -> Self {
+        Self { still, ..self }
+    }
+
+    /// Whether files may be moved: by a person, or because somebody reads them.
+    pub fn may_move(&self) -> bool {
+        !self.still && !self.is_read_only()
     }
 
     /// What stands on a file in the place of a record.
@@ -212,12 +234,52 @@ impl Tenant {
         barrier::barrier(last, self.commits_together)
     }
 
-    /// Notes, for a person, bytes that nobody can account for.
-    pub fn note_conflict(&self, inode: &Inode, what: &str) {
-        tracing::error!(ino = %inode.ino, "{what}");
-        if let Err(error) = conflicts::append(&self.home, inode.ino, what) {
-            tracing::error!(%error, "cannot write .coldfs/conflicts");
+    /// Notes, for a person, bytes that nobody can account for, and where the version is that the
+    /// file's record names.
+    pub fn note_conflict(&self, inode: &Inode, file: &File, record: Option<&Record>, what: &str) {
+        let conflict = Conflict {
+            time: conflicts::seconds_now(),
+            ino: inode.ino.0,
+            path: self.path_of(file).unwrap_or_default(),
+            what: what.to_owned(),
+            remote: record.map(|record| record.at.to_string()),
+            remote_bytes: record.map(|record| record.size_bytes),
+            ..Conflict::default()
+        };
+        let conflict = conflict.with_body(file);
+        let noted = self.conflicts.note(&self.home, &conflict);
+        let Conflict { ino, path, remote, .. } = &conflict;
+        let remote = remote.as_deref().unwrap_or_default();
+        match noted {
+            Ok(Noted::Known) => {}
+            Ok(Noted::New) => tracing::error!(ino, path, remote, "{what}"),
+            Ok(Noted::Full) => {
+                tracing::error!(
+                    ino,
+                    path,
+                    remote,
+                    "{what}; .coldfs/conflicts is full, and has it not"
+                );
+            }
+            Err(error) => {
+                tracing::error!(ino, path, remote, %error, "{what}; cannot write .coldfs/conflicts");
+            }
         }
+    }
+
+    /// What is noted of bytes that nobody can account for, oldest first, and how many notes found
+    /// no room since the mount.
+    pub fn conflicts(&self) -> io::Result<(Vec<Conflict>, u64)> {
+        Ok((conflicts::read(&self.home)?, self.conflicts.unwritten()))
+    }
+
+    /// A file's name below the data directory, for a person, where the kernel knows it.
+    pub fn path_of(&self, file: impl AsFd) -> Option<String> {
+        let name = |fd: BorrowedFd<'_>| {
+            std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).ok()
+        };
+        let (root, path) = (name(self.root())?, name(file.as_fd())?);
+        Some(path.strip_prefix(root).ok()?.to_string_lossy().into_owned())
     }
 
     /// The file's own pin.

@@ -10,6 +10,7 @@
 //!
 //! `resident` has no record; every other state is the `state` byte of one.
 
+pub mod standing;
 pub mod transition;
 pub mod verdict;
 

@@ -143,6 +143,7 @@ impl Engine for Fake {
             verb: request.verb,
             files_done: 2,
             files_already: 0,
+            skipped_files: Vec::new(),
             bytes_done: 2_048,
             seconds: 0.5,
             cancelled: cancel.is_cancelled(),
@@ -186,6 +187,14 @@ impl Engine for Fake {
     fn top(&self) -> TopReport {
         let (tenant, mountpoint) = ("t1".into(), self.mountpoint.clone().into());
         TopReport { tenant, mountpoint, applications: Vec::new(), alarm: None }
+    }
+
+    async fn notes(
+        &self,
+        _: NotesRequest,
+        _: mpsc::Sender<serde_json::Value>,
+    ) -> Result<NotesSummary, Problem> {
+        Ok(NotesSummary::default())
     }
 
     fn brake(&self, _: BrakeRequest) -> BrakeReport {
@@ -378,6 +387,26 @@ fn exit_codes_say_whose_move_it_is() {
         assert_eq!(ended, code, "{arguments:?}: {out}{err}");
         assert!(err.contains(words), "{arguments:?}: {err}");
     }
+}
+
+#[test]
+fn what_is_wrong_with_a_command_line_is_json_where_json_is_asked_for() {
+    let daemon = Daemon::start();
+    let (code, _, err) = daemon.run(&["find", "--json", ".", "--larger", "1X"]);
+    assert_eq!(code, 2, "{err}");
+    let said: serde_json::Value = serde_json::from_str(&err).unwrap();
+    assert_eq!(said["problem"]["kind"], "usage", "{err}");
+    assert!(said["problem"]["what"].as_str().unwrap().contains("1X"), "{err}");
+}
+
+#[test]
+fn a_script_that_cannot_be_written_is_an_error() {
+    let daemon = Daemon::start();
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let output = daemon.command(&["completions", "bash"]).stdout(full).output().unwrap();
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{err}");
+    assert!(err.contains("write output"), "{err}");
 }
 
 #[test]

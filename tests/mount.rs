@@ -19,6 +19,8 @@ mod bad_input;
 mod catalog;
 #[path = "mount/commands.rs"]
 mod commands;
+#[path = "mount/conflicts.rs"]
+mod conflicts;
 #[path = "mount/daemon.rs"]
 mod daemon;
 #[path = "mount/detached.rs"]

@@ -270,7 +270,7 @@ fn is_at_rest(standing: Standing) -> bool {
             State::Archived | State::Suspect | State::Released | State::Lost => true,
             State::Releasing | State::Recalling => false,
         },
-        Standing::Unmoved | Standing::Orphan | Standing::Foreign => false,
+        Standing::Unmoved | Standing::Orphan | Standing::Foreign | Standing::Conflict => false,
     }
 }
 

@@ -50,6 +50,7 @@ impl Row {
             Standing::Resident => 1,
             Standing::Orphan => 2,
             Standing::Foreign => 3,
+            Standing::Conflict => 4,
             Standing::Recorded(state) => RECORDED + state as u8,
         });
         bytes.push(match seen.pin {
@@ -103,6 +104,7 @@ impl Row {
             1 => Standing::Resident,
             2 => Standing::Orphan,
             3 => Standing::Foreign,
+            4 => Standing::Conflict,
             byte => byte
                 .checked_sub(RECORDED)
                 .and_then(State::from_byte)

@@ -3,16 +3,19 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
-use nix::sys::stat::FileStat;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::{FileStat, Mode};
 
 use crate::file_id::{EntryRef, FileHandle, Ino, TimeNs};
 use crate::record::Record;
-use crate::stub::{STUB_LENGTH, looks_like_stub};
+use crate::stub::{STUB_BYTES, STUB_LENGTH};
 use crate::sys;
 use crate::tenant::{Pin, Recorded, Tenant};
 use crate::tier::State;
+pub use crate::tier::standing::Standing;
+use crate::tier::verdict::{BodyFact, ContentFact, RecordFact, SizeFact, verdict};
 
 /// What kind of file it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -23,21 +26,6 @@ pub enum Kind {
     Directory,
     /// A FIFO, socket or device. Symbolic links are nowhere in here.
     Other,
-}
-
-/// Where a file's bytes are, as its record and, where there is none, its head say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Standing {
-    /// Not a regular file: never moves.
-    Unmoved,
-    /// No record.
-    Resident,
-    /// A stub without its record.
-    Orphan,
-    /// A record that is not ours to judge.
-    Foreign,
-    /// A record of ours.
-    Recorded(State),
 }
 
 /// What one look says.
@@ -74,7 +62,7 @@ impl Seen {
         };
         let handle = sys::handle::of(fd, c"")?;
         let (standing, record) = match kind {
-            Kind::Regular => standing(tenant, fd, &handle, stat)?,
+            Kind::Regular => standing_of(tenant, fd, &handle, stat)?,
             Kind::Directory | Kind::Other => (Standing::Unmoved, None),
         };
         let pin = match kind {
@@ -90,43 +78,75 @@ impl Seen {
             pin,
             size_bytes: shown_bytes(stat, record.as_ref()),
             local_bytes: stat.st_blocks.cast_unsigned() * 512,
-            mtime: TimeNs::mtime_of(stat).unwrap_or_default(),
+            mtime: TimeNs::nearest_mtime(stat),
         })
     }
 }
 
-fn standing(
+/// What a regular file is, in a word.
+pub fn standing(
     tenant: &Tenant,
-    fd: impl AsFd,
+    fd: BorrowedFd<'_>,
+    handle: &FileHandle,
+    stat: &FileStat,
+) -> io::Result<Standing> {
+    Ok(standing_of(tenant, fd, handle, stat)?.0)
+}
+
+/// Only a file that is not as its record says is opened for a look at its head: what is in motion
+/// is judged by whoever opens it.
+fn standing_of(
+    tenant: &Tenant,
+    fd: BorrowedFd<'_>,
     handle: &FileHandle,
     stat: &FileStat,
 ) -> io::Result<(Standing, Option<Record>)> {
-    Ok(match tenant.recorded(fd, handle)? {
-        Recorded::Trusted(record) => (Standing::Recorded(record.state), Some(record)),
-        Recorded::Foreign(_) => (Standing::Foreign, None),
-        Recorded::Nothing | Recorded::Misfit => {
-            let orphan = stat.st_size == STUB_LENGTH.cast_signed() && has_stub_head(tenant, handle);
-            (if orphan { Standing::Orphan } else { Standing::Resident }, None)
-        }
-    })
+    let recorded = tenant.recorded(fd, handle)?;
+    let (fact, record) = match &recorded {
+        Recorded::Foreign(_) => return Ok((Standing::Foreign, None)),
+        Recorded::Nothing => (RecordFact::None, None),
+        Recorded::Misfit => (RecordFact::Misfit, None),
+        Recorded::Trusted(record) => (RecordFact::Is(record.state), Some(*record)),
+    };
+    let state = record.map(|record| record.state);
+    let at_first_sight = state.map_or(Standing::Resident, Standing::Recorded);
+    let size = SizeFact::of(stat.st_size.cast_unsigned(), record.map(|record| record.size_bytes));
+    let times_match = record.is_some_and(|record| TimeNs::mtime_of(stat) == Some(record.mtime));
+    let as_recorded = match state {
+        None => size != SizeFact::StubSize,
+        Some(State::Released | State::Lost) => size == SizeFact::StubSize && times_match,
+        Some(State::Archived) => size == SizeFact::Recorded && times_match,
+        Some(State::Suspect | State::Releasing | State::Recalling) => true,
+    };
+    if as_recorded {
+        return Ok((at_first_sight, record));
+    }
+    // Somebody has a lease on it, or it may not be read: whoever opens it will say.
+    let Some(bytes) = first_bytes(fd) else { return Ok((at_first_sight, record)) };
+    let head = tenant.head(fd, handle, &recorded, &bytes)?;
+    let body = BodyFact { size, head: head.fact, times_match };
+    let verdict = verdict(fact, body, ContentFact::Unknown);
+    Ok((Standing::of(verdict, state, head.author()), record))
 }
 
-fn has_stub_head(tenant: &Tenant, handle: &FileHandle) -> bool {
-    use std::os::unix::fs::FileExt;
-    let flags = libc::O_RDONLY | libc::O_NONBLOCK | libc::O_NOATIME;
-    let Ok(fd) = sys::handle::open(tenant.root(), handle, flags) else { return false };
-    let mut head = [0; 32];
-    File::from(fd).read_exact_at(&mut head, 0).is_ok() && looks_like_stub(&head)
+/// A file's first bytes, as many as a stub has.
+fn first_bytes(fd: BorrowedFd<'_>) -> Option<Vec<u8>> {
+    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOATIME | OFlag::O_CLOEXEC;
+    let file = open(sys::fd_path(fd).as_c_str(), flags, Mode::empty()).ok()?;
+    let mut bytes = vec![0; STUB_BYTES];
+    let filled = sys::read_up_to(&File::from(file), &mut bytes, 0).ok()?;
+    bytes.truncate(filled);
+    Some(bytes)
 }
 
 /// The size that the mount shows.
 fn shown_bytes(stat: &FileStat, record: Option<&Record>) -> u64 {
+    let local = stat.st_size.cast_unsigned();
     match record {
-        Some(record)
-            if matches!(record.state, State::Released | State::Recalling | State::Lost) =>
-        {
-            record.size_bytes
+        Some(record) if record.state == State::Recalling => record.size_bytes,
+        Some(record) if matches!(record.state, State::Released | State::Lost) => {
+            if local == STUB_LENGTH { record.size_bytes } else { local }
         }
-        Some(_) | None => stat.st_size.cast_unsigned(),
+        Some(_) | None => local,
     }
 }

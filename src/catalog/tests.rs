@@ -99,15 +99,22 @@ impl World {
 
     /// Writes a record on a file, as a migration does.
     fn record(&self, path: &Path, state: State, segment: u8) {
-        let file = std::fs::File::open(path).unwrap();
+        let file = std::fs::File::options().read(true).write(true).open(path).unwrap();
+        let size_bytes = match state {
+            State::Released | State::Recalling | State::Lost => {
+                file.set_len(crate::stub::STUB_LENGTH).unwrap();
+                1_000
+            }
+            State::Archived | State::Suspect | State::Releasing => file.metadata().unwrap().len(),
+        };
         let stat = nix::sys::stat::fstat(&file).unwrap();
         let handle = crate::sys::handle::of(&file, c"").unwrap();
         let inode = self.inodes.enter(file.try_clone().unwrap().into(), handle, &stat);
         let record = Record {
             state,
             at: EntryRef { segment: SegmentId([segment; 16]), entry: 1 },
-            size_bytes: 1_000,
-            mtime: TimeNs(1),
+            size_bytes,
+            mtime: TimeNs::mtime_of(&stat).unwrap(),
             ctime_shown: TimeNs(2),
             blocks_512: 8,
         };

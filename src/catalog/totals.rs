@@ -56,9 +56,11 @@ impl Totals {
             Standing::Recorded(State::Released) => &mut self.released,
             Standing::Recorded(State::Recalling) => &mut self.recalling,
             Standing::Recorded(State::Lost) => &mut self.lost,
-            Standing::Unmoved | Standing::Resident | Standing::Orphan | Standing::Foreign => {
-                &mut self.resident
-            }
+            Standing::Unmoved
+            | Standing::Resident
+            | Standing::Orphan
+            | Standing::Foreign
+            | Standing::Conflict => &mut self.resident,
         };
         *files = by(*files, 1);
     }

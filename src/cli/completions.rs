@@ -3,7 +3,9 @@
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
 
+use super::output::{Output, unwritten};
 use super::{Cli, Outcome};
+use crate::control::wire::Problem;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -19,7 +21,10 @@ pub struct CompletionsArgs {
     shell: Shell,
 }
 
-pub fn run(args: CompletionsArgs) -> Outcome {
-    clap_complete::generate(args.shell, &mut Cli::command(), "coldfs", &mut std::io::stdout());
-    Outcome::Done
+pub fn run(args: &CompletionsArgs, output: &mut Output) -> Result<Outcome, Problem> {
+    // In memory first: the generator panics where it cannot write.
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "coldfs", &mut script);
+    output.bytes(&script).map_err(unwritten)?;
+    Ok(Outcome::Done)
 }

@@ -36,7 +36,7 @@ pub fn run(args: &DrainArgs, output: &mut Output) -> Result<Outcome, Problem> {
     if args.prove {
         return prove(&args.directory, output);
     }
-    let asked = Asked { recursive: true, name: None, wait: true };
+    let asked = Asked { recursive: true, name: None, wait: true, verbose: false };
     carry_out(Verb::Drain, std::slice::from_ref(&args.directory), &asked, output)
 }
 

@@ -81,6 +81,11 @@ fn short(report: &FileReport) -> String {
         text += " ";
         text += word;
     }
+    if matches!(report.state, FileState::Orphan | FileState::Foreign | FileState::Conflict) {
+        // Lustre has no flag for these.
+        text += ", ";
+        text += report.state.word();
+    }
     if let Some(remote) = &report.remote {
         text += &format!(", segment:{}/{}", remote.segment, remote.entry);
     }
@@ -115,7 +120,7 @@ Examples:
   coldfs find /srv/t1 --state released              what is not here
   coldfs find /srv/t1 --state resident --larger 1G --older 30d
   coldfs find /srv/t1 --name '*.iso' -0 | xargs -0 coldfs archive
-  coldfs find /srv/t1 --state lost,orphan --json";
+  coldfs find /srv/t1 --state lost,orphan,conflict --json";
 
 /// List files by state, size, age and name
 #[derive(Debug, Args)]
@@ -124,7 +129,7 @@ pub struct FindArgs {
     /// A directory on a coldfs mount
     path: PathBuf,
 
-    /// In any of these states: resident, archived, suspect, releasing, released, recalling, lost, orphan, foreign
+    /// In any of these states: resident, archived, suspect, releasing, released, recalling, lost, orphan, foreign, conflict
     #[arg(long, value_name = "STATE", value_delimiter = ',', value_parser = parse_state)]
     state: Vec<FileState>,
 

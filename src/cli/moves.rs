@@ -56,6 +56,10 @@ pub struct MoveArgs {
     /// Wait for files that are open or changed a moment ago instead of skipping them
     #[arg(long)]
     wait: bool,
+
+    /// Name files that are skipped, and why
+    #[arg(short, long)]
+    verbose: bool,
 }
 
 pub fn run(verb: Verb, args: MoveArgs, output: &mut Output) -> Result<Outcome, Problem> {
@@ -63,7 +67,8 @@ pub fn run(verb: Verb, args: MoveArgs, output: &mut Output) -> Result<Outcome, P
     if let Some(list) = &args.files_from {
         typed.extend(listed(list, args.null)?);
     }
-    let asked = Asked { recursive: args.recursive, name: args.name, wait: args.wait };
+    let MoveArgs { recursive, name, wait, verbose, .. } = args;
+    let asked = Asked { recursive, name, wait, verbose };
     carry_out(verb, &typed, &asked, output)
 }
 
@@ -72,6 +77,7 @@ pub(super) struct Asked {
     pub(super) recursive: bool,
     pub(super) name: Option<String>,
     pub(super) wait: bool,
+    pub(super) verbose: bool,
 }
 
 /// Moves files and says how it went.
@@ -115,6 +121,11 @@ pub(super) fn carry_out(
     bar.clear();
     let summary = summary?;
     output.failures(&summary.failed, summary.failed_total);
+    if asked.verbose && !output.is_json() {
+        for file in &summary.skipped_files {
+            output.line(&format!("skipped: {}: {}", file.path, file.reason)).map_err(unwritten)?;
+        }
+    }
     output.answer(&summary, people).map_err(unwritten)?;
     Ok(Outcome::failed_if(summary.failed_total > 0 || summary.cancelled))
 }
@@ -146,6 +157,7 @@ fn empty(verb: Verb) -> MoveSummary {
         seconds: 0.0,
         cancelled: false,
         skipped: Vec::new(),
+        skipped_files: Vec::new(),
         failed: Vec::new(),
         failed_total: 0,
     }
@@ -164,6 +176,8 @@ fn add(all: &mut MoveSummary, part: MoveSummary) {
             None => all.skipped.push(skip),
         }
     }
+    all.skipped_files.extend(part.skipped_files);
+    all.skipped_files.truncate(FAILURES_NAMED);
     all.failed.extend(part.failed);
     all.failed.truncate(FAILURES_NAMED);
     all.failed_total += part.failed_total;

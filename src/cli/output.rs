@@ -54,7 +54,7 @@ impl Output {
 
     /// A reader that went away (`| head`) wants no more: the program ends, and hanging up
     /// cancels what it asked for.
-    fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
         match io::stdout().lock().write_all(bytes) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
             result => result,

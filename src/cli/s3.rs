@@ -67,6 +67,7 @@ pub fn run(args: S3Args, output: &mut Output) -> Result<Outcome, Problem> {
         (Some(access_key), Some(secret_key)) => Credentials { access_key, secret_key },
         _ => Credentials::random(),
     };
+    let is_new = std::fs::read_dir(&args.dir).map_or(true, |mut names| names.next().is_none());
     runtime.block_on(async {
         let server = Server::bind(&args.dir, args.listen, &credentials)
             .await
@@ -78,6 +79,9 @@ pub fn run(args: S3Args, output: &mut Output) -> Result<Outcome, Problem> {
             credentials.access_key,
             credentials.secret_key
         );
+        if is_new {
+            output.note(&format!("{}: a new store: nothing was there", args.dir.display()));
+        }
         output.line(&line).map_err(unwritten)?;
         server
             .run(async {

@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::output::{Output, count, size, unwritten};
 use super::{Outcome, converse, paths};
+use crate::config::units::shown_seconds;
 use crate::control::client::Client;
 use crate::control::wire::{Alarm, Application, BrakeReport, BrakeRequest, Problem, TopReport};
 
@@ -17,8 +18,8 @@ Examples:
   coldfs top --json --once       for scripts
 
 An application is the name of a process, its user and its recall class. FILES and BYTES are what
-it asked for since the mount, NOW what it asks for a second. `.coldfs/audit.jsonl` in the data
-directory has a line for each file.";
+it asked for since the mount, NOW what it asks for a second. `coldfs audit MOUNTPOINT` has a line
+for each file.";
 
 /// Show who brings cold files home, live
 #[derive(Debug, Args)]
@@ -118,11 +119,11 @@ fn line(now: &Application, before: &[Application], seconds: u64) -> String {
 
 fn alarm(alarm: &Alarm) -> String {
     format!(
-        "  the recall brake is on: {} files, {} within {} minutes; cold files are refused until \
-         `coldfs brake --release`",
+        "  the recall brake is on: {} files, {} within {}; cold files are refused until `coldfs \
+         brake --release`",
         count(alarm.files),
         size(alarm.bytes),
-        alarm.window_seconds / 60
+        shown_seconds(alarm.window_seconds)
     )
 }
 

@@ -140,7 +140,10 @@ fn directory(role: &str, path: &Path) -> Result<(PathBuf, Metadata), Problem> {
     if !meta.is_dir() {
         return Err(usage(
             format!("{role} {}: not a directory", path.display()),
-            "coldfs fronts a whole directory; name one",
+            match role {
+                "mountpoint" => format!("make a directory for it: mkdir {}-mnt", path.display()),
+                _ => "coldfs fronts a whole directory; name one".to_owned(),
+            },
         ));
     }
     Ok((resolved, meta))

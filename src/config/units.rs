@@ -51,6 +51,15 @@ fn scale(number: &str, factor: u64) -> Option<u64> {
     whole.checked_mul(factor)?.checked_add(u64::try_from(part).ok()?)
 }
 
+/// `10 minutes`, `90 s`: a time as people say it.
+pub fn shown_seconds(seconds: u64) -> String {
+    match (seconds / 60, seconds % 60) {
+        (1, 0) => "1 minute".to_owned(),
+        (minutes @ 2.., 0) => format!("{minutes} minutes"),
+        _ => format!("{seconds} s"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,5 +87,13 @@ mod tests {
             assert_eq!(parse_seconds(text), Ok(seconds), "{text}");
         }
         assert!(parse_seconds("1y").is_err());
+    }
+
+    #[test]
+    fn a_short_time_is_not_no_minutes() {
+        let shown = [(10, "10 s"), (60, "1 minute"), (90, "90 s"), (600, "10 minutes")];
+        for (seconds, text) in shown {
+            assert_eq!(shown_seconds(seconds), text);
+        }
     }
 }

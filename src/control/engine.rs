@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::wire::{
     BrakeReport, BrakeRequest, CancelReport, CancelRequest, DuReport, DuRequest, FileReport,
     FindRequest, FindSummary, Finding, FsckReport, FsckRequest, Mount, MoveRequest, MoveSummary,
-    PinReport, PinRequest, Problem, Progress, Status, TopReport,
+    NotesRequest, NotesSummary, PinReport, PinRequest, Problem, Progress, Status, TopReport,
 };
 
 /// How many items of a stream wait for a slow reader before the engine waits too.
@@ -70,6 +70,13 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Who brings cold files home.
     fn top(&self) -> TopReport;
+
+    /// Sends what is noted of conflicts, or of opens of cold files.
+    async fn notes(
+        &self,
+        request: NotesRequest,
+        notes: mpsc::Sender<serde_json::Value>,
+    ) -> Result<NotesSummary, Problem>;
 
     /// Looks at the brake on mass recalls, or lets it go.
     fn brake(&self, request: BrakeRequest) -> BrakeReport;

@@ -24,8 +24,8 @@ use super::engine::{Engine, STREAM_ITEMS};
 use super::runtime::RuntimeDir;
 use super::wire::{
     BrakeReport, BrakeRequest, CancelReport, CancelRequest, DuReport, DuRequest, Event, Failure,
-    FindRequest, FsckRequest, Mount, MoveRequest, PinReport, PinRequest, Problem, ProblemKind,
-    StateRequest, Status, TopReport,
+    FindRequest, FsckRequest, Mount, MoveRequest, NotesRequest, PinReport, PinRequest, Problem,
+    ProblemKind, StateRequest, Status, TopReport,
 };
 
 /// Largest request: some hundred thousand paths.
@@ -90,6 +90,7 @@ fn routes(engine: Arc<dyn Engine>) -> Router {
         .route("/v1/pin", post(pin))
         .route("/v1/fsck", post(fsck))
         .route("/v1/top", get(top))
+        .route("/v1/notes", post(notes))
         .route("/v1/brake", post(brake))
         .route("/v1/detach", post(detach))
         .layer(DefaultBodyLimit::max(REQUEST_BYTES))
@@ -146,6 +147,10 @@ async fn find(State(engine): Shared, Json(request): Json<FindRequest>) -> Respon
 
 async fn fsck(State(engine): Shared, Json(request): Json<FsckRequest>) -> Response {
     stream(|items, cancel| async move { engine.fsck(request, items, cancel).await })
+}
+
+async fn notes(State(engine): Shared, Json(request): Json<NotesRequest>) -> Response {
+    stream(move |items, _cancel| async move { engine.notes(request, items).await })
 }
 
 async fn du(

@@ -6,6 +6,7 @@
 
 mod files;
 mod moves;
+mod notes;
 mod path;
 mod repair;
 mod status;
@@ -17,8 +18,9 @@ pub use files::{
 };
 pub use moves::{
     CancelReport, CancelRequest, FAILURES_NAMED, Failure, MoveRequest, MoveSummary, PinReport,
-    PinRequest, Progress, Skip, Verb,
+    PinRequest, Progress, Skip, SkippedFile, Verb,
 };
+pub use notes::{Notes, NotesRequest, NotesSummary};
 pub use path::WirePath;
 pub use repair::{Finding, FsckMode, FsckReport, FsckRequest, Verdict};
 pub use status::{

@@ -9,8 +9,10 @@ use super::engine::Served;
 use super::failures::{Failures, is_gone};
 use super::files::shown;
 use super::walks::Unwalked;
-use crate::control::wire::{Finding, FsckMode, FsckReport, FsckRequest, Problem, Verdict};
-use crate::fsck::{Fsck, Mode, Trouble};
+use crate::control::wire::{
+    Finding, FsckMode, FsckReport, FsckRequest, Problem, ProblemKind, Verdict,
+};
+use crate::fsck::{Fsck, Keep, Mode, Trouble, keep};
 use crate::walk::{Found, walk};
 
 /// Files that were found and wait to be checked.
@@ -24,6 +26,17 @@ pub(super) async fn run(
     cancel: CancellationToken,
 ) -> Result<FsckReport, Problem> {
     let start = served.locate(request.path.as_path())?;
+    if request.mode != FsckMode::Check {
+        served.may_change()?;
+    }
+    let choice = match request.mode {
+        FsckMode::KeepLocal => Some(Keep::Local),
+        FsckMode::KeepRemote => Some(Keep::Remote),
+        FsckMode::Check | FsckMode::Repair | FsckMode::Adopt => None,
+    };
+    if let Some(choice) = choice {
+        return choose(served, start, choice, findings).await;
+    }
     let (sender, mut files) = mpsc::channel::<Found>(FILES_WAITING);
     let walking = Arc::clone(served);
     let walker = tokio::spawn(served.walks.run(cancel, move |stop| {
@@ -36,7 +49,7 @@ pub(super) async fn run(
         failures
     }));
     let mode = match request.mode {
-        FsckMode::Check => Mode::Check,
+        FsckMode::Check | FsckMode::KeepLocal | FsckMode::KeepRemote => Mode::Check,
         FsckMode::Repair => Mode::Repair,
         FsckMode::Adopt => Mode::Adopt,
     };
@@ -91,11 +104,43 @@ pub(super) async fn run(
     Ok(report)
 }
 
+/// Carries out a person's choice about one file.
+async fn choose(
+    served: &Arc<Served>,
+    file: Found,
+    choice: Keep,
+    findings: mpsc::Sender<Finding>,
+) -> Result<FsckReport, Problem> {
+    let path = shown(served, &file.path);
+    if !file.is_regular() {
+        let what = format!("{}: not a file", path.display());
+        return Err(Problem::new(ProblemKind::Usage, what, "choose by the names of files"));
+    }
+    let candidate = served.migrator.candidate(file.path, file.fd, &file.stat).map_err(|error| {
+        let what = format!("{}: {error}", path.display());
+        Problem::new(ProblemKind::Failed, what, "check the path")
+    })?;
+    let patience = served.recall.options().deadline;
+    let kept = keep(&served.tenant, &served.inodes, &candidate.inode, choice, patience).await;
+    let repaired = kept.is_ok();
+    let (what, next_step) = match kept {
+        Ok(what) => (what, String::new()),
+        Err(error) => (error.to_string(), error.next_step().to_owned()),
+    };
+    let verdict = Verdict::Conflict;
+    let finding = Finding { path: path.into(), what, verdict, repaired, next_step };
+    // Whoever is gone wants no answer.
+    drop(findings.send(finding).await);
+    let (repaired, open) = (u64::from(repaired), u64::from(!repaired));
+    Ok(FsckReport { examined: 1, found: 1, repaired, open, ..FsckReport::default() })
+}
+
 fn verdict_of(trouble: Trouble) -> Verdict {
     match trouble {
         Trouble::InFlight | Trouble::VoidRecord => Verdict::Repairable,
         Trouble::Orphan => Verdict::Orphan,
-        Trouble::Conflict | Trouble::Foreign => Verdict::Conflict,
+        Trouble::Conflict => Verdict::Conflict,
+        Trouble::Foreign => Verdict::Foreign,
         Trouble::Lost => Verdict::Lost,
         Trouble::Unanswered => Verdict::Unanswered,
     }
@@ -103,10 +148,12 @@ fn verdict_of(trouble: Trouble) -> Verdict {
 
 fn next_step(trouble: Trouble, repaired: bool) -> &'static str {
     match trouble {
-        _ if repaired => "nothing: it is repaired",
+        _ if repaired => "",
         Trouble::InFlight | Trouble::VoidRecord => "coldfs fsck --repair, with the store reachable",
         Trouble::Orphan => "coldfs fsck --adopt, if it is this tenant's",
-        Trouble::Conflict => "compare it with a backup; see .coldfs/conflicts",
+        Trouble::Conflict => {
+            "choose: coldfs fsck --keep remote PATH, or coldfs fsck --keep local PATH"
+        }
         Trouble::Foreign => "use the coldfs or the tenant that wrote it",
         Trouble::Lost => "look for the object in the store's versions or its backup",
         Trouble::Unanswered => "check the store (`coldfs doctor --store URL`), then run this again",

@@ -17,7 +17,7 @@ use super::failures::{Failures, is_gone};
 use super::files::{heat_of, relative, report, report_on};
 use super::walks::{Stop, Unwalked, WALKS_AT_ONCE, Walks};
 use super::watching::Watching;
-use super::{check, known, moves, storm};
+use super::{check, known, moves, notes, storm};
 use crate::catalog::seen::Seen;
 use crate::catalog::{Keeper, Met};
 use crate::config::MountOptions;
@@ -26,9 +26,9 @@ use crate::control::engine::Engine;
 use crate::control::filter::Filter;
 use crate::control::wire::{
     BrakeReport, BrakeRequest, CancelReport, CancelRequest, Counters, DuReport, DuRequest, Failure,
-    FileReport, FindRequest, FindSummary, Finding, FsckReport, FsckRequest, Mount, MoveRequest,
-    MoveSummary, PinReport, PinRequest, Problem, ProblemKind, Progress, Source, Status,
-    TenantStatus, TopReport, WirePath,
+    FileReport, FileState, FindRequest, FindSummary, Finding, FsckReport, FsckRequest, Mount,
+    MoveRequest, MoveSummary, NotesRequest, NotesSummary, PinReport, PinRequest, Problem,
+    ProblemKind, Progress, Source, Status, TenantStatus, TopReport, WirePath,
 };
 use crate::guard::Guard;
 use crate::inode::{Inodes, Serving};
@@ -112,6 +112,27 @@ impl Served {
     /// The mount is about to go away.
     pub(super) fn begin_detach(&self) {
         self.detaching.cancel();
+    }
+
+    /// Whether a person's command may change the data directory.
+    pub(super) fn may_change(&self) -> Result<(), Problem> {
+        if self.tenant.may_move() {
+            return Ok(());
+        }
+        let (what, next_step) = match self.tenant.is_read_only() {
+            true => (
+                format!("{}: on a read-only filesystem", self.options.data_dir.display()),
+                "mount it read-write, detach, and mount coldfs again",
+            ),
+            false => (
+                format!(
+                    "{}: Read-only file system: mounted with -o ro",
+                    self.options.mountpoint.display()
+                ),
+                "detach, and mount it without -o ro",
+            ),
+        };
+        Err(Problem::new(ProblemKind::Failed, what, next_step))
     }
 
     /// Cancels every move and walk under way.
@@ -238,7 +259,7 @@ struct Search<'a> {
 impl Search<'_> {
     /// Sends a file that is meant.
     fn take(&mut self, report: FileReport, stop: &Stop) -> ControlFlow<()> {
-        self.summary.examined += 1;
+        self.summary.examined += u64::from(report.state != FileState::None);
         let name = report.path.as_path().file_name().unwrap_or_default().to_owned();
         if !self.filter.accepts(&name, report.state, report.size_bytes, report.mtime_ns) {
             return stop.flow();
@@ -294,6 +315,14 @@ impl Engine for Commands {
 
     fn brake(&self, request: BrakeRequest) -> BrakeReport {
         storm::brake(self, request)
+    }
+
+    async fn notes(
+        &self,
+        request: NotesRequest,
+        notes: mpsc::Sender<serde_json::Value>,
+    ) -> Result<NotesSummary, Problem> {
+        notes::run(&self.0, request, notes).await
     }
 
     fn mounts(&self) -> Vec<Mount> {
@@ -463,6 +492,7 @@ impl Engine for Commands {
         request: PinRequest,
         cancel: CancellationToken,
     ) -> Result<PinReport, Problem> {
+        self.may_change()?;
         let mut starts = Vec::new();
         for path in &request.paths {
             starts.push(self.locate(path.as_path())?);

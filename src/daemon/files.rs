@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use crate::catalog::seen::{Seen, Standing};
+use crate::catalog::seen::Seen;
 use crate::catalog::totals::Totals;
 use crate::control::wire::{Bytes, FileHeat, FileReport, FileState, Files, HsmFlags, Remote};
 use crate::inode::Serving;
@@ -30,17 +30,6 @@ pub(super) fn shown(served: &Served, relative: &[u8]) -> PathBuf {
     served.options.mountpoint.join(OsStr::from_bytes(relative))
 }
 
-/// The state that commands show.
-fn state_of(standing: Standing) -> FileState {
-    match standing {
-        Standing::Unmoved => FileState::None,
-        Standing::Resident => FileState::Resident,
-        Standing::Orphan => FileState::Orphan,
-        Standing::Foreign => FileState::Foreign,
-        Standing::Recorded(state) => FileState::from(state),
-    }
-}
-
 /// The report on one file.
 pub(super) fn report(served: &Served, found: &Found) -> io::Result<FileReport> {
     let seen = Seen::of(&served.tenant, &found.fd, &found.stat)?;
@@ -50,7 +39,7 @@ pub(super) fn report(served: &Served, found: &Found) -> io::Result<FileReport> {
 /// The report on a file that was looked at, now or when something changed. `pin`: the hardest
 /// on it or above it.
 pub(super) fn report_on(served: &Served, path: &[u8], seen: &Seen, pin: Option<Pin>) -> FileReport {
-    let state = state_of(seen.standing);
+    let state = FileState::from(seen.standing);
     let mut notes = Vec::new();
     let mut open_count = 0;
     if let Some(inode) = served.inodes.get(seen.ino) {
@@ -64,6 +53,11 @@ pub(super) fn report_on(served: &Served, path: &[u8], seen: &Seen, pin: Option<P
     }
     if state == FileState::Orphan {
         notes.push("a stub without its record; `coldfs fsck --adopt` can repair it".to_owned());
+    }
+    if state == FileState::Conflict {
+        let note = "bytes that nobody can account for; `coldfs fsck` says which, and `coldfs fsck \
+                    --keep remote` or `--keep local` chooses";
+        notes.push(note.to_owned());
     }
     FileReport {
         path: shown(served, path).into(),

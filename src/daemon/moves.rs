@@ -3,7 +3,7 @@
 //! A walk feeds batches to the migrator through a channel of one batch, so the tree is never in
 //! memory; whatever happens to one file, the others go on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsStr;
 use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt;
@@ -22,7 +22,7 @@ use super::walks::{Stop, Unwalked};
 use crate::control::filter::name_pattern;
 use crate::control::wire::{
     FAILURES_NAMED, Failure, MoveRequest, MoveSummary, Problem, ProblemKind, Progress,
-    Skip as SkipCount, Verb, WirePath,
+    Skip as SkipCount, SkippedFile, Verb, WirePath,
 };
 use crate::inode::{Inode, Serving};
 use crate::migrate::{BATCH_FILES, Candidate, MigrateError, Outcome, Skip};
@@ -97,6 +97,7 @@ struct Running {
     already: u64,
     bytes: u64,
     skipped: BTreeMap<Skip, u64>,
+    skipped_files: Vec<SkippedFile>,
     failed: Vec<Failure>,
     failed_total: u64,
     found: Arc<AtomicU64>,
@@ -110,13 +111,7 @@ pub(super) async fn run(
     progress: mpsc::Sender<Progress>,
     cancel: CancellationToken,
 ) -> Result<MoveSummary, Problem> {
-    if served.tenant.is_read_only() {
-        return Err(Problem::new(
-            ProblemKind::Failed,
-            format!("{}: on a read-only filesystem", served.options.data_dir.display()),
-            "mount it read-write, detach, and mount coldfs again",
-        ));
-    }
+    served.may_change()?;
     let mut starts = Vec::new();
     for path in &request.paths {
         starts.push(relative(served, path.as_path()).ok_or_else(|| {
@@ -137,6 +132,7 @@ pub(super) async fn run(
         already: 0,
         bytes: 0,
         skipped: BTreeMap::new(),
+        skipped_files: Vec::new(),
         failed: Vec::new(),
         failed_total: 0,
         found: Arc::clone(&found),
@@ -146,7 +142,7 @@ pub(super) async fn run(
     let walking = Arc::clone(served);
     let recursive = request.recursive;
     let name = request.name.as_deref().map(name_pattern).transpose()?;
-    let wanted = Wanted { starts, recursive, name };
+    let wanted = Wanted { starts, recursive, name, unpin: request.verb == Verb::Drain };
     let walker = tokio::spawn(served.walks.run(cancel.clone(), move |stop| {
         send_batches(&walking, &wanted, &sender, stop, &found);
     }));
@@ -185,6 +181,8 @@ struct Wanted {
     recursive: bool,
     /// For the last component.
     name: Option<GlobMatcher>,
+    /// Whether files and directories lose their pins: none means anything to a plain one.
+    unpin: bool,
 }
 
 impl Wanted {
@@ -205,6 +203,13 @@ fn send_batches(
     for start in &wanted.starts {
         let mut take = |found: Found| {
             stop.flow()?;
+            if wanted.unpin
+                && found.pin.is_some()
+                && let Err(error) = unpin(served, &found)
+            {
+                let failure = failure_of(served, &found.path, &error.into());
+                stop.send(sender, Met::Failed(failure))?;
+            }
             let is_dir = found.stat.st_mode & libc::S_IFMT == libc::S_IFDIR;
             let is_left_out = wanted.recursive && !found.is_regular();
             if is_dir || is_left_out || !wanted.has(&found.path) {
@@ -252,6 +257,16 @@ fn send_batches(
     }
 }
 
+/// Takes a file's or directory's own pin off, if it has one.
+fn unpin(served: &Served, found: &Found) -> std::io::Result<()> {
+    match found.stat.st_mode & libc::S_IFMT {
+        libc::S_IFREG | libc::S_IFDIR if served.tenant.pin(&found.fd)?.is_some() => {
+            served.tenant.set_pin(&found.fd, None)
+        }
+        _ => Ok(()),
+    }
+}
+
 fn failure_of(served: &Served, path: &[u8], error: &MoveError) -> Failure {
     let path: WirePath = shown(served, path).into();
     Failure { path, cause: error.to_string(), next_step: error.next_step().to_owned() }
@@ -271,9 +286,16 @@ impl Running {
         let (pinned, free): (Vec<_>, Vec<_>) =
             batch.into_iter().partition(|(_, pin)| self.is_kept_by(*pin));
         if !pinned.is_empty() {
-            *self.skipped.entry(Skip::Pinned).or_default() += pinned.len() as u64;
+            pinned.iter().for_each(|(candidate, _)| self.skip(served, candidate, Skip::Pinned));
         }
-        let candidates: Vec<_> = free.into_iter().map(|(candidate, _)| candidate).collect();
+        // One by its other name is the same file: moved once.
+        let mut met = HashSet::new();
+        let (candidates, others): (Vec<_>, Vec<_>) = free
+            .into_iter()
+            .map(|(candidate, _)| candidate)
+            .partition(|candidate| met.insert(candidate.inode.ino));
+        self.already += others.len() as u64;
+        drop(others);
         let all: Vec<(Candidate, Ended)> = match self.verb {
             Verb::Recall => recall(served, candidates, cancel).await,
             Verb::Drain => drain(served, candidates, cancel).await,
@@ -305,7 +327,7 @@ impl Running {
                     again.push((candidate, None));
                     continue;
                 }
-                Ok(Moved::Skipped(skip)) => *self.skipped.entry(skip).or_default() += 1,
+                Ok(Moved::Skipped(skip)) => self.skip(served, &candidate, skip),
                 Err(error) => {
                     self.fail(failure_of(served, &candidate.path, &error));
                 }
@@ -339,6 +361,14 @@ impl Running {
         }
         outcomes.extend(served.migrator.release(archived, cancel).await);
         outcomes
+    }
+
+    fn skip(&mut self, served: &Served, candidate: &Candidate, skip: Skip) {
+        *self.skipped.entry(skip).or_default() += 1;
+        if self.skipped_files.len() < FAILURES_NAMED {
+            let path = shown(served, &candidate.path).into();
+            self.skipped_files.push(SkippedFile { path, reason: skip.word().to_owned() });
+        }
     }
 
     fn fail(&mut self, failure: Failure) {
@@ -377,6 +407,7 @@ impl Running {
             seconds: self.started.elapsed().as_secs_f64(),
             cancelled,
             skipped,
+            skipped_files: self.skipped_files,
             failed: self.failed,
             failed_total: self.failed_total,
         }

@@ -1,6 +1,7 @@
 //! `top` and `brake`: the storm guard, as commands see it.
 
 use super::engine::Served;
+use crate::config::units::shown_seconds;
 use crate::control::wire::{Alarm, Application, BrakeReport, BrakeRequest, TopReport};
 use crate::guard::brake;
 use crate::guard::ledger::Account;
@@ -32,10 +33,10 @@ pub(super) fn brake(served: &Served, request: BrakeRequest) -> BrakeReport {
 pub(super) fn note(served: &Served) -> Option<String> {
     let alarm = served.guard.alarm()?;
     Some(format!(
-        "the recall brake is on: {} cold files were opened within {} minutes; they are refused \
-         until `coldfs brake --release`; `coldfs top` shows who asked",
+        "the recall brake is on: {} cold files were opened within {}; they are refused until \
+         `coldfs brake --release`; `coldfs top` shows who asked",
         alarm.files,
-        alarm.window.as_secs() / 60
+        shown_seconds(alarm.window.as_secs())
     ))
 }
 

@@ -11,6 +11,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -23,9 +24,11 @@ use super::{
     BATCH_FILES, Candidate, MigrateError, Migrator, NEVER_MIGRATED_BYTES, Outcome, SEGMENT_BYTES,
     Skip, Unproven, is_closed, is_free, stored,
 };
+use crate::catalog::seen::{Standing, standing};
 use crate::failpoint::{CrashPoint, quiet_time, reach};
 use crate::file_id::{EntryRef, SegmentId, TimeNs};
 use crate::inode::{Body, Inode, Reading};
+use crate::recall::RecallError;
 use crate::record::{MAX_BLOCKS_512, Record};
 use crate::segment::entry::MAX_EXTENTS;
 use crate::segment::{
@@ -233,7 +236,7 @@ pub(super) fn take(migrator: &Migrator, inode: &Arc<Inode>) -> Result<Taken, Out
         Recorded::Foreign(_) => return Err(Skip::Foreign.into()),
         Recorded::Trusted(record) => match record.state {
             State::Released | State::Lost | State::Releasing | State::Recalling => {
-                return Err(Skip::Already.into());
+                return Err(moved(tenant, inode, &file, &stat));
             }
             State::Archived if record.fits(&stat) => return Err(Skip::Already.into()),
             State::Archived | State::Suspect => {}
@@ -261,6 +264,21 @@ pub(super) fn take(migrator: &Migrator, inode: &Arc<Inode>) -> Result<Taken, Out
     Ok(Taken { file: Arc::clone(lease.file()), lease, stat })
 }
 
+/// What is to be said of a file whose record says that its bytes are remote: that they are, or
+/// that it is not so.
+pub(super) fn moved(tenant: &Tenant, inode: &Inode, fd: impl AsFd, stat: &FileStat) -> Outcome {
+    let unlike = |error| Outcome::Failed(MigrateError::Unlike(error));
+    match standing(tenant, fd.as_fd(), &inode.handle, stat) {
+        Ok(Standing::Conflict) => unlike(RecallError::Conflict {
+            what: "neither the recorded bytes nor a stub".to_owned(),
+        }),
+        Ok(Standing::Orphan) => unlike(RecallError::Orphan),
+        Ok(Standing::Foreign) => Skip::Foreign.into(),
+        Ok(Standing::Unmoved | Standing::Resident | Standing::Recorded(_)) => Skip::Already.into(),
+        Err(error) => failed("look at its head", error),
+    }
+}
+
 /// Puts a file under a read lease: from here on nobody can change it without taking that away.
 pub(super) fn take_lease(
     migrator: &Migrator,
@@ -268,8 +286,12 @@ pub(super) fn take_lease(
     held: &mut Body,
     file: File,
 ) -> Result<(Arc<Lease>, FileStat), Outcome> {
+    let owner = fstat(&file).map_err(|error| failed("stat", error.into()))?.st_uid;
     let lease = match Lease::take(Arc::new(file), LeaseKind::Read) {
         Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => return Err(Skip::Open.into()),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EACCES | libc::EPERM)) => {
+            return Err(Outcome::Failed(MigrateError::OtherOwner { owner }));
+        }
         other => Arc::new(other.map_err(|error| failed("take a lease", error))?),
     };
     let stat = fstat(&**lease.file()).map_err(|error| failed("stat", error.into()))?;

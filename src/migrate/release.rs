@@ -22,7 +22,7 @@ use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::sys::stat::{FileStat, fstat};
 use tokio_util::sync::CancellationToken;
 
-use super::archive::open_to_read;
+use super::archive::{moved, open_to_read};
 use super::barred::barred;
 use super::proof::prove;
 use super::{Candidate, MigrateError, Migrator, Outcome, Skip, is_closed, is_free};
@@ -122,10 +122,7 @@ async fn look_up(migrator: &Migrator, candidate: &Candidate) -> Result<IndexEntr
     if !inode.is_regular {
         return Err(Outcome::Skipped(Skip::NotRegular));
     }
-    if candidate.path.len() > MAX_PATH_BYTES {
-        return Err(Outcome::Skipped(Skip::OutOfRange));
-    }
-    let record = {
+    let (record, stat) = {
         let fd = migrator.inodes.path_fd(inode).map_err(gone)?;
         if tenant.pin(&fd).map_err(failed)?.is_some() {
             return Err(Outcome::Skipped(Skip::Pinned));
@@ -135,7 +132,7 @@ async fn look_up(migrator: &Migrator, candidate: &Candidate) -> Result<IndexEntr
             return Err(skip.into());
         }
         match tenant.recorded(&fd, &inode.handle).map_err(failed)? {
-            Recorded::Trusted(record) => record,
+            Recorded::Trusted(record) => (record, stat),
             Recorded::Nothing | Recorded::Misfit => {
                 return Err(Outcome::Skipped(Skip::NotArchived));
             }
@@ -146,7 +143,10 @@ async fn look_up(migrator: &Migrator, candidate: &Candidate) -> Result<IndexEntr
         State::Archived => {}
         State::Releasing => take_mark_off(migrator, inode)?,
         State::Suspect | State::Recalling => return Err(Outcome::Skipped(Skip::Open)),
-        State::Released | State::Lost => return Err(Outcome::Skipped(Skip::Already)),
+        State::Released | State::Lost => {
+            let fd = migrator.inodes.path_fd(inode).map_err(gone)?;
+            return Err(moved(tenant, inode, fd, &stat));
+        }
     }
     let index = migrator.index(record.at).await.map_err(Outcome::Failed)?;
     index.entry(record.at.entry).cloned().ok_or(Outcome::Skipped(Skip::NotArchived))
@@ -236,7 +236,12 @@ impl Run {
             .iter()
             .map(|(candidate, _, _)| {
                 let handle = candidate.inode.handle.clone();
-                Intent::Release(Subject { handle, path: candidate.path.clone() })
+                // Found again by its handle, or by a walk.
+                let path = match candidate.path.len() > MAX_PATH_BYTES {
+                    true => Vec::new(),
+                    false => candidate.path.clone(),
+                };
+                Intent::Release(Subject { handle, path })
             })
             .collect();
         let ticket = match tenant.work.begin(&intents) {

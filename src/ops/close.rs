@@ -47,6 +47,12 @@ impl Ops {
         }
         if writable {
             self.tenant.noticed.file(inode.ino);
+            if held.writers == 0
+                && let Some(file) = inode.serving().file()
+                && let Err(error) = self.tenant.mark_if_plain(&file, inode)
+            {
+                tracing::warn!(ino = %inode.ino, %error, "cannot mark what reads like a stub");
+            }
         }
         inode.close_if_unused(held);
         if is_news {

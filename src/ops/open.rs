@@ -318,7 +318,8 @@ impl Ops {
             }
             Finding::InFlight => Ok(Step::Wait(Wait::Order(file))),
             Finding::Refused(error) => {
-                tracing::error!(ino = %inode.ino, %error, "refused to open a file");
+                let path = self.tenant.path_of(&file).unwrap_or_default();
+                tracing::error!(ino = %inode.ino, path, %error, "refused to open a file");
                 Err(error.into())
             }
         }
@@ -354,7 +355,7 @@ impl Ops {
         let keeps = request.visit.as_ref().is_none_or(|visit| visit.keeps());
         let small = self.is_recalled_in_open(&cold);
         let wanted = request.exec || (small && keeps && held.opens == 0);
-        if wanted && !request.whole_refused && !self.tenant.is_read_only() {
+        if wanted && !request.whole_refused && self.tenant.may_move() {
             return Ok(Step::Wait(Wait::Fill(cold)));
         }
         Ok(Step::Done(self.opened(inode, held, request, How::Daemon)))

@@ -76,7 +76,7 @@ impl Ops {
         match recorded {
             Err(error) => Answer::Now(Err(error.into())),
             Ok(false) => Answer::Now(self.change_now(&inode, change)),
-            Ok(true) if change.mode.is_some_and(|mode| !self.tenant.can_record(mode)) => {
+            Ok(true) if !self.is_recordable(&change) => {
                 let ops = Arc::clone(self);
                 Answer::later(async move { ops.change_at_home(caller, inode, change).await })
             }
@@ -93,7 +93,19 @@ impl Ops {
         }
     }
 
-    /// The mode takes the record away: the file comes home first.
+    /// Whether a record can stand beside what is to be: `user.` attributes go by the mode, and no
+    /// record holds a time that 64 bits of nanoseconds do not.
+    fn is_recordable(&self, change: &SetAttr) -> bool {
+        change.mode.is_none_or(|mode| self.tenant.can_record(mode))
+            && match change.mtime {
+                Some(SetTime::At(seconds, nanoseconds)) => {
+                    TimeNs::from_parts(seconds, nanoseconds).is_some()
+                }
+                Some(SetTime::Now) | None => true,
+            }
+    }
+
+    /// The change takes the record away: the file comes home first.
     async fn change_at_home(
         self: Arc<Self>,
         caller: Caller,

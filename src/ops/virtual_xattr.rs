@@ -1,30 +1,28 @@
 //! `user.coldfs.*`: what coldfs knows of a file, for `getfattr` and scripts. Not listed, so
 //! that no copying tool carries it along.
 
+use std::os::fd::AsFd;
+
 use nix::sys::stat::fstat;
 
 use super::Ops;
+use crate::catalog::seen::standing;
 use crate::inode::{Inode, Serving};
 use crate::temperature::Warmth;
-use crate::tenant::Recorded;
 
 impl Ops {
     /// The value of one of coldfs's virtual attributes; none where it has none for this file.
     pub(super) fn virtual_xattr(&self, inode: &Inode, name: &[u8]) -> Option<Vec<u8>> {
         let fd = self.inodes.path_fd(inode).ok()?;
         let stat = fstat(&fd).ok()?;
-        let reading = self.tenant.recorded_if_regular(&fd, &inode.handle, &stat).ok()?;
         let text = match name {
-            b"user.coldfs.state" => match &reading {
-                Recorded::Trusted(record) => record.state.word().to_owned(),
-                Recorded::Nothing | Recorded::Misfit if inode.is_regular => "resident".to_owned(),
-                Recorded::Foreign(reason) => format!("foreign: {reason}"),
-                Recorded::Nothing | Recorded::Misfit => return None,
-            },
-            b"user.coldfs.remote" => match &reading {
-                Recorded::Trusted(record) => record.at.to_string(),
-                Recorded::Nothing | Recorded::Misfit | Recorded::Foreign(_) => return None,
-            },
+            b"user.coldfs.state" if inode.is_regular => {
+                let standing = standing(&self.tenant, fd.as_fd(), &inode.handle, &stat);
+                standing.ok()?.word().to_owned()
+            }
+            b"user.coldfs.remote" if inode.is_regular => {
+                self.tenant.record(&fd, inode).ok()??.at.to_string()
+            }
             b"user.coldfs.resident_bytes" if inode.is_regular => {
                 (stat.st_blocks.cast_unsigned() * 512).to_string()
             }

@@ -8,6 +8,10 @@ use crate::file_id::EntryRef;
 use crate::segment::ReadError;
 use crate::store::StoreError;
 
+/// What a person can do about bytes that nobody can account for.
+const CHOOSE: &str = "`coldfs fsck PATH` says what stands there; then choose: `coldfs fsck --keep \
+                      remote PATH`, or `--keep local PATH`; `coldfs conflicts MOUNTPOINT` has all";
+
 /// Why a recall failed. Cloned to everybody who waited for it.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum RecallError {
@@ -71,7 +75,7 @@ pub enum RecallError {
         what: String,
     },
     /// The body is neither what the record says nor anything that could be explained.
-    #[error("changed behind our back: {what}; see .coldfs/conflicts")]
+    #[error("changed behind our back: {what}")]
     Conflict {
         /// What was found.
         what: String,
@@ -103,6 +107,30 @@ pub enum RecallError {
 }
 
 impl RecallError {
+    /// The same, of another entry of the same segment.
+    #[must_use]
+    pub fn said_of(mut self, entry: EntryRef) -> Self {
+        match &mut self {
+            RecallError::Deadline { at, .. }
+            | RecallError::Lost { at, .. }
+            | RecallError::Damaged { at, .. }
+            | RecallError::Newer { at, .. }
+            | RecallError::Offline { at, .. }
+            | RecallError::Refused { at, .. } => *at = entry,
+            RecallError::Orphan
+            | RecallError::Stranger { .. }
+            | RecallError::Conflict { .. }
+            | RecallError::NoSpace { .. }
+            | RecallError::Unwritable
+            | RecallError::Busy
+            | RecallError::Cancelled
+            | RecallError::Superseded
+            | RecallError::Detaching
+            | RecallError::Local(_) => {}
+        }
+        self
+    }
+
     /// Whether the store answered, and has not what was put there.
     pub fn is_loss(&self) -> bool {
         matches!(self, RecallError::Lost { .. } | RecallError::Damaged { .. })
@@ -125,7 +153,7 @@ impl RecallError {
             RecallError::Stranger { .. } => {
                 "use the coldfs or the tenant that wrote it: copy the file there, through its mount"
             }
-            RecallError::Conflict { .. } => "compare it with a backup; see .coldfs/conflicts",
+            RecallError::Conflict { .. } => CHOOSE,
             RecallError::NoSpace { .. } => {
                 "make room on the data filesystem (`coldfs release`), then run the command again"
             }

@@ -5,8 +5,9 @@ use crate::segment::content::ContentHash;
 use crate::segment::layout::{self, EntryPlace};
 use crate::wire::{self, Cut, Fields};
 
-/// Longest path, tenant-relative.
-pub const MAX_PATH_BYTES: usize = 4096;
+/// Longest path, tenant-relative: what 16 bits count. By a path from its root nobody opens one of
+/// more than 4,096 bytes, by `cd` and `openat` they do.
+pub const MAX_PATH_BYTES: usize = u16::MAX as usize;
 /// Longest name of an xattr (`XATTR_NAME_MAX`).
 pub const MAX_XATTR_NAME_BYTES: usize = 255;
 /// Largest value of an xattr (`XATTR_SIZE_MAX`).

@@ -14,6 +14,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag, open, openat, renameat};
 use nix::sys::stat::{Mode, fstat, mkdirat};
 use nix::sys::statvfs::{FsFlags, fstatvfs};
+use nix::unistd::{UnlinkatFlags, fsync, unlinkat};
 use serde::{Deserialize, Serialize};
 
 use super::standing::{Term, Terms};
@@ -335,6 +336,42 @@ impl Home {
 
     pub(super) fn open_for_append(&self, name: &str) -> io::Result<File> {
         open_private(&self.dir, name, OFlag::O_WRONLY | OFlag::O_APPEND)
+    }
+
+    /// Opens one of the daemon's files for reading; not found where there is none.
+    pub(super) fn open_to_look(&self, name: &str) -> io::Result<File> {
+        open_to_look(&self.dir, name)
+    }
+
+    /// Opens a directory in here, making it if need be: durable once something in it is.
+    pub(super) fn private_directory(&self, name: &str) -> io::Result<PrivateDir> {
+        match mkdirat(&self.dir, name, Mode::from_bits_truncate(0o700)) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        fsync(&self.dir)?;
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        Ok(PrivateDir(openat(&self.dir, name, flags, Mode::empty())?))
+    }
+}
+
+/// A directory of the daemon's in its home.
+#[derive(Debug)]
+pub(super) struct PrivateDir(OwnedFd);
+
+impl PrivateDir {
+    /// Makes a file that is not there yet.
+    pub(super) fn create(&self, name: &str) -> io::Result<File> {
+        open_private(&self.0, name, OFlag::O_WRONLY | OFlag::O_EXCL)
+    }
+
+    pub(super) fn remove(&self, name: &str) -> io::Result<()> {
+        Ok(unlinkat(&self.0, name, UnlinkatFlags::NoRemoveDir)?)
+    }
+
+    /// Makes its names durable.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        Ok(fsync(&self.0)?)
     }
 }
 

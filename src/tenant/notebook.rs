@@ -1,7 +1,7 @@
 //! A file of lines in `.coldfs` that people read and that never grows beyond two halves.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::sync::{Mutex, PoisonError};
 
 use super::Tenant;
@@ -20,6 +20,21 @@ impl Notebook {
     /// A notebook under this name; nothing is made before the first line.
     pub const fn new(name: &'static str) -> Self {
         Self { name, open: Mutex::new(None) }
+    }
+
+    /// All lines that there are, oldest first.
+    pub fn lines(&self, tenant: &Tenant) -> io::Result<Vec<String>> {
+        let mut lines = Vec::new();
+        for name in [format!("{}.1", self.name), self.name.to_owned()] {
+            let file = match tenant.home.open_to_look(&name) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                other => other?,
+            };
+            let mut text = Vec::new();
+            file.take(2 * HALF_BYTES).read_to_end(&mut text)?;
+            lines.extend(String::from_utf8_lossy(&text).lines().map(str::to_owned));
+        }
+        Ok(lines)
     }
 
     /// Adds a line, for whoever looks: it is not synced. On a read-only filesystem there is no

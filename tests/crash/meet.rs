@@ -43,6 +43,10 @@ pub enum Meet {
     /// `fsck --repair` after a death in the middle of a recall whose work list was lost, where
     /// archived files were edited while detached.
     Repair,
+    /// `fsck --keep remote` of stubs that were damaged while detached.
+    KeepRemote,
+    /// `fsck --keep local` of the same.
+    KeepLocal,
 }
 
 /// The work that should meet a point; a point is swept once for each, and at least one must
@@ -57,11 +61,15 @@ pub fn work(point: CrashPoint) -> &'static [Meet] {
         RecallAfterIntent | RecallAfterRecord | RecallAfterExtend | RecallAfterChunk
         | RecallAfterTail | RecallAfterHead | RecallAfterSync | RecallAfterTimes
         | RecallBeforeClear => &[Meet::Recall, Meet::Read, Meet::Write, Meet::Truncate],
-        CutBackAfterStub | CutBackAfterCut => &[Meet::RecoverRecall, Meet::Cancel],
+        CutBackAfterStub | CutBackAfterCut => {
+            &[Meet::RecoverRecall, Meet::Cancel, Meet::KeepRemote]
+        }
         SuspectBeforeReply => &[Meet::OpenForWrite],
         ForgetAfterRecord => &[Meet::CloseChanged],
         RecoverAfterFile | RecoverBeforeClear => &[Meet::RecoverRelease, Meet::RecoverRecall],
         FsckAfterRepair => &[Meet::Adopt, Meet::Repair],
+        KeepAfterAside | KeepAfterStub => &[Meet::KeepRemote],
+        KeepAfterMark => &[Meet::KeepLocal],
     }
 }
 
@@ -77,6 +85,10 @@ const CANCEL_ROUNDS: u64 = 20;
 /// Files that only [`Meet::Repair`] has.
 const EDITED: [&str; 3] = ["edited-0", "edited-1", "edited-2"];
 const EDITED_BYTES: usize = 20_000;
+/// Files that only [`Meet::KeepRemote`] and [`Meet::KeepLocal`] have: one is appended to, one is
+/// cut, one has other bytes.
+const DAMAGED: [&str; 3] = ["damaged-0", "damaged-1", "damaged-2"];
+const DAMAGED_BYTES: usize = 30_000;
 /// The work list, below the data directory.
 const WORK_LIST: &str = ".coldfs/intents";
 /// Stubs that [`Meet::Adopt`] copies.
@@ -112,6 +124,7 @@ impl Meet {
                     zoo.only(&copy, zoo.latest(name));
                 }
             }
+            Meet::KeepRemote | Meet::KeepLocal => self.damage(site, zoo),
             Meet::Repair => {
                 for name in EDITED {
                     std::fs::write(site.data.join(name), pattern::bytes(302, EDITED_BYTES))
@@ -130,6 +143,26 @@ impl Meet {
                 die_first(site, CrashPoint::RecallAfterChunk, |mount| verb(mount, site, "recall"));
                 std::fs::remove_file(site.data.join(WORK_LIST)).unwrap();
             }
+        }
+    }
+
+    /// Files whose stubs somebody damages, and what is chosen about them.
+    fn damage(self, site: &Site, zoo: &mut Zoo) {
+        let original = pattern::bytes(303, DAMAGED_BYTES);
+        for name in DAMAGED {
+            std::fs::write(site.data.join(name), &original).unwrap();
+        }
+        with_mount(site, "migrate");
+        for (index, name) in DAMAGED.iter().enumerate() {
+            let path = site.data.join(name);
+            let stub = raw::open(&path, libc::O_WRONLY, 0).unwrap();
+            match index {
+                0 => stub.write_all_at(b"a line", 4_096).unwrap(),
+                1 => stub.set_len(3_000).unwrap(),
+                _ => stub.write_all_at(b"oops", 1_000).unwrap(),
+            }
+            let damaged = std::fs::read(&path).unwrap();
+            zoo.only(name, if self == Meet::KeepLocal { damaged } else { original.clone() });
         }
     }
 
@@ -180,6 +213,8 @@ impl Meet {
             Meet::RecoverRelease | Meet::RecoverRecall => {}
             Meet::Adopt => fsck(mount, site, "--adopt"),
             Meet::Repair => fsck(mount, site, "--repair"),
+            Meet::KeepRemote => keep(mount, site, "remote"),
+            Meet::KeepLocal => keep(mount, site, "local"),
         }
     }
 
@@ -188,6 +223,8 @@ impl Meet {
         match self {
             Meet::Adopt => fsck(mount, site, "--adopt"),
             Meet::Repair => fsck(mount, site, "--repair"),
+            Meet::KeepRemote => keep(mount, site, "remote"),
+            Meet::KeepLocal => keep(mount, site, "local"),
             _ => {}
         }
     }
@@ -195,6 +232,14 @@ impl Meet {
 
 fn fsck(mount: &Mount, site: &Site, mode: &str) {
     mount.coldfs(["fsck".as_ref(), mode.as_ref(), site.mnt.as_os_str()]);
+}
+
+/// Those that are chosen already are no conflicts any more.
+fn keep(mount: &Mount, site: &Site, which: &str) {
+    for name in DAMAGED {
+        let path = site.mnt.join(name);
+        mount.coldfs(["fsck".as_ref(), "--keep".as_ref(), which.as_ref(), path.as_os_str()]);
+    }
 }
 
 /// Paths whose times and size a workload may move.

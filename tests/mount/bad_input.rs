@@ -407,7 +407,7 @@ fn find_named(dir: &Path, name: &str) -> Option<PathBuf> {
 }
 
 /// Files of the store that are segments.
-fn segments(dir: &Path) -> Vec<PathBuf> {
+pub(super) fn segments(dir: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).unwrap().flatten() {
         let path = entry.path();

@@ -144,3 +144,114 @@ fn a_directory_that_cannot_be_read_is_named_by_every_command_that_walks() {
         "status: 1 1\nfind: 1 1\ndu: 1 1\nfsck: 1 1\nunpin -r: 1 1\narchive -r --wait: 1 1\n"
     );
 }
+
+#[test]
+fn a_file_with_two_names_is_moved_once_and_what_is_skipped_is_named() {
+    if !can_tier() {
+        return;
+    }
+    let site = Site::new();
+    std::fs::write(site.data.join("one"), pattern::bytes(1, BYTES)).unwrap();
+    std::fs::hard_link(site.data.join("one"), site.data.join("two")).unwrap();
+    std::fs::write(site.data.join("tiny"), "a few bytes").unwrap();
+    let mount = site.mount();
+    let move_all = |more: &[&str]| {
+        let args = ["migrate", "-r", "--wait"].iter().chain(more).map(std::ffi::OsStr::new);
+        String::from_utf8(mount.coldfs(args.chain([site.mnt.as_os_str()])).stdout).unwrap()
+    };
+    let said = move_all(&["-v"]);
+    let tiny = format!("skipped: {}: too-small\n", site.mnt.join("tiny").display());
+    assert!(said.starts_with(&tiny), "{said}");
+    assert!(said.contains("migrated 1 file,") && said.contains("1 already"), "{said}");
+    assert!(said.ends_with("skipped 1: 1 too-small\n"), "{said}");
+    let summary: serde_json::Value = serde_json::from_str(&move_all(&["--json"])).unwrap();
+    assert_eq!(summary["skipped_files"][0]["reason"], "too-small", "{summary}");
+    mount.detach();
+}
+
+#[test]
+fn a_drained_directory_has_no_pins_and_its_proof_counts_files() {
+    if !can_tier() {
+        return;
+    }
+    let site = Site::new();
+    std::fs::create_dir(site.data.join("dir")).unwrap();
+    for name in ["file", "dir/pinned"] {
+        std::fs::write(site.data.join(name), pattern::bytes(1, BYTES)).unwrap();
+    }
+    std::os::unix::fs::symlink("file", site.data.join("link")).unwrap();
+    let mount = site.mount();
+    for name in ["dir", "dir/pinned"] {
+        mount.coldfs(["pin".as_ref(), site.mnt.join(name).as_os_str()]);
+    }
+    mount.all("archive", &site.mnt);
+    let drain = |more: &[&str]| {
+        let args = ["drain"].iter().chain(more).map(std::ffi::OsStr::new);
+        mount.coldfs(args.chain([site.mnt.as_os_str()]))
+    };
+    assert!(drain(&[]).status.success());
+    let proof = drain(&["--prove"]);
+    assert!(proof.status.success());
+    let said = String::from_utf8(proof.stdout).unwrap();
+    assert!(said.starts_with("2 files: plain"), "{said}");
+    mount.detach();
+    for name in ["dir", "dir/pinned", "file"] {
+        for attribute in [&b"trusted.coldfs"[..], b"trusted.coldfs.pin"] {
+            let left = raw::get_xattr(&site.data.join(name), attribute).unwrap();
+            assert!(left.is_none(), "{name}: {left:?}");
+        }
+    }
+}
+
+#[test]
+fn a_time_that_no_record_holds_reads_as_young_and_can_be_set_on_a_cold_file() {
+    if !can_tier() {
+        return;
+    }
+    let site = Site::new();
+    for name in ["far", "cold"] {
+        std::fs::write(site.data.join(name), pattern::bytes(1, BYTES)).unwrap();
+    }
+    super::harness::sh(&site.data, "touch -d 2300-01-01T00:00:00Z far");
+    let mount = site.mount();
+    let find = |more: &[&str]| {
+        let args = ["find"].iter().chain(more).map(std::ffi::OsStr::new);
+        String::from_utf8(mount.coldfs(args.chain([site.mnt.as_os_str()])).stdout).unwrap()
+    };
+    for walk in [&[][..], &["--walk"]] {
+        assert_eq!(find(&[&["--older", "10d"], walk].concat()), "");
+        let line = find(&[&["--json", "--name", "far"], walk].concat());
+        assert!(line.contains(&format!("\"mtime_ns\":{}", i64::MAX)), "{line}");
+    }
+    mount.all("migrate", &site.mnt.join("cold"));
+    let cold = site.mnt.join("cold");
+    assert_eq!(mount.state(&cold), "released");
+    let year = super::harness::sh(&site.mnt, "touch -d 2300-01-01T00:00:00Z cold; stat -c %y cold");
+    assert!(year.starts_with("2300-01-01"), "{year}");
+    assert_eq!(mount.state(&cold), "resident");
+    assert!(std::fs::read(&cold).unwrap() == pattern::bytes(1, BYTES));
+    mount.detach();
+}
+
+#[test]
+fn a_runtime_directory_below_the_mountpoint_is_refused() {
+    if !can_tier() {
+        return;
+    }
+    let site = Site::new();
+    let below = site.data.join("run");
+    std::fs::create_dir(&below).unwrap();
+    raw::chmod(&below, 0o700);
+    let output = super::harness::run(
+        super::harness::coldfs()
+            .arg("mount")
+            .args([&site.data, &site.data])
+            .args(["--foreground", "--store", &site.store_url])
+            .env("COLDFS_RUNTIME_DIR", &below)
+            .env("COLDFS_STATE_DIR", &site.runtime),
+    );
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("below the mountpoint") && said.contains("COLDFS_RUNTIME_DIR"), "{said}");
+    assert!(!is_mounted(&site.data));
+}

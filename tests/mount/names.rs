@@ -138,3 +138,58 @@ fn a_file_deeper_than_a_path_can_say_migrates_or_is_left_alone_and_reads() {
     assert_eq!(sh(&site.mnt, &read), "same\n");
     mount.detach();
 }
+
+/// Levels and bytes of a directory that no path reaches.
+const BEYOND_LEVELS: usize = 160;
+const BEYOND_NAME: &str = "a-name-of-thirty-bytes-exactly";
+
+/// The directory at the bottom, below `root`, made where it is not there.
+fn beyond(root: &std::path::Path) -> std::os::fd::OwnedFd {
+    use nix::fcntl::{OFlag, open, openat};
+    use nix::sys::stat::{Mode, mkdirat};
+    let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let mut dir = open(root, flags, Mode::empty()).unwrap();
+    for _ in 0..BEYOND_LEVELS {
+        match mkdirat(&dir, BEYOND_NAME, Mode::from_bits_truncate(0o755)) {
+            Ok(()) | Err(nix::errno::Errno::EEXIST) => {}
+            Err(error) => panic!("{error}"),
+        }
+        dir = openat(&dir, BEYOND_NAME, flags, Mode::empty()).unwrap();
+    }
+    dir
+}
+
+fn file_beyond(root: &std::path::Path, flags: nix::fcntl::OFlag) -> std::fs::File {
+    use nix::sys::stat::Mode;
+    let mode = Mode::from_bits_truncate(0o644);
+    nix::fcntl::openat(beyond(root), "file", flags, mode).unwrap().into()
+}
+
+#[test]
+fn a_file_that_no_path_reaches_is_migrated_and_read() {
+    use std::io::{Read, Write};
+    if !can_tier() {
+        return;
+    }
+    let site = Site::new();
+    let new = nix::fcntl::OFlag::O_CREAT | nix::fcntl::OFlag::O_WRONLY;
+    file_beyond(&site.data, new).write_all(&pattern::bytes(1, BYTES)).unwrap();
+    let read = |mount: &Mount| {
+        let mut bytes = Vec::new();
+        file_beyond(&site.mnt, nix::fcntl::OFlag::O_RDONLY).read_to_end(&mut bytes).unwrap();
+        assert!(bytes == pattern::bytes(1, BYTES));
+        mount.beat();
+    };
+    let mount = site.mount();
+    let output = asked(&mount, &["migrate", "-r", "--wait", "--json"], site.mnt.as_os_str());
+    let summary: serde_json::Value = serde_json::from_str(&text(&output)).unwrap();
+    assert_eq!(summary["files_done"], 1, "{summary}");
+    assert_eq!(mount.status()["tenants"][0]["files"]["released"], 1);
+    read(&mount);
+    mount.all("migrate", &site.mnt);
+    mount.detach();
+    let mount = site.mount();
+    assert_eq!(mount.status()["tenants"][0]["files"]["released"], 1);
+    read(&mount);
+    mount.detach();
+}

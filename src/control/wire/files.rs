@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Bytes, Files, WirePath};
 use crate::tier::State;
+use crate::tier::standing::Standing;
 
 /// Asks for the state of some files.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,10 +37,20 @@ pub enum FileState {
     Orphan,
     /// A record that is not ours to judge: of a newer version or another tenant.
     Foreign,
+    /// Bytes that nobody can account for: `coldfs fsck --keep`.
+    Conflict,
 }
 
-impl From<State> for FileState {
-    fn from(state: State) -> Self {
+impl From<Standing> for FileState {
+    fn from(standing: Standing) -> Self {
+        let state = match standing {
+            Standing::Unmoved => return FileState::None,
+            Standing::Resident => return FileState::Resident,
+            Standing::Orphan => return FileState::Orphan,
+            Standing::Foreign => return FileState::Foreign,
+            Standing::Conflict => return FileState::Conflict,
+            Standing::Recorded(state) => state,
+        };
         match state {
             State::Archived => FileState::Archived,
             State::Suspect => FileState::Suspect,
@@ -53,7 +64,7 @@ impl From<State> for FileState {
 
 impl FileState {
     /// Every state, in the order in which a file meets them.
-    pub const ALL: [FileState; 10] = [
+    pub const ALL: [FileState; 11] = [
         FileState::None,
         FileState::Resident,
         FileState::Archived,
@@ -64,21 +75,23 @@ impl FileState {
         FileState::Lost,
         FileState::Orphan,
         FileState::Foreign,
+        FileState::Conflict,
     ];
 
     /// The word shown to people and scripts.
     pub fn word(self) -> &'static str {
         match self {
-            FileState::None => "none",
-            FileState::Resident => "resident",
+            FileState::None => Standing::Unmoved.word(),
+            FileState::Resident => Standing::Resident.word(),
             FileState::Archived => State::Archived.word(),
             FileState::Suspect => State::Suspect.word(),
             FileState::Releasing => State::Releasing.word(),
             FileState::Released => State::Released.word(),
             FileState::Recalling => State::Recalling.word(),
             FileState::Lost => State::Lost.word(),
-            FileState::Orphan => "orphan",
-            FileState::Foreign => "foreign",
+            FileState::Orphan => Standing::Orphan.word(),
+            FileState::Foreign => Standing::Foreign.word(),
+            FileState::Conflict => Standing::Conflict.word(),
         }
     }
 
@@ -114,7 +127,7 @@ impl HsmFlags {
         let flags = match state {
             FileState::None | FileState::Resident | FileState::Foreign => 0,
             FileState::Archived | FileState::Releasing => Self::EXISTS | Self::ARCHIVED,
-            FileState::Suspect => Self::EXISTS | Self::ARCHIVED | Self::DIRTY,
+            FileState::Suspect | FileState::Conflict => Self::EXISTS | Self::ARCHIVED | Self::DIRTY,
             FileState::Released | FileState::Recalling => {
                 Self::EXISTS | Self::ARCHIVED | Self::RELEASED
             }

@@ -93,6 +93,15 @@ pub struct Skip {
     pub files: u64,
 }
 
+/// A file that was left alone, by name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SkippedFile {
+    /// The file.
+    pub path: WirePath,
+    /// The reason, as it is counted.
+    pub reason: String,
+}
+
 /// A file that failed: which, why, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
@@ -127,6 +136,9 @@ pub struct MoveSummary {
     pub cancelled: bool,
     /// Files left alone, by reason.
     pub skipped: Vec<Skip>,
+    /// Which these were, at most [`FAILURES_NAMED`].
+    #[serde(default)]
+    pub skipped_files: Vec<SkippedFile>,
     /// Files that failed, at most [`FAILURES_NAMED`].
     pub failed: Vec<Failure>,
     /// How many files failed in all.

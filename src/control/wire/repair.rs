@@ -14,6 +14,12 @@ pub enum FsckMode {
     Repair,
     /// Also give stubs without a record (copied or restored here) their record back.
     Adopt,
+    /// Only this one file, which is a conflict: its local bytes are the file.
+    #[serde(rename = "keep-local")]
+    KeepLocal,
+    /// Only this one file, which is a conflict: its remote copy is the file.
+    #[serde(rename = "keep-remote")]
+    KeepRemote,
 }
 
 /// Asks for a check.
@@ -37,6 +43,8 @@ pub enum Verdict {
     Orphan,
     /// Local bytes that nobody can account for; kept, a person must choose.
     Conflict,
+    /// A record or stub of another tenant, or of a newer coldfs.
+    Foreign,
     /// Bytes are proven missing.
     Lost,
     /// The store did not say whether it has them.

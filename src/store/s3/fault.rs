@@ -78,7 +78,8 @@ impl Context<'_> {
             SdkError::DispatchFailure(_) => {
                 let reason = words(error);
                 // The one failure before sending that waiting does not cure. It has no type.
-                let kind = match reason.contains("no providers in chain provided credentials") {
+                let all = DisplayErrorContext(error).to_string();
+                let kind = match all.contains("no providers in chain provided credentials") {
                     true => Kind::Denied(Denial::Credentials),
                     false => Kind::Unavailable,
                 };
@@ -93,11 +94,22 @@ impl Context<'_> {
     }
 }
 
+/// The failure and its causes, for people: the SDK's own display ends in its debug form.
 fn words<E>(error: &SdkError<E, HttpResponse>) -> String
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,
 {
-    DisplayErrorContext(error).to_string()
+    let mut words = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        let text = cause.to_string();
+        // Layers repeat what is below them.
+        if !words.ends_with(&text) {
+            words = format!("{words}: {text}");
+        }
+        source = cause.source();
+    }
+    words
 }
 
 /// What an answer means. The engine's code decides where we know it, the HTTP status otherwise.
