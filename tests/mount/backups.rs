@@ -28,7 +28,8 @@ fn copy(copier: &str, from: &Path, to: &Path) -> bool {
             "t='tar --acls --xattrs --xattrs-include=*'
              $t -C \"$1\" -cf - . | $t -C \"$2\" --numeric-owner -xpf -"
         }
-        "rsync -aHAX" => "rsync -aHAX --numeric-ids \"$1/\" \"$2/\"",
+        // A window of -1: otherwise what it made within the same second is left as it is.
+        "rsync -aHAX" => "rsync -aHAX --numeric-ids --modify-window=-1 \"$1/\" \"$2/\"",
         "cp -a" => "cp -a \"$1/.\" \"$2/\"",
         other => unreachable!("{other}"),
     };

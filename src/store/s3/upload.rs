@@ -105,8 +105,10 @@ impl Upload for S3Upload {
 
     async fn finish(mut self: Box<Self>) -> Result<(), StoreError> {
         if self.parts.is_empty() {
-            // S3 knows no upload without a part; an empty one is one.
-            self.part(Bytes::new()).await?;
+            // S3 knows no upload without a part, and Garage takes no empty one.
+            let (store, key) = (self.store.clone(), self.key.clone());
+            self.abort().await;
+            return store.put(&key, Bytes::new()).await;
         }
         let context = self.store.context(Call::Finish, &self.key);
         // Where an engine assembles the parts by copying them, that takes as long as sending.
