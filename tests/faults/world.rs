@@ -62,6 +62,9 @@ pub fn content(name: &str) -> Vec<u8> {
     }
 }
 
+/// How long a file has to be left alone before it is archived.
+const QUIET: Duration = Duration::from_millis(20);
+
 /// Refuses passthrough: there is no kernel here.
 struct NoDoor;
 
@@ -128,12 +131,12 @@ fn name(text: &str) -> Name {
 impl World {
     /// An empty tenant with these files in its directory.
     pub async fn new(files: &[&str]) -> Self {
-        static QUIET: Once = Once::new();
-        QUIET.call_once(|| {
+        static SET: Once = Once::new();
+        SET.call_once(|| {
             #[allow(unsafe_code, reason = "read through the standard library only, which locks")]
             // SAFETY: no other code of this process reads the environment by other means.
             unsafe {
-                std::env::set_var(QUIET_MS, "20");
+                std::env::set_var(QUIET_MS, QUIET.as_millis().to_string());
             }
         });
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
@@ -145,6 +148,9 @@ impl World {
             world.write(file);
         }
         world.start().await;
+        // All are left alone for long enough, and a tick of the clock of times more: otherwise some
+        // would be packed later than others, into a segment of their own.
+        tokio::time::sleep(QUIET + Duration::from_millis(10)).await;
         world
     }
 
