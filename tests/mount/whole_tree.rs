@@ -56,14 +56,14 @@ struct Allowance {
 
 impl Allowance {
     fn of(tree: &Tree) -> Self {
-        let sizes = || tree.files().map(|(_, fact)| fact.size);
-        let (bytes, files) = (sizes().sum::<u64>(), sizes().count() as u64);
+        let here = tree.files().map(|(_, fact)| fact.size.min(fact.blocks * 512));
+        let (bytes, files) = here.fold((0, 0), |(bytes, files), size| (bytes + size, files + 1));
         // Longer than anybody needs who is not held up.
         let seconds = 10 + files / 150;
         Self {
             burst: bytes / 8 + 1,
             per_second: bytes / seconds + 1,
-            largest: sizes().max().unwrap_or(0),
+            largest: tree.files().map(|(_, fact)| fact.size).max().unwrap_or(0),
         }
     }
 
