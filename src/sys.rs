@@ -63,6 +63,13 @@ pub fn keep_large_buffers_lazy() {
     }
 }
 
+/// Gives back to the kernel what malloc keeps free: what a start takes, a probe's types above all, is
+/// not needed again.
+pub fn give_back_free_memory() {
+    // SAFETY: malloc_trim takes no pointers, and what is in use stays where it is.
+    unsafe { libc::malloc_trim(0) };
+}
+
 /// Whether an effective capability is held by this thread. `bit` as in `capability.h`.
 pub fn has_capability(bit: u32) -> bool {
     std::fs::read_to_string("/proc/thread-self/status")
