@@ -136,20 +136,9 @@ impl<'a> Fsck<'a> {
         concluded
     }
 
-    /// Opens a file and looks at it; none: it is in use.
     fn look(&self, inode: &Inode) -> io::Result<Option<Look>> {
-        if !matches!(inode.serving(), Serving::Closed) {
-            return Ok(None);
-        }
-        let writable = if self.mode == Mode::Check { libc::O_RDONLY } else { libc::O_RDWR };
-        let flags = writable | libc::O_NONBLOCK | libc::O_NOATIME;
-        let file = match self.inodes.open(inode, flags) {
-            // Somebody has a lease on it: in use, too.
-            Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => return Ok(None),
-            other => Arc::new(other?),
-        };
-        let judged = look(self.tenant, inode, &file)?;
-        Ok(Some(Look { file, judged }))
+        let access = if self.mode == Mode::Check { libc::O_RDONLY } else { libc::O_RDWR };
+        look_at(self.tenant, self.inodes, inode, access)
     }
 
     /// The entry of which the store is asked.
@@ -431,6 +420,25 @@ fn named(record: Option<Record>, what: &str) -> String {
         }
         None => format!("{what}; no record names a copy of it"),
     }
+}
+
+/// Opens a file and looks at it; none: it is in use.
+fn look_at(
+    tenant: &Tenant,
+    inodes: &Inodes,
+    inode: &Inode,
+    access: i32,
+) -> io::Result<Option<Look>> {
+    if !matches!(inode.serving(), Serving::Closed) {
+        return Ok(None);
+    }
+    let file = match inodes.open(inode, access | libc::O_NONBLOCK | libc::O_NOATIME) {
+        // Somebody has a lease on it: in use, too.
+        Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => return Ok(None),
+        other => Arc::new(other?),
+    };
+    let judged = look(tenant, inode, &file)?;
+    Ok(Some(Look { file, judged }))
 }
 
 fn trouble_of(error: &RecallError) -> Trouble {

@@ -27,7 +27,7 @@ pub mod known;
 use directories::Directories;
 
 pub use body::{Backing, Body, Reading, Serving, Suspect, TierGuard};
-pub use cold::{Cold, Fill, FillError, Place, Progress, Refusal};
+pub use cold::{Cold, Fill, FillError, Place, Progress, Refusal, SAME_ANSWER_FOR};
 
 /// One file, directory or other node of the tenant.
 #[derive(Debug)]

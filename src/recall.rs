@@ -18,7 +18,9 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::inode::{Cold, Fill, FillError, Inode, Inodes, Place, Refusal, Serving};
+use crate::inode::{
+    Cold, Fill, FillError, Inode, Inodes, Place, Refusal, SAME_ANSWER_FOR, Serving,
+};
 use crate::record::Record;
 use crate::segment::{EntryPlace, Packing, segment_key};
 use crate::stub::Stub;
@@ -65,10 +67,6 @@ impl Default for Options {
 
 /// A larger file is recalled whole once this share of it has been read: one in four.
 const WHOLE_AT_SHARE: u64 = 4;
-/// A read that would wait gets the answer of one that waited in vain until this long ago. The
-/// kernel asks for a page again, alone, when the read-ahead that it was in fails, and would
-/// wait for two more deadlines before whoever maps or reads the file hears of the first.
-const SAME_ANSWER_FOR: Duration = Duration::from_secs(1);
 /// Chunks that one fill fetches at once.
 const FILL_CHUNKS_AT_ONCE: u32 = 2 * RUN_CHUNKS;
 /// Chunks that all fills of a tenant hold at once, of up to 1 MiB each; more fills wait.

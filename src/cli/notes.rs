@@ -3,6 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
+use aws_smithy_types::DateTime;
+use aws_smithy_types::date_time::Format;
 use clap::Args;
 use serde_json::Value;
 
@@ -134,24 +136,8 @@ fn when(note: &Value) -> String {
     let seconds = note["time"].as_f64().unwrap_or_default();
     #[allow(clippy::cast_possible_truncation, reason = "a time of this century, in seconds")]
     let seconds = seconds as i64;
-    let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
-    let (year, month, day) = civil(days);
-    let (hour, minute) = (second / 3_600, second / 60 % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{:02}Z", second % 60)
-}
-
-/// The date of a day since 1970 (Howard Hinnant's `civil_from_days`).
-fn civil(days: i64) -> (i64, i64, i64) {
-    let days = days + 719_468;
-    let era = days.div_euclid(146_097);
-    let day_of_era = days.rem_euclid(146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
+    // Years that it cannot write are no times of notes.
+    DateTime::from_secs(seconds).fmt(Format::DateTime).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -171,7 +157,8 @@ mod tests {
             "{line}"
         );
         assert!(!line.contains('\n'), "{line}");
-        assert_eq!(civil(0), (1970, 1, 1));
-        assert_eq!(civil(19_782), (2024, 2, 29));
+        let at = |seconds: i64| when(&serde_json::json!({ "time": seconds }));
+        assert_eq!(at(0), "1970-01-01T00:00:00Z");
+        assert_eq!(at(19_782 * 86_400), "2024-02-29T00:00:00Z");
     }
 }

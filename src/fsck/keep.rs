@@ -18,11 +18,12 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::{Look, look_at};
 use crate::failpoint::{CrashPoint, reach};
-use crate::inode::{Inode, Inodes, Serving};
+use crate::inode::{Inode, Inodes};
 use crate::recall::{RecallError, cut_to_stub, prove_remote};
 use crate::record::Record;
-use crate::recover::{Judged, entry_of, look};
+use crate::recover::{Judged, entry_of};
 use crate::stub::{STUB_BYTES, STUB_LENGTH, Stub};
 use crate::sys::lease::{Lease, LeaseKind};
 use crate::tenant::Tenant;
@@ -98,15 +99,9 @@ async fn choose(
     choice: Keep,
     patience: Duration,
 ) -> Result<String, KeepError> {
-    if !matches!(inode.serving(), Serving::Closed) {
+    let Some(Look { file, judged }) = look_at(tenant, inodes, inode, libc::O_RDWR)? else {
         return Err(KeepError::Busy);
-    }
-    let flags = libc::O_RDWR | libc::O_NONBLOCK | libc::O_NOATIME;
-    let file = match inodes.open(inode, flags) {
-        Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => return Err(KeepError::Busy),
-        other => Arc::new(other?),
     };
-    let judged = look(tenant, inode, &file)?;
     let no_choice = |what, next_step| Err(KeepError::NoChoice { what, next_step });
     match (judged.standing(), choice, judged.record) {
         (Standing::Conflict, Keep::Local, _) => keep_local(tenant, inode, file, judged).await,

@@ -13,10 +13,7 @@ use super::budget::Owner;
 use super::ledger::Who;
 use super::reader::Reader;
 use super::{Ask, Denied, Guard, Ruling};
-
-/// Whoever was cancelled is refused for so long what it would wait for: the kernel asks again, page
-/// by page, for what a read-ahead that was cancelled did not bring.
-const SAME_ANSWER_FOR: Duration = Duration::from_secs(1);
+use crate::inode::SAME_ANSWER_FOR;
 
 /// One open of a cold file. Dropped, it leaves its line in the audit.
 pub struct Visit {

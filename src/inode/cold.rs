@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -59,6 +60,12 @@ pub enum Fill {
 
 /// Why a fill failed, shared by all who waited for it.
 pub type FillError = Arc<dyn std::error::Error + Send + Sync>;
+
+/// A read that would wait gets the answer of one that waited in vain, or was cancelled, until this
+/// long ago. The
+/// kernel asks for a page again, alone, when the read-ahead that it was in fails, and would
+/// wait for two more deadlines before whoever maps or reads the file hears of the first.
+pub const SAME_ANSWER_FOR: Duration = Duration::from_secs(1);
 
 /// A read that waited for bytes which did not come.
 #[derive(Clone, Debug)]
