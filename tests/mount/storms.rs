@@ -226,8 +226,9 @@ fn who_waits_for_its_turn_is_slow_and_not_refused() {
 
 #[test]
 fn a_large_file_is_paid_for_whole_and_the_wait_is_on_the_account() {
-    // Slower than any machine reads the first.
-    let config = "[budget.process]\nbytes = '1MiB'\nbytes_per_second = '2MiB'\n";
+    // Slower than any machine reads the first. The user's: where no session is visible, each
+    // process has a budget of its own.
+    let config = "[budget.user]\nbytes = '1MiB'\nbytes_per_second = '2MiB'\n";
     let Some(storm) = Storm::new(config) else { return };
     let large = |number: u64| storm.site.mnt.join(format!("large-{number}"));
     let bytes = |number: u64| pattern::bytes(50 + number, 12 << 20);
