@@ -53,7 +53,7 @@ use run::RUN_CHUNKS;
 pub struct Options {
     /// A cold read fails after this long without a byte.
     pub deadline: Duration,
-    /// A stub of up to this size is recalled inside `open`.
+    /// What a stub of up to this size stands for is fetched inside `open`.
     pub whole_in_open_bytes: u64,
     /// A stub of up to this size is recalled whole by its first read.
     pub whole_streaming_bytes: u64,
