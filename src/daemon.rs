@@ -36,6 +36,7 @@ mod quiet;
 mod stores;
 mod storm;
 mod walks;
+mod warmth;
 mod watching;
 
 use ending::{Detacher, on_signals};

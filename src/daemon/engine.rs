@@ -17,7 +17,7 @@ use super::failures::{Failures, is_gone};
 use super::files::{heat_of, relative, report, report_on};
 use super::walks::{Stop, Unwalked, WALKS_AT_ONCE, Walks};
 use super::watching::Watching;
-use super::{check, known, moves, notes, storm};
+use super::{check, known, moves, notes, storm, warmth};
 use crate::catalog::seen::Seen;
 use crate::catalog::{Keeper, Met};
 use crate::config::MountOptions;
@@ -26,9 +26,10 @@ use crate::control::engine::Engine;
 use crate::control::filter::Filter;
 use crate::control::wire::{
     BrakeReport, BrakeRequest, CancelReport, CancelRequest, Counters, DuReport, DuRequest, Failure,
-    FileReport, FileState, FindRequest, FindSummary, Finding, FsckReport, FsckRequest, Mount,
-    MoveRequest, MoveSummary, NotesRequest, NotesSummary, PinReport, PinRequest, Problem,
-    ProblemKind, Progress, Source, Status, TenantStatus, TopReport, WirePath,
+    FileReport, FileState, FileWarmth, FindRequest, FindSummary, Finding, FsckReport, FsckRequest,
+    HeatReport, HeatRequest, Mount, MoveRequest, MoveSummary, NotesRequest, NotesSummary,
+    PinReport, PinRequest, Problem, ProblemKind, Progress, Source, Status, TenantStatus, TopReport,
+    WirePath,
 };
 use crate::guard::Guard;
 use crate::inode::{Inodes, Serving};
@@ -460,6 +461,20 @@ impl Engine for Commands {
         let Sums { bytes, files, failures, source } = counted.await?;
         let (failed, failed_total) = (failures.named, failures.total);
         Ok(DuReport { path: request.path, bytes, files, source, failed, failed_total })
+    }
+
+    async fn heat(
+        &self,
+        request: HeatRequest,
+        files: mpsc::Sender<FileWarmth>,
+        cancel: CancellationToken,
+    ) -> Result<HeatReport, Problem> {
+        let start = self.locate(request.path.as_path())?;
+        let served = Arc::clone(&self.0);
+        let walk = self
+            .walks
+            .run(cancel, move |stop| warmth::tree(&served, &start, &request, &files, stop));
+        walk.await?
     }
 
     async fn cancel(&self, request: CancelRequest) -> Result<CancelReport, Problem> {
