@@ -80,10 +80,14 @@ impl Inode {
         self.serve(held, serving);
     }
 
+    /// Whether a recall of the whole file is under way.
+    pub fn is_coming_home(&self) -> bool {
+        matches!(self.serving(), Serving::Cold(cold) if !cold.is_idle())
+    }
+
     /// Closes a file that nobody has open and nobody fills.
     pub fn close_if_unused(&self, held: &mut Body) {
-        let fills = matches!(self.serving(), Serving::Cold(cold) if !cold.is_idle());
-        if held.opens == 0 && !fills {
+        if held.opens == 0 && !self.is_coming_home() {
             self.serve(held, Serving::Closed);
         }
     }

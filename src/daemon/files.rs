@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use crate::catalog::seen::Seen;
 use crate::catalog::totals::Totals;
 use crate::control::wire::{Bytes, FileHeat, FileReport, FileState, Files, HsmFlags, Remote};
-use crate::inode::Serving;
 use crate::temperature::Warmth;
 use crate::tenant::Pin;
 use crate::walk::Found;
@@ -48,7 +47,7 @@ pub(super) fn report_on(served: &Served, path: &[u8], seen: &Seen, pin: Option<P
             Some(held) => open_count = held.opens.into(),
             None => notes.push("being opened or moved just now".to_owned()),
         }
-        if matches!(inode.serving(), Serving::Cold(cold) if !cold.is_idle()) {
+        if inode.is_coming_home() {
             notes.push("a recall is under way".to_owned());
         }
     }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use nix::sys::stat::fstat;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -14,6 +15,7 @@ use crate::record::Record;
 use crate::segment::{EntryPlace, Packing, Piece};
 use crate::store::ObjectKey;
 use crate::stub::Stub;
+use crate::sys::xattr;
 
 /// Where a cold file's bytes are, with all that a first read needs.
 #[derive(Clone, Debug)]
@@ -118,6 +120,15 @@ impl Cold {
         let (unwanted, progress) = (AtomicBool::new(false), Mutex::default());
         let held = Mutex::default();
         Self { stub, record, place, file, fill, unwanted, cancels, progress, held }
+    }
+
+    /// Whether whoever writes to it takes something away that a recall gives back only at its end:
+    /// set-ID bits, capabilities.
+    pub fn is_privileged(&self) -> bool {
+        const SET_ID_BITS: u32 = libc::S_ISUID | libc::S_ISGID;
+        let has_bits = fstat(&*self.file).is_ok_and(|stat| stat.st_mode & SET_ID_BITS != 0);
+        let capabilities = xattr::value(&*self.file, xattr::FILE_CAPABILITIES);
+        has_bits || !matches!(capabilities, Ok(None))
     }
 
     /// How far the recall is, and word of when that changes.

@@ -40,8 +40,7 @@ use crate::sys::lease::{Lease, LeaseKind};
 use crate::tenant::{Pin, Recorded, Tenant};
 use crate::tier::State;
 
-/// Files released behind one barrier. Their leases are held together: at the slowest disk
-/// measured, 100 us a stub, this many take a tenth of a second.
+/// Files released behind one barrier: at 100 us a stub, leases are held for a tenth of a second.
 const RELEASE_BATCH_FILES: usize = 1024;
 
 /// How long files are looked up and proven before those that are ready go: hashing the rest
@@ -143,6 +142,7 @@ async fn look_up(migrator: &Migrator, candidate: &Candidate) -> Result<IndexEntr
         State::Archived => {}
         State::Releasing => take_mark_off(migrator, inode)?,
         State::Suspect | State::Recalling => return Err(Outcome::Skipped(Skip::Open)),
+        State::Released | State::Lost if inode.is_coming_home() => return Err(Skip::Open.into()),
         State::Released | State::Lost => {
             let fd = migrator.inodes.path_fd(inode).map_err(gone)?;
             return Err(moved(tenant, inode, fd, &stat));

@@ -32,7 +32,7 @@ impl Ops {
                 Answer::Now(read_local(&file, offset, size).map_err(Errno::from))
             }
             Serving::Cold(cold) => {
-                // Whoever opened a file that small has paid for all of it.
+                // Whoever had it fetched has paid for all of it.
                 if let Some(read) = Recall::read_held(&cold, offset, size) {
                     return Answer::Now(Ok(read));
                 }

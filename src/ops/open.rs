@@ -80,9 +80,10 @@ pub(super) struct OpenRequest {
 }
 
 impl OpenRequest {
-    /// Whether bytes in memory are not enough: it is changed, or run.
-    pub(super) fn wants_it_home(&self) -> bool {
-        self.writable || self.exec
+    /// Whether bytes in memory are not enough: it is changed, or run, or would be seen without its
+    /// privileges while it comes home.
+    pub(super) fn wants_it_home(&self, cold: &Cold) -> bool {
+        self.writable || self.exec || cold.is_privileged()
     }
 }
 

@@ -33,7 +33,7 @@ impl Ops {
                 }
             }
             Wait::Fill(cold)
-                if !request.wants_it_home() && self.recall.hold_at_once(inode, &cold) =>
+                if !request.wants_it_home(&cold) && self.recall.hold_at_once(inode, &cold) =>
             {
                 request.fill_waited = true;
                 Ok(None)
@@ -88,7 +88,7 @@ impl Ops {
                     request.visit = Some(visit);
                 }
                 Wait::Fill(cold) => match self.fill(&inode, &cold, &request).await? {
-                    Ok(()) => request.fill_waited = !request.wants_it_home(),
+                    Ok(()) => request.fill_waited = !request.wants_it_home(&cold),
                     Err(
                         RecallError::NoSpace { .. } | RecallError::Unwritable | RecallError::Busy,
                     ) if !request.exec => {
@@ -145,7 +145,7 @@ impl Ops {
         request: &OpenRequest,
     ) -> Result<Result<(), RecallError>, Errno> {
         let whole = async {
-            match request.wants_it_home() {
+            match request.wants_it_home(cold) {
                 true => self.recall.whole(inode, cold).await,
                 false => self.recall.in_memory(inode, cold).await,
             }

@@ -133,8 +133,7 @@ impl Run<'_> {
         reach(CrashPoint::RecallAfterTail);
         let mut whole = Vec::with_capacity(begun.len());
         for mut file in begun {
-            let wanted = file.coming.wanted(self.recall);
-            match wanted.and_then(|()| file.filling.put_head(file.head.as_deref())) {
+            match file.coming.wanted().and_then(|()| file.filling.put_head(file.head.as_deref())) {
                 Ok(()) => whole.push(file),
                 Err(error) => self.undo(file, error),
             }
@@ -176,7 +175,7 @@ impl Run<'_> {
     }
 
     fn try_begin(&self, coming: &Coming) -> Result<(Filling, Share), RecallError> {
-        coming.wanted(self.recall)?;
+        coming.wanted()?;
         let Coming { inode, cold, .. } = coming;
         let tenant = &self.recall.tenant;
         let mut held = self.tier(inode);
@@ -217,15 +216,10 @@ impl Run<'_> {
 }
 
 impl Coming {
-    /// An error once it need not come any more.
-    fn wanted(&self, recall: &Recall) -> Result<(), RecallError> {
-        if self.stop.is_cancelled() {
-            return Err(RecallError::Cancelled);
-        }
-        if recall.stop.is_cancelled() {
-            return Err(RecallError::Detaching);
-        }
-        Ok(())
+    /// An error once it need not come any more. A detach waits for it: it was read, and its bytes
+    /// are here.
+    fn wanted(&self) -> Result<(), RecallError> {
+        if self.stop.is_cancelled() { Err(RecallError::Cancelled) } else { Ok(()) }
     }
 
     fn end(self, result: Result<(), RecallError>) {

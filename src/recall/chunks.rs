@@ -16,6 +16,7 @@ use super::RecallError;
 use super::ahead::Readers;
 use super::insist::{UNANSWERED, insist};
 use super::neighbours::Neighbours;
+use super::order::NEAR_CHUNKS;
 use super::run::RUNNING_CHUNKS;
 use crate::file_id::{EntryRef, Extent, SegmentId};
 use crate::inode::Place;
@@ -148,6 +149,16 @@ impl Chunks {
     /// How many bytes to have ahead of a reader of `at`, who read so many in a row.
     pub(super) fn window(&self, at: EntryRef, in_a_row: u64) -> u64 {
         self.lock().readers.window(at, in_a_row, Instant::now())
+    }
+
+    /// The first of the chunks before this one that are all still here: what a reader has read, and
+    /// need not be fetched again.
+    pub(super) fn first_kept(&self, place: &Place, before: u32) -> u32 {
+        let (at, state) = (place.entry.at(), self.lock());
+        let is_kept = |number: &u32| state.cache.contains(&(at.segment, at.entry, *number));
+        let kept =
+            (before.saturating_sub(NEAR_CHUNKS / 2)..before).rev().take_while(is_kept).count();
+        before - u32::try_from(kept).unwrap_or(0)
     }
 
     /// The first few of the wanted chunks that are neither here nor on their way, at most `most`
@@ -346,6 +357,22 @@ mod tests {
     use crate::segment::{EntryPlace, Packing};
     use crate::store::ObjectKey;
 
+    #[tokio::test]
+    async fn a_fill_begins_with_what_its_reader_has_just_read_and_is_still_here() {
+        let store = Arc::new(crate::store::memory::MemoryStore::new());
+        let chunks = Chunks::new(store, 1 << 20, tokio::runtime::Handle::current());
+        let packing = Packing::new(100_000, &[Extent { offset: 0, length: 100_000 }]).unwrap();
+        let at = EntryRef { segment: SegmentId([1; 16]), entry: 0 };
+        let entry = EntryPlace::new(at, 64, packing.packed_bytes(), 4_096).unwrap();
+        let key = ObjectKey::new("a");
+        let place = Place { key, entry, packing, size_bytes: 100_000 };
+        for number in [2, 4, 5, 6] {
+            let key = (at.segment, at.entry, number);
+            chunks.lock().keep(key, Bytes::from_static(b"read"), 1 << 20);
+        }
+        assert_eq!([0, 3, 7].map(|reader| chunks.first_kept(&place, reader)), [0, 2, 4]);
+    }
+
     #[test]
     fn what_is_held_reads_as_the_file_with_its_holes() {
         let extents =
@@ -353,7 +380,7 @@ mod tests {
         let packing = Packing::new(12_000, &extents).unwrap();
         let at = EntryRef { segment: SegmentId([1; 16]), entry: 0 };
         let entry = EntryPlace::new(at, 64, packing.packed_bytes(), 8_192).unwrap();
-        let key = ObjectKey::new("a".to_owned());
+        let key = ObjectKey::new("a");
         let place = Place { key, entry, packing, size_bytes: 12_000 };
         let chunk: Bytes = (0..5_000_u32).map(|n| n.to_le_bytes()[0] | 1).collect();
         let mut file = vec![0; 12_000];

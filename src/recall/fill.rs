@@ -143,7 +143,7 @@ async fn fill(
 ) -> Result<Option<Head>, RecallError> {
     let chunk_count = cold.place.entry.chunk_count();
     let mut head = None;
-    let mut order = Order::new(chunk_count, reader_at(cold));
+    let mut order = Order::new(chunk_count, recall.chunks.first_kept(&cold.place, reader_at(cold)));
     let order = std::iter::from_fn(|| order.take(reader_at(cold)));
     let mut chunks = futures::stream::iter(order)
         .map(|number| async move {

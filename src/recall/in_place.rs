@@ -39,6 +39,8 @@ pub(super) fn intent(inode: &Inode) -> Intent {
 pub(super) struct Filling {
     inode: Arc<Inode>,
     cold: Arc<Cold>,
+    /// As it was when the file was taken.
+    record: Record,
     lease: Arc<Lease>,
     privileges: Privileges,
     head_is_written: bool,
@@ -52,7 +54,7 @@ impl Filling {
         cold: &Arc<Cold>,
         room: &Room,
     ) -> Result<(Self, Share), RecallError> {
-        recorded(tenant, inode, cold)?;
+        let record = recorded(tenant, inode, cold)?;
         if !is_writable(&cold.file)? {
             return Err(RecallError::Unwritable);
         }
@@ -65,14 +67,14 @@ impl Filling {
             other => Arc::new(other?),
         };
         let (inode, cold) = (Arc::clone(inode), Arc::clone(cold));
-        Ok((Self { inode, cold, lease, privileges, head_is_written: false }, share))
+        Ok((Self { inode, cold, record, lease, privileges, head_is_written: false }, share))
     }
 
-    /// released -> recalling, and the file has its size again. It is on the work list.
+    /// released -> recalling, and the file has its size again. It is on the work list, and its tier
+    /// lock was held since it was taken.
     pub(super) fn begin(&self, tenant: &Tenant, held: &mut Body) -> Result<(), RecallError> {
-        let Self { inode, cold, .. } = self;
-        let record = recorded(tenant, inode, cold)?;
-        let recalling = Record { state: State::Recalling, ..record };
+        let Self { inode, cold, record, .. } = self;
+        let recalling = Record { state: State::Recalling, ..*record };
         tenant.set_record(&*cold.file, inode, &recalling)?;
         reach(CrashPoint::RecallAfterRecord);
         if let Err(error) = cold.file.set_len(cold.place.size_bytes) {

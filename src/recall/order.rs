@@ -5,7 +5,7 @@ use std::ops::Range;
 
 /// A fill that is further than this from its reader goes to where the reader is, chunks. What the
 /// reader has read is in memory for that long: half of the memory for chunks is a reader's.
-const FAR_CHUNKS: u32 = 32;
+pub(super) const NEAR_CHUNKS: u32 = 32;
 
 /// The chunks that are still to be taken.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ impl Order {
 
     /// Takes the next, where a reader is at `reader`. None: all are taken.
     pub(super) fn take(&mut self, reader: u32) -> Option<u32> {
-        if self.next.abs_diff(reader) > FAR_CHUNKS {
+        if self.next.abs_diff(reader) > NEAR_CHUNKS {
             self.next = reader;
         }
         self.left.retain(|range| !range.is_empty());
@@ -72,7 +72,7 @@ mod tests {
             chunk
         })
         .collect();
-        assert!(taken.windows(2).any(|pair| pair[1] > pair[0] + FAR_CHUNKS), "it never jumped");
+        assert!(taken.windows(2).any(|pair| pair[1] > pair[0] + NEAR_CHUNKS), "it never jumped");
         taken.sort_unstable();
         assert_eq!(taken, (0..1_000).collect::<Vec<_>>());
     }

@@ -24,12 +24,27 @@ struct Scale {
     /// Reads of which the median counts, and of which the 99th percentile.
     first_bytes: usize,
     storm_reads: usize,
+    /// How long a subject reads small files; its rate is that of what it read by then.
+    small_limit: Duration,
+    most_rounds: usize,
 }
 
-const FULL: Scale =
-    Scale { big_bytes: 1 << 30, small_files: 10_000, first_bytes: 15, storm_reads: 400 };
-const QUICK: Scale =
-    Scale { big_bytes: 128 << 20, small_files: 2_000, first_bytes: 7, storm_reads: 150 };
+const FULL: Scale = Scale {
+    big_bytes: 1 << 30,
+    small_files: 10_000,
+    first_bytes: 15,
+    storm_reads: 400,
+    small_limit: Duration::from_secs(10),
+    most_rounds: 5,
+};
+const QUICK: Scale = Scale {
+    big_bytes: 128 << 20,
+    small_files: 2_000,
+    first_bytes: 7,
+    storm_reads: 150,
+    small_limit: Duration::from_secs(2),
+    most_rounds: 2,
+};
 
 /// How long a subject may take to mount.
 const MOUNT_LIMIT: Duration = Duration::from_secs(10);
@@ -194,7 +209,7 @@ impl Bench {
         };
         let subjects: Vec<&str> =
             ["coldfs"].into_iter().chain(peers.iter().filter(chosen).copied()).collect();
-        let rounds = options.rounds().min(5);
+        let rounds = options.rounds().min(self.scale.most_rounds);
         let series = alternate(subjects.len(), rounds, |subject| take(self, subjects[subject]));
         let names = subjects.iter().map(|name| (*name).to_owned());
         Measured { bench: "cold", metric, unit, better, series: names.zip(series).collect() }
@@ -249,16 +264,15 @@ impl Bench {
         taken
     }
 
-    /// All files of a directory, in the order in which it lists them.
+    /// The files of a directory, in the order in which it lists them, for as long as that may take.
     fn small_files(&self, subject: &str) -> Option<f64> {
         let mounted = if subject == "coldfs" { self.mount() } else { self.peer_mount(subject)? };
         let begun = Instant::now();
-        let mut count = 0;
-        for entry in fs::read_dir(mounted.at.join("small")).unwrap() {
-            read_through(&entry.unwrap().path());
-            count += 1;
-        }
-        assert_eq!(count, self.scale.small_files);
+        let entries = fs::read_dir(mounted.at.join("small")).unwrap();
+        let count = entries
+            .take_while(|_| begun.elapsed() < self.scale.small_limit)
+            .map(|entry| read_through(&entry.unwrap().path()))
+            .count();
         let taken = Some(count as f64 / begun.elapsed().as_secs_f64());
         if subject == "coldfs" {
             mounted.coldfs(&["release", "-r", "--wait"], "small");
@@ -311,6 +325,8 @@ impl Bench {
             times.push(begun.elapsed().as_secs_f64() * 1e3);
         }
         if let Some(storm) = &mut storm {
+            // What is left of it would only wait for its budget.
+            storm.kill().unwrap();
             storm.wait().unwrap();
         }
         mounted.coldfs(&["release", "-r", "--wait"], "");

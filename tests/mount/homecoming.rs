@@ -3,13 +3,14 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::Value;
 
 use super::harness::mount::Mount;
 use super::harness::pattern::{self, Looks, looks};
 use super::harness::site::Site;
-use super::harness::{can_tier, raw, run};
+use super::harness::{can_tier, raw, run, wait_for};
 
 const BYTES: usize = 20_000;
 const NAMES: [&str; 6] = ["a.flac", "b.flac", "c.txt", "d\ne", "sub/f.flac", "sub/g h"];
@@ -71,6 +72,57 @@ fn files_are_recalled_by_list_and_by_pattern() {
     let none = mount.coldfs(["recall", "--files-from", "/nowhere"]);
     assert_eq!(none.status.code(), Some(2));
     mount.detach();
+}
+
+#[test]
+fn more_small_files_than_a_batch_has_come_home_as_they_were() {
+    const FILES: u64 = 1_100;
+    if !can_tier() {
+        return;
+    }
+    let site = Site::new();
+    let name = |number: u64| format!("{number:04}");
+    let bytes = |number: u64| pattern::bytes(number, 4_200 + number as usize);
+    for number in 0..FILES {
+        std::fs::write(site.data.join(name(number)), bytes(number)).unwrap();
+    }
+    let mtime = |number: u64| site.data.join(name(number)).metadata().unwrap().modified().unwrap();
+    let before: Vec<_> = (0..FILES).map(mtime).collect();
+    let mount = site.mount();
+    mount.all("migrate", &site.mnt);
+    let args: [&std::ffi::OsStr; 4] =
+        ["recall".as_ref(), "--json".as_ref(), "-r".as_ref(), site.mnt.as_os_str()];
+    let (code, summary) = ran(&mount, &args);
+    assert_eq!((code, &summary["files_done"]), (Some(0), &FILES.into()), "{summary}");
+    mount.detach();
+    for number in 0..FILES {
+        assert!(std::fs::read(site.data.join(name(number))).unwrap() == bytes(number), "{number}");
+    }
+    assert!((0..FILES).map(mtime).eq(before), "a time moved");
+}
+
+/// A read needs no room, no lease and no disk: only the file's way home does.
+#[test]
+fn a_small_file_is_read_while_it_cannot_come_home_and_comes_when_it_can() {
+    let Some((site, mount)) = cold() else { return };
+    let path = site.mnt.join(NAMES[0]);
+    let read = || assert!(std::fs::read(&path).unwrap() == pattern::bytes(0, BYTES));
+    let behind = raw::open(&site.data.join(NAMES[0]), libc::O_RDONLY, 0).unwrap();
+    read();
+    read();
+    assert_eq!(mount.state(&path), "released");
+    drop(behind);
+    // What failed just before is tried again by the next reader.
+    let came = wait_for(Duration::from_secs(60), || {
+        read();
+        (mount.state(&path) == "archived").then_some(())
+    });
+    assert!(came.is_some(), "{}", mount.state(&path));
+    // From here on nothing asks the store.
+    std::fs::remove_dir_all(&site.store).unwrap();
+    read();
+    mount.detach();
+    assert!(std::fs::read(site.data.join(NAMES[0])).unwrap() == pattern::bytes(0, BYTES));
 }
 
 #[test]

@@ -100,6 +100,7 @@ fn files_of_any_name_and_depth_migrate_read_back_and_are_named_usably() {
     }
     reads("mounted again");
     for path in &all {
+        mount.comes_home(path);
         let output = asked(&mount, &["release"], path.as_os_str());
         assert!(output.status.success(), "{path:?}: {output:?}");
         assert_eq!(mount.state(path), "released", "{path:?}");

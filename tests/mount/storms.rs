@@ -247,6 +247,29 @@ fn a_large_file_is_paid_for_whole_and_the_wait_is_on_the_account() {
 }
 
 #[test]
+fn a_sparse_file_is_charged_what_the_store_gives_of_it() {
+    use std::os::unix::fs::FileExt;
+    const SIZE: u64 = 64 << 20;
+    let Some(storm) = Storm::new("") else { return };
+    let sparse = storm.site.mnt.join("sparse");
+    let data = pattern::bytes(60, 64 << 10);
+    let file = File::create_new(&sparse).unwrap();
+    file.set_len(SIZE).unwrap();
+    for offset in [0, SIZE / 2] {
+        file.write_all_at(&data, offset).unwrap();
+    }
+    drop(file);
+    storm.mount.all("migrate", &sparse);
+    let read = storm.read_as("reader", &sparse).unwrap();
+    assert!(read.len() as u64 == SIZE && read[..data.len()] == data);
+    let account = storm.account("reader");
+    let bytes = account["bytes"].as_u64().unwrap();
+    // A page that is asked for twice is charged twice.
+    assert!((data.len() as u64..=1 << 20).contains(&bytes), "{account}");
+    storm.mount.detach();
+}
+
+#[test]
 fn a_cancel_ends_what_one_process_waits_for_and_no_others_wait() {
     // Recalled in open(), and read in pieces.
     for size in [BYTES, 3 << 20] {
