@@ -42,9 +42,9 @@ pub const HAS_NAMES: u64 = 2;
 /// Control groups are told from others.
 pub const HAS_GROUPS: u64 = 4;
 
-/// Words of [`RECENT`]: the epoch it is of, the key, the task, and how often the same task met the
-/// same file again since the map was told.
-pub const RECENT_WORDS: usize = 5;
+/// Words of [`RECENT`]: the epoch it is of, the key, the task, how often the same task met the
+/// same file again since the map was told, and the device that was met last and is not watched.
+pub const RECENT_WORDS: usize = 6;
 /// The epoch.
 pub const RECENT_EPOCH: usize = 0;
 /// The first word of the key; the second follows.
@@ -53,6 +53,10 @@ pub const RECENT_KEY: usize = 1;
 pub const RECENT_TASK: usize = 3;
 /// Accesses the map has not been told of.
 pub const RECENT_REPEATS: usize = 4;
+/// The device, [`IS_FOREIGN`] with it; a device that is watched begins another epoch.
+pub const RECENT_FOREIGN: usize = 5;
+/// So that no device is none.
+pub const IS_FOREIGN: u64 = 1 << 32;
 
 /// Words of [`SIGHT`]: the nonce, the reader's thread group, the key.
 pub const SIGHT_WORDS: usize = 4;

@@ -42,15 +42,19 @@ pub struct Inode {
 pub fn note(inode: &Inode, index: u64) {
     let Some(settings) = SETTINGS.get(0) else { return };
     let key = [(inode.generation as u64) << 32 | inode.device as u64, inode.number];
-    let task = bpf_get_current_pid_tgid();
     if index != 0 && index == settings[NONCE] {
-        see_test(index, task, &key);
+        see_test(index, bpf_get_current_pid_tgid(), &key);
     }
     let epoch = settings[EPOCH];
     let Some(recent) = RECENT.get_ptr_mut((epoch & 1) as u32) else { return };
     // SAFETY: the entry is this CPU's alone, and programs on it do not interrupt each other.
     let recent = unsafe { &mut *recent };
     let is_now = recent[RECENT_EPOCH] == epoch;
+    let foreign = IS_FOREIGN | inode.device as u64;
+    if is_now && recent[RECENT_FOREIGN] == foreign {
+        return;
+    }
+    let task = bpf_get_current_pid_tgid();
     if is_now
         && recent[RECENT_KEY + 1] == key[1]
         && recent[RECENT_KEY] == key[0]
@@ -59,7 +63,13 @@ pub fn note(inode: &Inode, index: u64) {
         recent[RECENT_REPEATS] += 1;
         return;
     }
-    let Some(lost) = DEVICES.get_ptr_mut(&inode.device) else { return };
+    let Some(lost) = DEVICES.get_ptr_mut(&inode.device) else {
+        if !is_now {
+            *recent = [epoch, 0, 0, 0, 0, 0];
+        }
+        recent[RECENT_FOREIGN] = foreign;
+        return;
+    };
     if is_quiet(settings, (task >> 32) as u32) {
         return;
     }
@@ -67,7 +77,8 @@ pub fn note(inode: &Inode, index: u64) {
         let before = [recent[RECENT_KEY], recent[RECENT_KEY + 1]];
         add(&before, recent[RECENT_REPEATS], lost);
     }
-    *recent = [epoch, key[0], key[1], task, 0];
+    let foreign = if is_now { recent[RECENT_FOREIGN] } else { 0 };
+    *recent = [epoch, key[0], key[1], task, 0, foreign];
     add(&key, 1, lost);
 }
 

@@ -69,6 +69,8 @@ pub struct Probe {
     groups: HashMap<MapData, u64, u8>,
     touched: MapData,
     room: Batch,
+    /// What a CPU had not told the map of when an epoch ended without a drain.
+    left: Vec<(Key, u64)>,
     /// Its programs stay attached as long as this lives.
     _programs: Ebpf,
 }
@@ -144,6 +146,7 @@ impl Probe {
             groups: HashMap::try_from(map(QUIET_GROUPS)?).map_err(wrong)?,
             touched,
             room: Batch::with_room(BATCH),
+            left: Vec::new(),
             _programs: loaded,
         })
     }
@@ -173,7 +176,11 @@ impl Probe {
     /// Watches a device, or watches it on.
     pub(super) fn watch(&mut self, device: u32) -> io::Result<()> {
         match self.devices.insert(device, 0, layout::NEW_ONLY) {
-            Ok(()) => Ok(()),
+            // A CPU that has just found it unwatched looks again in another epoch.
+            Ok(()) => {
+                let over = self.next_epoch()?;
+                self.collect(over)
+            }
             Err(_) if self.devices.get(&device, 0).is_ok() => Ok(()),
             Err(error) => Err(io::Error::other(error)),
         }
@@ -216,9 +223,7 @@ impl Probe {
     /// Takes all that was touched since the last time: key and number of accesses, a file maybe
     /// more than once.
     pub(super) fn drain(&mut self, mut take: impl FnMut(Key, u64)) -> io::Result<()> {
-        let over = self.wanted[EPOCH];
-        self.wanted[EPOCH] = over + 1;
-        self.tell()?;
+        let over = self.next_epoch()?;
         let mut cursor = Cursor::default();
         loop {
             let taken = self.room.take(self.touched.fd().as_fd(), &mut cursor)?;
@@ -227,11 +232,25 @@ impl Probe {
                 break;
             }
         }
-        // What each CPU had not told the map of. Programs use the other entry by now.
+        self.collect(over)?;
+        self.left.drain(..).for_each(|(key, count)| take(key, count));
+        Ok(())
+    }
+
+    /// Begins another epoch; the one that is over.
+    fn next_epoch(&mut self) -> io::Result<u64> {
+        let over = self.wanted[EPOCH];
+        self.wanted[EPOCH] = over + 1;
+        self.tell().map(|()| over)
+    }
+
+    /// What each CPU had not told the map of. Programs use the other entry by now.
+    fn collect(&mut self, over: u64) -> io::Result<()> {
         let slot = u32::from(over & 1 == 1);
         for recent in self.recent.get(&slot, 0).map_err(io::Error::other)?.iter() {
             if recent[RECENT_EPOCH] == over && recent[RECENT_REPEATS] > 0 {
-                take([recent[RECENT_KEY], recent[RECENT_KEY + 1]], recent[RECENT_REPEATS]);
+                let key = [recent[RECENT_KEY], recent[RECENT_KEY + 1]];
+                self.left.push((key, recent[RECENT_REPEATS]));
             }
         }
         Ok(())

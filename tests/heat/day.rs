@@ -225,10 +225,11 @@ fn a_mixed_days_files_are_not_misjudged() {
         Days { root: &site.mnt, files, begun, dice, mails: MAILS, day, is_future: false };
     (0..MAILS).for_each(|number| work.write(&format!("mail/new{number}")));
     (0..days).for_each(|_| work.day(&backup));
+    let end = work.now();
     drained(&mount);
     super::settled(&mount);
     let idle = idle(&mount, &site.mnt);
-    let end = work.now();
+    let asked = work.now();
     work.is_future = true;
     work.day(&backup);
 
@@ -241,10 +242,11 @@ fn a_mixed_days_files_are_not_misjudged() {
         .map(|(name, file)| {
             let idle = idle.get(&site.mnt.join(name)).copied().flatten();
             let age = |at: Option<f64>| end - at.unwrap_or(0.0) >= cold_after;
-            let heat = idle.is_some_and(|idle| idle as f64 >= cold_after);
+            // Judged as of the day's end.
+            let heat = idle.is_some_and(|idle| idle as f64 - (asked - end) >= cold_after);
             if let Some(idle) = idle {
                 // Never colder than it is: times are whole seconds.
-                let truly = end - file.used.unwrap_or(0.0);
+                let truly = asked - file.used.unwrap_or(0.0);
                 assert!(idle as f64 <= truly + 2.0, "{name}: idle {idle} s, truly {truly:.1} s");
             }
             let by = [
