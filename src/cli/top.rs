@@ -7,9 +7,9 @@ use clap::Args;
 
 use super::output::{Output, count, size, unwritten};
 use super::{Outcome, converse, paths};
-use crate::config::units::shown_seconds;
 use crate::control::client::Client;
 use crate::control::wire::{Alarm, Application, BrakeReport, BrakeRequest, Problem, TopReport};
+use crate::units::shown_seconds;
 
 const TOP_EXAMPLES: &str = "\
 Examples:

@@ -17,7 +17,7 @@ use super::failures::{Failures, is_gone};
 use super::files::{heat_of, relative, report, report_on};
 use super::walks::{Stop, Unwalked, WALKS_AT_ONCE, Walks};
 use super::watching::Watching;
-use super::{check, known, moves, notes, storm};
+use super::{check, known, moves, notes, storm, tiering};
 use crate::catalog::seen::Seen;
 use crate::catalog::{Keeper, Met};
 use crate::config::MountOptions;
@@ -25,9 +25,10 @@ use crate::config::checks::{FS_TYPE, MountTable};
 use crate::control::engine::Engine;
 use crate::control::filter::Filter;
 use crate::control::wire::{
-    BrakeReport, BrakeRequest, CancelReport, CancelRequest, Counters, DuReport, DuRequest, Failure,
-    FileReport, FileState, FindRequest, FindSummary, Finding, FsckReport, FsckRequest, Mount,
-    MoveRequest, MoveSummary, NotesRequest, NotesSummary, PinReport, PinRequest, Problem,
+    BrakeReport, BrakeRequest, CancelReport, CancelRequest, Counters, DuReport, DuRequest,
+    ExplainReport, ExplainRequest, Failure, FileReport, FileState, FindRequest, FindSummary,
+    Finding, FsckReport, FsckRequest, Mount, MoveRequest, MoveSummary, NotesRequest, NotesSummary,
+    PinReport, PinRequest, PlanRequest, PlanSummary, Planned, PolicyReport, PolicyRequest, Problem,
     ProblemKind, Progress, Source, Status, TenantStatus, TopReport, WirePath,
 };
 use crate::guard::Guard;
@@ -36,6 +37,7 @@ use crate::migrate::Migrator;
 use crate::recall::{Chunks, Recall};
 use crate::sys;
 use crate::tenant::{Pin, Standing, Tenant};
+use crate::tiering::Tiering;
 use crate::walk::{Found, find, walk};
 
 /// A tenant that is served, with all its parts.
@@ -60,6 +62,7 @@ pub(super) struct Served {
     count: Count<Sums>,
     pub(super) keeper: Arc<Keeper>,
     pub(super) watching: Watching,
+    pub(super) tiering: Arc<Tiering>,
 }
 
 impl Served {
@@ -75,9 +78,19 @@ impl Served {
         let (detaching, ending) = (CancellationToken::new(), CancellationToken::new());
         let watching = Watching::begin(&options, &tenant);
         let keeper = Arc::new(known::keep(&options, &tenant, &inodes));
+        let tiering = Arc::new(Tiering::new(
+            Arc::clone(&tenant),
+            Arc::clone(&inodes),
+            Arc::clone(&migrator),
+            Arc::clone(&recall),
+            Arc::clone(&keeper),
+            tiering::options(&options),
+            options.store_apart,
+        ));
         Self {
             keeper,
             watching,
+            tiering,
             options,
             tenant,
             inodes,
@@ -338,6 +351,7 @@ impl Engine for Commands {
         notes.extend(storm::note(self));
         notes.extend(self.missing());
         notes.extend(self.watching.notes());
+        notes.extend(self.tiering.notes());
         let root = self.locate(&self.options.mountpoint)?;
         let served = Arc::clone(&self.0);
         let counted = self.count.ask(move |stop| {
@@ -364,7 +378,8 @@ impl Engine for Commands {
             verify: self.tenant.store.verify().word().to_owned(),
             probe: self.watching.word(&self.tenant).to_owned(),
             heat: self.watching.status(&self.tenant),
-            policy: "none".to_owned(),
+            policy: self.tiering.policy_name().unwrap_or_else(|| "none".to_owned()),
+            tiering: self.tiering.report(),
             passthrough: self.passthrough.load(Ordering::Relaxed),
             files: sums.files,
             bytes: sums.bytes,
@@ -380,7 +395,8 @@ impl Engine for Commands {
             recall_bytes_total: self.chunks.fetched_bytes(),
             heat_events_total: self.watching.report().events,
             heat_dropped_total: self.watching.report().dropped,
-            migrate_files_total: self.moved_files.load(Ordering::Relaxed),
+            migrate_files_total: self.moved_files.load(Ordering::Relaxed) + self.tiering.moved(),
+            policy_traps_total: self.tiering.report().policy_faults,
             ..Counters::default()
         };
         let version = env!("CARGO_PKG_VERSION").to_owned();
@@ -550,6 +566,22 @@ impl Engine for Commands {
         cancel: CancellationToken,
     ) -> Result<FsckReport, Problem> {
         check::run(&self.0, request, findings, cancel).await
+    }
+
+    async fn plan(
+        &self,
+        request: PlanRequest,
+        files: mpsc::Sender<Planned>,
+    ) -> Result<PlanSummary, Problem> {
+        tiering::plan(&self.0, request, files).await
+    }
+
+    async fn explain(&self, request: ExplainRequest) -> Result<ExplainReport, Problem> {
+        tiering::explain(&self.0, request.path.as_path()).await
+    }
+
+    async fn policy(&self, request: PolicyRequest) -> Result<PolicyReport, Problem> {
+        tiering::policy(&self.0, request).await
     }
 
     async fn detach(&self) -> Result<(), Problem> {

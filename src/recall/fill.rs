@@ -34,6 +34,7 @@ use crate::record::Record;
 use crate::segment::Piece;
 use crate::stub::{STUB_BYTES, STUB_LENGTH, Stub, StubHead};
 use crate::sys::lease::{Lease, LeaseKind};
+use crate::temperature::Second;
 use crate::tenant::{Tenant, Ticket};
 use crate::tier::State;
 
@@ -331,6 +332,7 @@ fn finish(
     // I7: all bytes are on disk.
     record.state = if held.writers > 0 { State::Suspect } else { State::Archived };
     tenant.set_record(&**file, inode, &record)?;
+    tenant.heat.came_home(inode.ino, Second::now());
     match note_version(tenant, inode, held, file, lease, record) {
         Ok(()) => {}
         // Whoever writes to it makes its record durable again first.
