@@ -42,6 +42,7 @@ mod uses;
 pub use error::CatalogError;
 pub use keep::{Keeper, Options, Phase, Report};
 pub use part::{Met, Part};
+pub use uses::Weighing;
 
 /// Version of the tables, in the catalog's first row.
 const FORMAT: u32 = 3;

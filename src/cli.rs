@@ -8,6 +8,7 @@ mod doctor;
 mod drain;
 mod files;
 mod fsck;
+mod heat;
 mod mount;
 mod moves;
 mod notes;
@@ -69,6 +70,7 @@ enum Verb {
     State(files::StateArgs),
     Du(files::DuArgs),
     Find(files::FindArgs),
+    Heat(heat::HeatArgs),
     /// Store a verified copy of files; local bytes stay
     Archive(moves::MoveArgs),
     /// Give up local bytes of files that have a verified copy
@@ -120,6 +122,7 @@ impl Verb {
             Verb::State(args) => files::state(args, output),
             Verb::Du(args) => files::du(args, output),
             Verb::Find(args) => files::find(args, output),
+            Verb::Heat(args) => heat::run(args, output),
             Verb::Archive(args) => moves::run(Move::Archive, args, output),
             Verb::Release(args) => moves::run(Move::Release, args, output),
             Verb::Recall(args) => moves::run(Move::Recall, args, output),

@@ -32,11 +32,13 @@ mod files;
 mod known;
 mod moves;
 mod notes;
+mod pins;
 mod quiet;
 mod stores;
 mod storm;
 mod tiering;
 mod walks;
+mod warmth;
 mod watching;
 
 use ending::{Detacher, on_signals};

@@ -77,6 +77,8 @@ pub struct Ask {
     pub path: std::path::PathBuf,
     /// Its size, bytes.
     pub size_bytes: u64,
+    /// Those of them that are in the store: its holes are not.
+    pub remote_bytes: u64,
     /// Where its bytes are.
     pub segment: SegmentId,
     /// Bytes that are fetched at once; the others are paid for as they are read.

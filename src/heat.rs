@@ -3,7 +3,7 @@
 //! With passthrough the daemon sees no reads, and access times lie. A probe ([`Probe`], its
 //! source in `bpf/`) counts accesses inside the kernel, by device and inode; one thread
 //! ([`Watch`]) takes the counts every few seconds and adds them to the [`Ledger`] of the tenant
-//! whose device it is. The catalog takes them from there into its rows.
+//! whose file it is. The catalog takes them from there into its rows.
 //!
 //! ```text
 //! kernel: probe -> map -> Watch -> Ledger (a tenant) -> catalog rows
@@ -23,7 +23,10 @@ mod layout;
 mod ledger;
 mod object;
 mod offsets;
+mod owners;
+mod pass;
 mod probe;
+mod proof;
 mod watch;
 
 pub use kind::{Choice, Kind};

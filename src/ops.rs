@@ -30,6 +30,7 @@ mod io;
 mod lookup;
 mod names;
 mod open;
+mod open_wait;
 mod patience;
 mod setattr;
 mod space;

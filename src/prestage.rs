@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use nix::sys::stat::fstat;
 
-use crate::file_id::EntryRef;
 use crate::inode::{Cold, Inode, Inodes, Serving};
 use crate::recall::{Recall, RecallError};
+use crate::record::Record;
 use crate::recover::{Finding, Ordered, find, put_in_order};
 use crate::stub::STUB_LENGTH;
 use crate::tenant::Tenant;
@@ -32,20 +32,20 @@ pub async fn recall_file(
         return Ok(Recalled::Already);
     }
     let mut came = None;
-    loop {
-        let Some(cold) = cold(tenant, inodes, recall, inode).await? else {
-            return Ok(came.map_or(Recalled::Already, Recalled::Done));
-        };
+    while let Some(cold) = cold(tenant, inodes, recall, inode).await? {
         came = Some(cold.place.size_bytes);
         recall.whole(inode, &cold).await?;
+        if cold.is_home() {
+            break;
+        }
     }
+    Ok(came.map_or(Recalled::Already, Recalled::Done))
 }
 
-/// Where a file's bytes are in the store: what lies together is recalled together. None: they
-/// are here, or nobody can say.
-pub fn remote_place(tenant: &Tenant, inodes: &Inodes, inode: &Inode) -> Option<EntryRef> {
-    let record = tenant.record(inodes.path_fd(inode).ok()?, inode).ok().flatten()?;
-    Some(record.at)
+/// Where a file's bytes are in the store, for whoever orders files by it. None: they are here, or
+/// nobody can say.
+pub fn remote_copy(tenant: &Tenant, inodes: &Inodes, inode: &Inode) -> Option<Record> {
+    tenant.record(inodes.path_fd(inode).ok()?, inode).ok().flatten()
 }
 
 /// Makes a plain file of one that is at home and has a copy in the store, which it forgets:

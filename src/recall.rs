@@ -2,8 +2,9 @@
 //!
 //! A read of a stub is served by chunks from the store ([`chunks`]): one GET each, shared by
 //! all who want it, kept in a bounded cache. A file that is read through, small, or asked for
-//! by a person is filled in place ([`fill`]): under a lease, block 0 last, so that a kill at
-//! any moment leaves a stub; readers are served meanwhile from what the fill fetches.
+//! by a person is filled in place ([`fill`], [`in_place`]): under a lease, block 0 last, so that a
+//! kill at any moment leaves a stub; readers are served meanwhile from what the fill fetches.
+//! Small files are fetched into memory, served from there, and filled many at once ([`batch`]).
 //!
 //! Nothing here runs on a FUSE thread. Every wait for the store ends at a deadline.
 
@@ -28,9 +29,11 @@ use crate::tenant::Tenant;
 use crate::tier::State;
 
 mod ahead;
+mod batch;
 mod chunks;
 mod error;
 mod fill;
+mod in_place;
 mod insist;
 mod neighbours;
 mod order;
@@ -38,9 +41,10 @@ mod privileges;
 mod room;
 mod run;
 
+use batch::Batches;
 pub use chunks::Chunks;
 pub use error::RecallError;
-pub(crate) use fill::{cut_to_stub, restore_mtime};
+pub(crate) use in_place::{cut_to_stub, restore_mtime};
 pub use insist::{prove_remote, remote_index};
 use run::RUN_CHUNKS;
 
@@ -49,7 +53,7 @@ use run::RUN_CHUNKS;
 pub struct Options {
     /// A cold read fails after this long without a byte.
     pub deadline: Duration,
-    /// A stub of up to this size is recalled inside `open`.
+    /// What a stub of up to this size stands for is fetched inside `open`.
     pub whole_in_open_bytes: u64,
     /// A stub of up to this size is recalled whole by its first read.
     pub whole_streaming_bytes: u64,
@@ -69,8 +73,10 @@ impl Default for Options {
 const WHOLE_AT_SHARE: u64 = 4;
 /// Chunks that one fill fetches at once.
 const FILL_CHUNKS_AT_ONCE: u32 = 2 * RUN_CHUNKS;
-/// Chunks that all fills of a tenant hold at once, of up to 1 MiB each; more fills wait.
-const FILLING_CHUNKS: usize = 64;
+/// What all fills of a tenant hold in memory at once, in parts: 64 MiB, and no more files than
+/// parts, which each keep a descriptor. More fills wait.
+const FILLING_PARTS: u32 = 2048;
+const PART_BYTES: u64 = 32 << 10;
 
 /// The recalls of a tenant.
 pub struct Recall {
@@ -80,7 +86,8 @@ pub struct Recall {
     options: Options,
     runtime: tokio::runtime::Handle,
     tasks: TaskTracker,
-    filling: Semaphore,
+    filling: Arc<Semaphore>,
+    batches: Batches,
     stop: CancellationToken,
     room: room::Room,
 }
@@ -101,7 +108,8 @@ impl Recall {
             options,
             runtime,
             tasks: TaskTracker::new(),
-            filling: Semaphore::new(FILLING_CHUNKS),
+            filling: Arc::new(Semaphore::new(FILLING_PARTS as usize)),
+            batches: Batches::default(),
             stop: CancellationToken::new(),
             room: room::Room::default(),
         }
@@ -187,6 +195,16 @@ impl Recall {
         read
     }
 
+    /// The same, at once, where the whole file is in memory.
+    pub fn read_held(cold: &Cold, offset: u64, size: u32) -> Option<Bytes> {
+        let chunk = cold.held_chunk()?;
+        let end = offset.saturating_add(size.into()).min(cold.place.size_bytes);
+        Some(match offset < end {
+            true => chunks::read_held(&cold.place, &chunk, offset..end),
+            false => Bytes::new(),
+        })
+    }
+
     /// Decides what this read begins: a fill, a read-ahead, or nothing.
     fn plan(self: &Arc<Self>, inode: &Arc<Inode>, cold: &Arc<Cold>, read: Range<u64>, keeps: bool) {
         let Range { start: offset, end } = read;
@@ -213,18 +231,42 @@ impl Recall {
         inode: &Arc<Inode>,
         cold: &Arc<Cold>,
     ) -> Result<(), RecallError> {
+        self.until(inode, cold, |fill| match fill {
+            Fill::Done | Fill::Failed(_) => true,
+            Fill::Idle | Fill::Running(_) | Fill::Held(_) => false,
+        })
+        .await
+    }
+
+    /// Recalls a small file, and waits until its bytes are in memory, or it has become another. It
+    /// comes home behind whoever reads it from there.
+    pub async fn in_memory(
+        self: &Arc<Self>,
+        inode: &Arc<Inode>,
+        cold: &Arc<Cold>,
+    ) -> Result<(), RecallError> {
+        self.until(inode, cold, |fill| match fill {
+            Fill::Held(_) | Fill::Done | Fill::Failed(_) => true,
+            Fill::Idle | Fill::Running(_) => false,
+        })
+        .await
+    }
+
+    async fn until(
+        self: &Arc<Self>,
+        inode: &Arc<Inode>,
+        cold: &Arc<Cold>,
+        is_reached: impl Fn(&Fill) -> bool,
+    ) -> Result<(), RecallError> {
         let mut fill = cold.watch_fill();
         self.start_fill(inode, cold);
-        let ended = fill
-            .wait_for(|fill| matches!(fill, Fill::Done | Fill::Failed(_)))
-            .await
-            .map_err(|_gone| RecallError::Detaching)?;
-        match &*ended {
+        let reached = fill.wait_for(is_reached).await.map_err(|_gone| RecallError::Detaching)?;
+        match &*reached {
             Fill::Failed(error) => match as_recall_error(error) {
                 RecallError::Superseded => Ok(()),
                 error => Err(error),
             },
-            Fill::Idle | Fill::Running(_) | Fill::Done => Ok(()),
+            Fill::Idle | Fill::Running(_) | Fill::Held(_) | Fill::Done => Ok(()),
         }
     }
 
@@ -232,29 +274,50 @@ impl Recall {
         let Some(stop) = cold.begin_fill() else { return };
         let (recall, inode, cold) = (Arc::clone(self), Arc::clone(inode), Arc::clone(cold));
         self.spawn(async move {
-            let ended = match fill::run(&recall, &inode, &cold, &stop).await {
-                Ok(()) => Fill::Done,
-                Err(RecallError::Cancelled | RecallError::Superseded)
-                    if cold.was_unwanted() || !is_served(&inode, &cold) =>
-                {
-                    Fill::Failed(Arc::new(RecallError::Superseded))
-                }
-                Err(error) => {
-                    let path = recall.tenant.path_of(&cold.file).unwrap_or_default();
-                    let at = cold.record.at;
-                    tracing::warn!(ino = %inode.ino, path, %at, %error, "recall failed");
-                    if error.is_loss() {
-                        recall.note_state(&inode, &cold, State::Lost).await;
-                    }
-                    Fill::Failed(Arc::new(error))
-                }
-            };
-            cold.end_fill(ended);
-            inode.close_if_unused(&mut *inode.tier().await);
-            let ino = inode.ino;
-            drop(inode);
-            recall.inodes.tidy(ino);
+            let filled = fill::run(&recall, &inode, &cold, &stop).await;
+            recall.end_fill(inode, &cold, filled).await;
         });
+    }
+
+    /// Begins the recall of a small file whose bytes are in memory already, and waits for nothing.
+    /// False: they are not, or there is no turn for it: whoever wants them has to wait.
+    pub fn hold_at_once(self: &Arc<Self>, inode: &Arc<Inode>, cold: &Arc<Cold>) -> bool {
+        let Some(turn) = fill::turn_at_once(self, cold) else { return false };
+        let Some(chunk) = self.chunks.small_at_hand(&cold.place) else { return false };
+        let Some(stop) = cold.begin_fill() else { return cold.held_chunk().is_some() };
+        cold.hold(chunk.clone());
+        let (recall, inode, cold) = (Arc::clone(self), Arc::clone(inode), Arc::clone(cold));
+        self.spawn(async move {
+            let _turn = turn;
+            let filled = recall.batches.fill(&recall, &inode, &cold, &stop, chunk).await;
+            recall.end_fill(inode, &cold, filled).await;
+        });
+        true
+    }
+
+    async fn end_fill(&self, inode: Arc<Inode>, cold: &Arc<Cold>, filled: Result<(), RecallError>) {
+        let ended = match filled {
+            Ok(()) => Fill::Done,
+            Err(RecallError::Cancelled | RecallError::Superseded)
+                if cold.was_unwanted() || !is_served(&inode, cold) =>
+            {
+                Fill::Failed(Arc::new(RecallError::Superseded))
+            }
+            Err(error) => {
+                let path = self.tenant.path_of(&cold.file).unwrap_or_default();
+                let at = cold.record.at;
+                tracing::warn!(ino = %inode.ino, path, %at, %error, "recall failed");
+                if error.is_loss() {
+                    self.note_state(&inode, cold, State::Lost).await;
+                }
+                Fill::Failed(Arc::new(error))
+            }
+        };
+        cold.end_fill(ended);
+        inode.close_if_unused(&mut *inode.tier().await);
+        let ino = inode.ino;
+        drop(inode);
+        self.inodes.tidy(ino);
     }
 
     /// Writes down that a released file's bytes are missing, or there again.

@@ -234,6 +234,12 @@ impl Tenant {
         barrier::barrier(last, self.commits_together)
     }
 
+    /// Makes the bodies of these files durable at once, and says what became of each; their mtimes
+    /// may move. Takes the disk's time.
+    pub fn sync_bodies(&self, files: &[&File]) -> Vec<io::Result<()>> {
+        barrier::bodies(files, self.commits_together)
+    }
+
     /// Notes, for a person, bytes that nobody can account for, and where the version is that the
     /// file's record names.
     pub fn note_conflict(&self, inode: &Inode, file: &File, record: Option<&Record>, what: &str) {

@@ -185,9 +185,43 @@ impl Engine for Fake {
         Ok(DuReport { path: request.path, bytes, files, source, failed, failed_total })
     }
 
+    async fn heat(
+        &self,
+        request: HeatRequest,
+        files: mpsc::Sender<FileWarmth>,
+        _cancel: CancellationToken,
+    ) -> Result<HeatReport, Problem> {
+        let heat = FileHeat {
+            score: 2.5,
+            accesses: 3,
+            last_access: Some(1),
+            evidence: "probe".into(),
+            known_since: 1,
+            watched_since: 1,
+            idle_seconds: None,
+        };
+        let path = WirePath::from(format!("/odd/{ODD_WORDS}"));
+        let file = FileWarmth { path: path.clone(), size_bytes: 1 << 20, heat };
+        if request.files && files.send(file.clone()).await.is_err() {
+            return Err(Problem::new(ProblemKind::Failed, "nobody listens", "listen"));
+        }
+        let bands = vec![Band { idle_below_seconds: None, files: 1, bytes: 1 << 20 }];
+        let total = DirectoryHeat { path, files: 1, bytes: 1 << 20, score: 2.5, bands };
+        Ok(HeatReport {
+            path: request.path,
+            probe: "tp_btf".into(),
+            watched_since: 1,
+            directories: vec![total.clone()],
+            total,
+            hottest: vec![file],
+            coldest: Vec::new(),
+        })
+    }
+
     fn top(&self) -> TopReport {
         let (tenant, mountpoint) = ("t1".into(), self.mountpoint.clone().into());
-        TopReport { tenant, mountpoint, applications: Vec::new(), alarm: None }
+        let applications = Vec::new();
+        TopReport { tenant, mountpoint, applications, alarm: None, heat: None }
     }
 
     async fn notes(
@@ -378,6 +412,9 @@ fn every_verb_reaches_the_daemon_that_serves_its_path() {
         (&["state", "-l", "file"], 0, "1,048,576 bytes, 4,096 local"),
         (&["find", "."], 0, "plain"),
         (&["du", "."], 0, "1.0 MiB"),
+        (&["heat", "."], 0, "hottest files"),
+        (&["heat", "--files", "."], 0, "unknown"),
+        (&["top", "--once", "."], 0, "2.5"),
         (&["migrate", "file"], 0, "migrated 2 files, 2.0 KiB in 0.5 s; skipped 1: 1 open"),
         (&["recall", "file"], 1, "1 failed"),
         (&["cancel", "."], 0, "stopped 1 moves"),
@@ -400,6 +437,8 @@ fn json_is_one_object_a_line() {
         &["state", "--json", "file", "gone"],
         &["find", "--json", "."],
         &["du", "--json", "."],
+        &["heat", "--json", "."],
+        &["heat", "--json", "--files", "."],
         &["release", "--json", "file"],
         &["cancel", "--json", "."],
         &["pin", "--json", "file"],

@@ -5,15 +5,28 @@
     clippy::unwrap_used,
     clippy::cast_possible_truncation,
     clippy::cast_possible_wrap,
+    clippy::cast_precision_loss,
     clippy::cast_sign_loss,
     reason = "a test that panics says where"
 )]
 
+#[path = "heat/day.rs"]
+mod day;
+#[path = "heat/detached.rs"]
+mod detached;
 #[path = "heat/fallbacks.rs"]
 mod fallbacks;
 mod harness;
+#[path = "heat/judge.rs"]
+mod judge;
+#[path = "heat/places.rs"]
+mod places;
 #[path = "heat/reader.rs"]
 mod reader;
+#[path = "heat/showing.rs"]
+mod showing;
+#[path = "heat/truth.rs"]
+mod truth;
 #[path = "heat/unseen.rs"]
 mod unseen;
 #[path = "heat/warming.rs"]

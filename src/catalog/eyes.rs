@@ -51,6 +51,13 @@ impl Looks {
         Ok(())
     }
 
+    /// Says whose the files are that were seen: their uses come here then.
+    pub(super) fn own(&self, eyes: &Eyes) {
+        let seen = self.there.iter().map(|(_, _, seen)| seen).chain(&self.files);
+        let files = seen.filter(|seen| seen.kind == Kind::Regular).map(|seen| seen.ino);
+        eyes.tenant.heat.owns(files);
+    }
+
     /// Looks at a name in an open directory; says what is there if that is to be kept.
     pub(super) fn look(&mut self, eyes: &Eyes, dir: Ino, fd: BorrowedFd<'_>, name: Box<[u8]>) {
         match eyes.name(dir, fd, &name) {

@@ -7,6 +7,7 @@
 //!    +---> without: locked, newer, cannot be written; everything walks
 //! ```
 
+use std::collections::HashMap;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -17,10 +18,10 @@ use std::time::{Duration, Instant, SystemTime};
 use super::eyes::Eyes;
 use super::listing::{self, Listing};
 use super::part::Part;
-use super::uses::Uses;
+use super::uses::{Uses, Weighing};
 use super::{Catalog, CatalogError, this_machine};
 use crate::file_id::{FileHandle, Ino};
-use crate::heat::Source;
+use crate::heat::Touch;
 use crate::inode::{Inodes, Serving};
 use crate::temperature::{HalfLife, Second, Warmth};
 use crate::tenant::{Places, Tenant};
@@ -157,7 +158,7 @@ impl Keeper {
         let part = self.report().part?;
         // The store below panics where it meets bytes that it never wrote.
         let read = catch_unwind(AssertUnwindSafe(|| part.heat(ino, handle)));
-        let mut heat = match read {
+        let heat = match read {
             Ok(Ok(heat)) => heat?,
             Ok(Err(error)) => {
                 self.found_damaged(&error);
@@ -165,18 +166,18 @@ impl Keeper {
             }
             Err(_panic) => return None,
         };
-        let sight = self.tenant.heat.sight();
-        for touch in self.tenant.heat.waiting(ino).iter().filter(|touch| touch.is_of(handle)) {
-            heat.touch(touch.count, touch.last, touch.evidence, self.half_life);
-        }
-        let idle_seconds = match sight.source {
-            _ if open => Some(0),
-            Source::Probe(_) => Some(heat.idle_seconds(sight.until, sight.since)),
-            // Unknown is not cold.
-            Source::Nothing | Source::Partly(_) | Source::Opens => None,
-        };
-        let score = heat.score(Second::now(), self.half_life);
-        Some(Warmth { heat, score, watched_since: sight.since, idle_seconds })
+        let waiting = HashMap::from([(ino, self.tenant.heat.waiting(ino))]);
+        Some(self.weighing_with(waiting).warmth(ino, handle, heat, open))
+    }
+
+    /// Weighs many files as they are now.
+    pub fn weighing(&self) -> Weighing {
+        self.weighing_with(self.tenant.heat.all_waiting())
+    }
+
+    fn weighing_with(&self, waiting: HashMap<Ino, Vec<Touch>>) -> Weighing {
+        let (sight, half_life) = (self.tenant.heat.sight(), self.half_life);
+        Weighing { sight, waiting, half_life, now: Second::now() }
     }
 
     /// None is kept, and why.
@@ -319,6 +320,7 @@ fn keep_open(
             uses.write(&work.part, &work.eyes, work.walked)?;
         }
         pause = work.go_on()?;
+        tenant.heat.has_met_all(work.walked && work.unread == 0);
         let mut state = shared.lock();
         if agreed && !pause.is_zero() {
             state.answered = asked;
@@ -373,6 +375,7 @@ impl Work {
             }
             let looks = self.eyes.look(&self.part.read()?, places)?;
             self.unread += looks.unread;
+            looks.own(&self.eyes);
             let durable = self.durable();
             self.part.write(durable, |batch| looks.write(batch, false))?;
             places = self.still_known(looks.astray)?;

@@ -86,6 +86,7 @@ pub(super) fn step(
     if looks.is_empty() {
         return Ok(step);
     }
+    looks.iter().for_each(|(seen, _)| seen.own(eyes));
     part.write(durable, |batch| {
         for dir in &passed {
             batch.listed(*dir)?;

@@ -62,6 +62,8 @@ pub struct Met<'a> {
     pub pin: Option<Pin>,
     /// How many names of it are known.
     pub names: u32,
+    /// What is known of its uses; what waits in the ledger is not in it.
+    pub heat: Heat,
 }
 
 impl Part {
@@ -183,7 +185,7 @@ impl Part {
     ) -> Result<bool, CatalogError> {
         let reader = self.read()?;
         let Some(row) = reader.row(ino)? else { return Ok(false) };
-        if visit(Met { path, seen: &row.seen, pin, names: row.names }).is_break() {
+        if visit(Met { path, seen: &row.seen, pin, names: row.names, heat: row.heat }).is_break() {
             return Ok(true);
         }
         if row.seen.kind != Kind::Directory {
@@ -205,7 +207,8 @@ impl Part {
                 path.truncate(stem);
                 path.extend_from_slice(keys::name_of(key.value()));
                 let pin = Pin::harder(above, row.seen.pin);
-                let met = Met { path: &path, seen: &row.seen, pin, names: row.names };
+                let (seen, names, heat) = (&row.seen, row.names, row.heat);
+                let met = Met { path: &path, seen, pin, names, heat };
                 if visit(met).is_break() {
                     return Ok(true);
                 }

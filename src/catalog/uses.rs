@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use super::CatalogError;
 use super::eyes::Eyes;
 use super::part::Part;
-use crate::file_id::Ino;
-use crate::heat::{FILES_WAITING, Touch, Via};
+use crate::file_id::{FileHandle, Ino};
+use crate::heat::{FILES_WAITING, Sight, Source, Touch, Via};
 use crate::inode::Serving;
-use crate::temperature::{Evidence, HalfLife, Second};
+use crate::temperature::{Evidence, HalfLife, Heat, Second, Warmth};
 
 /// How often uses go from the ledger to the rows: often enough that a death of the machine
 /// loses little, rarely enough that a file in use costs one row a while.
@@ -96,5 +96,34 @@ impl Uses {
         let touch = Touch { via: Via::Below, generation: 0, count: 0, last, evidence };
         let before = std::mem::replace(&mut self.open, open);
         self.open.intersection(&before).map(|ino| (*ino, touch, UNKNOWN_ROUNDS)).collect()
+    }
+}
+
+/// What it takes to say how warm files are: for what is vouched, and what is not in the rows yet.
+#[derive(Debug)]
+pub struct Weighing {
+    pub(super) sight: Sight,
+    pub(super) waiting: HashMap<Ino, Vec<Touch>>,
+    pub(super) half_life: HalfLife,
+    pub(super) now: Second,
+}
+
+impl Weighing {
+    /// How warm a file is whose row says this. `open`: it is in use now.
+    pub fn warmth(&self, ino: Ino, handle: &FileHandle, row: Heat, open: bool) -> Warmth {
+        let mut heat = row;
+        let waiting = self.waiting.get(&ino).into_iter().flatten();
+        for touch in waiting.filter(|touch| touch.is_of(handle)) {
+            heat.touch(touch.count, touch.last, touch.evidence, self.half_life);
+        }
+        let sight = &self.sight;
+        let idle_seconds = match sight.source {
+            _ if open => Some(0),
+            Source::Probe(_) => Some(heat.idle_seconds(sight.until, sight.since)),
+            // Unknown is not cold.
+            Source::Nothing | Source::Partly(_) | Source::Opens => None,
+        };
+        let score = heat.score(self.now, self.half_life);
+        Warmth { heat, score, watched_since: sight.since, idle_seconds }
     }
 }

@@ -42,7 +42,7 @@ With libfuse's mount.fuse3 the type fuse.coldfs does without the link.
   tenant = \"the last component of DATA_DIR\"
   [recall]
   deadline = \"60s\"     a cold read fails with ETIMEDOUT after this long without a byte
-  in_open = \"1MiB\"     up to this size, a file is recalled inside open()
+  in_open = \"1MiB\"     up to this size, a file is fetched inside open()
   whole = \"16MiB\"      up to this size, a file is recalled by its first read
   [cache]
   chunks = \"64MiB\"     memory for files that are read without being recalled

@@ -1,14 +1,19 @@
-//! `coldfs top` and `coldfs brake`: who brings cold files home, and when it is too much.
+//! `coldfs top` and `coldfs brake`: what is hot and what is cold, who brings cold files home, and
+//! when it is too much.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 
-use super::output::{Output, count, size, unwritten};
-use super::{Outcome, converse, paths};
+use super::output::{Output, columns, count, size, unwritten};
+use super::{Outcome, converse, heat, paths};
 use crate::control::client::Client;
-use crate::control::wire::{Alarm, Application, BrakeReport, BrakeRequest, Problem, TopReport};
+use crate::control::wire::{
+    Alarm, Application, BrakeReport, BrakeRequest, FileWarmth, HeatReport, HeatRequest, Problem,
+    TopReport, WirePath,
+};
 use crate::units::shown_seconds;
 
 const TOP_EXAMPLES: &str = "\
@@ -17,11 +22,20 @@ Examples:
   coldfs top /srv/t1 --once      one table
   coldfs top --json --once       for scripts
 
+Tenants, directories and files are by heat: SCORE is the number of uses, each counting half after a
+half-life; `coldfs heat DIR` has more. Heat is summed up anew as often as it takes a
+twentieth of the time.
+
 An application is the name of a process, its user and its recall class. FILES and BYTES are what
 it asked for since the mount, NOW what it asks for a second. `coldfs audit MOUNTPOINT` has a line
 for each file.";
 
-/// Show who brings cold files home, live
+/// Hottest and coldest files and directories that are named of each mount.
+const NAMED: usize = 5;
+/// Summing up heat may take this part of the time.
+const HEAT_SHARE: u32 = 20;
+
+/// Show what is hot and cold, and who brings cold files home, live
 #[derive(Debug, Args)]
 #[command(after_long_help = TOP_EXAMPLES)]
 pub struct TopArgs {
@@ -41,10 +55,13 @@ pub fn top(args: TopArgs, output: &mut Output) -> Result<Outcome, Problem> {
     let pause = Duration::from_secs(args.interval);
     converse(async {
         let mut before = Vec::new();
+        let mut heat = Heats::default();
         loop {
             let mut now = Vec::new();
-            for client in clients(args.mountpoint.as_deref()).await? {
-                let report: TopReport = client.get("/v1/top").await?;
+            let clients = clients(args.mountpoint.as_deref()).await?;
+            for client in &clients {
+                let mut report: TopReport = client.get("/v1/top").await?;
+                report.heat = heat.of(client, &report).await;
                 now.push(report);
             }
             let tables = || tables(&now, &before, args.interval);
@@ -61,6 +78,29 @@ pub fn top(args: TopArgs, output: &mut Output) -> Result<Outcome, Problem> {
             tokio::time::sleep(pause).await;
         }
     })
+}
+
+/// What was summed up of each mount, and when it may be again.
+#[derive(Default)]
+struct Heats(HashMap<WirePath, (Instant, Option<HeatReport>)>);
+
+impl Heats {
+    /// Of this mount; none: its catalog is not there yet.
+    async fn of(&mut self, client: &Client, top: &TopReport) -> Option<HeatReport> {
+        let begun = Instant::now();
+        if let Some((next, report)) = self.0.get(&top.mountpoint)
+            && begun < *next
+        {
+            return report.clone();
+        }
+        let named = u32::try_from(NAMED).unwrap_or(u32::MAX);
+        let path = top.mountpoint.clone();
+        let request = HeatRequest { path: path.clone(), depth: 1, named, files: false };
+        let summed = client.stream("/v1/heat", &request, |_file: FileWarmth| Ok(())).await;
+        let report = summed.ok();
+        self.0.insert(path, (begun + begun.elapsed() * HEAT_SHARE, report.clone()));
+        report
+    }
 }
 
 /// The daemon of one path, or all.
@@ -82,6 +122,7 @@ fn tables(now: &[TopReport], before: &[TopReport], seconds: u64) -> String {
         let old = before.iter().find(|old| old.mountpoint == report.mountpoint);
         let mut lines = vec![format!("{}  {}", report.tenant, report.mountpoint)];
         lines.extend(report.alarm.as_ref().map(alarm));
+        lines.extend(report.heat.as_ref().map(warmest));
         if report.applications.is_empty() {
             lines.push("  nobody asked for a cold file since it was mounted".to_owned());
             return lines.join("\n");
@@ -94,7 +135,42 @@ fn tables(now: &[TopReport], before: &[TopReport], seconds: u64) -> String {
         lines.extend(report.applications.iter().map(|now| line(now, old, seconds)));
         lines.join("\n")
     };
-    now.iter().map(table).collect::<Vec<_>>().join("\n\n")
+    let all = tenants(now).into_iter().chain(now.iter().map(table));
+    all.collect::<Vec<_>>().join("\n\n")
+}
+
+/// A line a tenant, the hottest first, where there are several.
+fn tenants(now: &[TopReport]) -> Option<String> {
+    let mut all: Vec<_> =
+        now.iter().filter_map(|report| Some((report, report.heat.as_ref()?))).collect();
+    if all.len() < 2 {
+        return None;
+    }
+    all.sort_by(|(_, a), (_, b)| b.total.score.total_cmp(&a.total.score));
+    let mut rows = vec![["tenant", "files", "size", "score"].map(str::to_owned).to_vec()];
+    rows.extend(all.into_iter().map(|(report, heat)| {
+        let total = &heat.total;
+        let score = format!("{:.1}", total.score);
+        vec![report.tenant.clone(), count(total.files), size(total.bytes), score]
+    }));
+    Some(columns(&rows))
+}
+
+/// The hottest and the coldest of a mount.
+fn warmest(report: &HeatReport) -> String {
+    let all = &report.directories;
+    let shown = match all.len() > 2 * NAMED {
+        // The hottest, and the coldest after them.
+        true => [&all[..NAMED], &all[all.len() - NAMED..]].concat(),
+        false => all.clone(),
+    };
+    let mut parts = vec![heat::directories(&shown)];
+    for (title, named) in [("hottest", &report.hottest), ("coldest", &report.coldest)] {
+        if !named.is_empty() {
+            parts.push(format!("{title}\n{}", heat::table(named)));
+        }
+    }
+    parts.join("\n")
 }
 
 fn line(now: &Application, before: &[Application], seconds: u64) -> String {
@@ -176,7 +252,8 @@ mod tests {
             ..Application::default()
         };
         let tenant = "t1".to_owned();
-        TopReport { tenant, mountpoint: "/srv/t1".into(), applications: vec![grep], alarm }
+        let applications = vec![grep];
+        TopReport { tenant, mountpoint: "/srv/t1".into(), applications, alarm, heat: None }
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //!
 //! [recall]
 //! deadline = "60s"          # ETIMEDOUT after this long without a byte
-//! in_open = "1MiB"          # up to this size, recalled inside open()
+//! in_open = "1MiB"          # up to this size, fetched inside open()
 //! whole = "16MiB"           # up to this size, recalled by the first read
 //!
 //! [cache]

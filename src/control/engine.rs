@@ -7,9 +7,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::wire::{
     BrakeReport, BrakeRequest, CancelReport, CancelRequest, DuReport, DuRequest, ExplainReport,
-    ExplainRequest, FileReport, FindRequest, FindSummary, Finding, FsckReport, FsckRequest, Mount,
-    MoveRequest, MoveSummary, NotesRequest, NotesSummary, PinReport, PinRequest, PlanRequest,
-    PlanSummary, Planned, PolicyReport, PolicyRequest, Problem, Progress, Status, TopReport,
+    ExplainRequest, FileReport, FileWarmth, FindRequest, FindSummary, Finding, FsckReport,
+    FsckRequest, HeatReport, HeatRequest, Mount, MoveRequest, MoveSummary, NotesRequest,
+    NotesSummary, PinReport, PinRequest, PlanRequest, PlanSummary, Planned, PolicyReport,
+    PolicyRequest, Problem, Progress, Status, TopReport,
 };
 
 /// How many items of a stream wait for a slow reader before the engine waits too.
@@ -50,6 +51,14 @@ pub trait Engine: Send + Sync + 'static {
 
     /// How much a directory takes, where.
     async fn du(&self, request: DuRequest, cancel: CancellationToken) -> Result<DuReport, Problem>;
+
+    /// How warm a tree is; sends each of its files too, where that is asked for.
+    async fn heat(
+        &self,
+        request: HeatRequest,
+        files: mpsc::Sender<FileWarmth>,
+        cancel: CancellationToken,
+    ) -> Result<HeatReport, Problem>;
 
     /// Stops running moves.
     async fn cancel(&self, request: CancelRequest) -> Result<CancelReport, Problem>;

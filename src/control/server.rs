@@ -24,9 +24,9 @@ use super::engine::{Engine, STREAM_ITEMS};
 use super::runtime::RuntimeDir;
 use super::wire::{
     BrakeReport, BrakeRequest, CancelReport, CancelRequest, DuReport, DuRequest, Event,
-    ExplainReport, ExplainRequest, Failure, FindRequest, FsckRequest, Mount, MoveRequest,
-    NotesRequest, PinReport, PinRequest, PlanRequest, PolicyReport, PolicyRequest, Problem,
-    ProblemKind, StateRequest, Status, TopReport,
+    ExplainReport, ExplainRequest, Failure, FindRequest, FsckRequest, HeatRequest, Mount,
+    MoveRequest, NotesRequest, PinReport, PinRequest, PlanRequest, PolicyReport, PolicyRequest,
+    Problem, ProblemKind, StateRequest, Status, TopReport,
 };
 
 /// Largest request: some hundred thousand paths.
@@ -87,6 +87,7 @@ fn routes(engine: Arc<dyn Engine>) -> Router {
         .route("/v1/move", post(run_move))
         .route("/v1/find", post(find))
         .route("/v1/du", post(du))
+        .route("/v1/heat", post(heat))
         .route("/v1/cancel", post(cancel))
         .route("/v1/pin", post(pin))
         .route("/v1/fsck", post(fsck))
@@ -147,6 +148,10 @@ async fn run_move(State(engine): Shared, Json(request): Json<MoveRequest>) -> Re
 
 async fn find(State(engine): Shared, Json(request): Json<FindRequest>) -> Response {
     stream(|items, cancel| async move { engine.find(request, items, cancel).await })
+}
+
+async fn heat(State(engine): Shared, Json(request): Json<HeatRequest>) -> Response {
+    stream(|files, cancel| async move { engine.heat(request, files, cancel).await })
 }
 
 async fn fsck(State(engine): Shared, Json(request): Json<FsckRequest>) -> Response {

@@ -5,6 +5,7 @@
 //! with neither was cut off.
 
 mod files;
+mod heat;
 mod moves;
 mod notes;
 mod path;
@@ -17,6 +18,7 @@ pub use files::{
     DuReport, DuRequest, FileHeat, FileReport, FileState, FindRequest, FindSummary, HsmFlags,
     Remote, Source, StateRequest,
 };
+pub use heat::{Band, DirectoryHeat, FileWarmth, HeatReport, HeatRequest};
 pub use moves::{
     CancelReport, CancelRequest, FAILURES_NAMED, Failure, MoveRequest, MoveSummary, PinReport,
     PinRequest, Progress, Skip, SkippedFile, Verb,

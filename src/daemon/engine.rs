@@ -17,7 +17,7 @@ use super::failures::{Failures, is_gone};
 use super::files::{heat_of, relative, report, report_on};
 use super::walks::{Stop, Unwalked, WALKS_AT_ONCE, Walks};
 use super::watching::Watching;
-use super::{check, known, moves, notes, storm, tiering};
+use super::{check, known, moves, notes, pins, storm, tiering, warmth};
 use crate::catalog::seen::Seen;
 use crate::catalog::{Keeper, Met};
 use crate::config::MountOptions;
@@ -26,17 +26,18 @@ use crate::control::engine::Engine;
 use crate::control::filter::Filter;
 use crate::control::wire::{
     BrakeReport, BrakeRequest, CancelReport, CancelRequest, Counters, DuReport, DuRequest,
-    ExplainReport, ExplainRequest, Failure, FileReport, FileState, FindRequest, FindSummary,
-    Finding, FsckReport, FsckRequest, Mount, MoveRequest, MoveSummary, NotesRequest, NotesSummary,
-    PinReport, PinRequest, PlanRequest, PlanSummary, Planned, PolicyReport, PolicyRequest, Problem,
-    ProblemKind, Progress, Source, Status, TenantStatus, TopReport, WirePath,
+    ExplainReport, ExplainRequest, Failure, FileReport, FileState, FileWarmth, FindRequest,
+    FindSummary, Finding, FsckReport, FsckRequest, HeatReport, HeatRequest, Mount, MoveRequest,
+    MoveSummary, NotesRequest, NotesSummary, PinReport, PinRequest, PlanRequest, PlanSummary,
+    Planned, PolicyReport, PolicyRequest, Problem, ProblemKind, Progress, Source, Status,
+    TenantStatus, TopReport, WirePath,
 };
 use crate::guard::Guard;
 use crate::inode::{Inodes, Serving};
 use crate::migrate::Migrator;
 use crate::recall::{Chunks, Recall};
 use crate::sys;
-use crate::tenant::{Pin, Standing, Tenant};
+use crate::tenant::{Standing, Tenant};
 use crate::tiering::Tiering;
 use crate::walk::{Found, find, walk};
 
@@ -478,6 +479,20 @@ impl Engine for Commands {
         Ok(DuReport { path: request.path, bytes, files, source, failed, failed_total })
     }
 
+    async fn heat(
+        &self,
+        request: HeatRequest,
+        files: mpsc::Sender<FileWarmth>,
+        cancel: CancellationToken,
+    ) -> Result<HeatReport, Problem> {
+        let start = self.locate(request.path.as_path())?;
+        let served = Arc::clone(&self.0);
+        let walk = self
+            .walks
+            .run(cancel, move |stop| warmth::tree(&served, &start, &request, &files, stop));
+        walk.await?
+    }
+
     async fn cancel(&self, request: CancelRequest) -> Result<CancelReport, Problem> {
         let mut cancelled = CancelReport::default();
         if !request.processes.is_empty() {
@@ -508,55 +523,7 @@ impl Engine for Commands {
         request: PinRequest,
         cancel: CancellationToken,
     ) -> Result<PinReport, Problem> {
-        self.may_change()?;
-        let mut starts = Vec::new();
-        for path in &request.paths {
-            starts.push(self.locate(path.as_path())?);
-        }
-        let served = Arc::clone(&self.0);
-        let walk = self.walks.run(cancel, move |stop| {
-            let mut report = PinReport::default();
-            let failures = RefCell::new(Failures::default());
-            for start in starts {
-                let wanted = request.pinned.then_some(Pin::NeverRelease);
-                let mut set = |file: &Found| {
-                    let changed = served.tenant.pin(&file.fd).and_then(|pin| {
-                        if pin == wanted {
-                            return Ok(false);
-                        }
-                        served.tenant.set_pin(&file.fd, wanted).map(|()| true)
-                    });
-                    match changed {
-                        Ok(true) => report.changed += 1,
-                        Ok(false) => report.already += 1,
-                        Err(error) => failures.borrow_mut().note(&served, &file.path, &error),
-                    }
-                };
-                // A pin on a directory holds for all below it.
-                if !request.recursive || request.pinned {
-                    set(&start);
-                    continue;
-                }
-                let mut visit = |file: Found| {
-                    let pinnable =
-                        matches!(file.stat.st_mode & libc::S_IFMT, libc::S_IFREG | libc::S_IFDIR);
-                    if pinnable {
-                        set(&file);
-                    }
-                    stop.flow()
-                };
-                let mut fail = |path: &[u8], error: std::io::Error| {
-                    failures.borrow_mut().note(&served, path, &error);
-                };
-                if walk(&served.tenant, start, &mut visit, &mut fail).is_break() {
-                    break;
-                }
-            }
-            let failures = failures.into_inner();
-            (report.failed, report.failed_total) = (failures.named, failures.total);
-            report
-        });
-        Ok(walk.await?)
+        pins::run(&self.0, request, cancel).await
     }
 
     async fn fsck(

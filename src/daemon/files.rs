@@ -9,6 +9,7 @@ use crate::catalog::seen::Seen;
 use crate::catalog::totals::Totals;
 use crate::control::wire::{Bytes, FileHeat, FileReport, FileState, Files, HsmFlags, Remote};
 use crate::inode::Serving;
+use crate::temperature::Warmth;
 use crate::tenant::Pin;
 use crate::walk::Found;
 
@@ -82,8 +83,12 @@ pub(super) fn report_on(served: &Served, path: &[u8], seen: &Seen, pin: Option<P
 
 /// How warm a file is, for a report on it.
 pub(super) fn heat_of(served: &Served, seen: &Seen, open: bool) -> Option<FileHeat> {
-    let warmth = served.keeper.warmth(seen.ino, &seen.handle, open)?;
-    Some(FileHeat {
+    served.keeper.warmth(seen.ino, &seen.handle, open).map(|warmth| shown_heat(&warmth))
+}
+
+/// Heat as commands show it.
+pub(super) fn shown_heat(warmth: &Warmth) -> FileHeat {
+    FileHeat {
         score: warmth.score,
         accesses: warmth.heat.accesses,
         last_access: (warmth.heat.last.0 != 0).then_some(warmth.heat.last.0),
@@ -91,7 +96,7 @@ pub(super) fn heat_of(served: &Served, seen: &Seen, open: bool) -> Option<FileHe
         known_since: warmth.heat.since.0,
         watched_since: warmth.watched_since.0,
         idle_seconds: warmth.idle_seconds,
-    })
+    }
 }
 
 /// Sums as commands show them.

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use globset::GlobMatcher;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::engine::Served;
@@ -26,13 +26,16 @@ use crate::control::wire::{
 };
 use crate::inode::{Inode, Serving};
 use crate::migrate::{BATCH_FILES, Candidate, MigrateError, Outcome, Skip};
-use crate::prestage::{Recalled, forget_copy, recall_file, remote_place};
+use crate::prestage::{Recalled, forget_copy, recall_file, remote_copy};
 use crate::recall::RecallError;
 use crate::tenant::Pin;
 use crate::walk::{Found, find, walk};
 
-/// Files that one recall command recalls at once.
-const RECALLS_AT_ONCE: usize = 16;
+/// What one recall command has under way at once, in parts: as many small files, which share what
+/// they wait for at the disk, or 16 large ones.
+const RECALLING_PARTS: u32 = 1024;
+const PART_BYTES: u64 = 16 << 10;
+const PARTS_OF_A_LARGE_FILE: u64 = 64;
 /// How often a command that waits tries files again that were in use.
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
@@ -417,33 +420,51 @@ impl Running {
 /// Recalls files, segment by segment: what lies together comes together.
 async fn recall(
     served: &Arc<Served>,
-    mut batch: Vec<Candidate>,
+    batch: Vec<Candidate>,
     cancel: &CancellationToken,
 ) -> Vec<(Candidate, Ended)> {
-    let at = |candidate: &Candidate| remote_place(&served.tenant, &served.inodes, &candidate.inode);
-    batch.sort_by_cached_key(at);
+    let copy =
+        |candidate: &Candidate| remote_copy(&served.tenant, &served.inodes, &candidate.inode);
+    let mut batch: Vec<_> =
+        batch.into_iter().map(|candidate| (copy(&candidate), candidate)).collect();
+    batch.sort_by_key(|(copy, _)| copy.map(|record| record.at));
+    let under_way = Semaphore::new(RECALLING_PARTS as usize);
     futures::stream::iter(batch)
-        .map(|candidate| async move {
-            let (tenant, inodes) = (&served.tenant, &served.inodes);
-            let recalled = tokio::select! {
-                recalled = recall_file(tenant, inodes, &served.recall, &candidate.inode) => recalled,
-                () = cancel.cancelled() => {
-                    stop_unless_wanted(&candidate.inode);
-                    Err(RecallError::Cancelled)
-                }
-            };
-            let ended = match recalled {
-                Ok(Recalled::Done(bytes)) => Ok(Moved::Done(bytes)),
-                Ok(Recalled::Already) => Ok(Moved::Skipped(Skip::Already)),
-                Err(RecallError::Busy) => Ok(Moved::Skipped(Skip::Open)),
-                Err(RecallError::Cancelled) => Ok(Moved::Skipped(Skip::Cancelled)),
-                Err(error) => Err(error.into()),
-            };
-            (candidate, ended)
+        .map(|(copy, candidate)| {
+            let size = copy.map_or(0, |record| record.size_bytes);
+            let parts = size.div_ceil(PART_BYTES).clamp(1, PARTS_OF_A_LARGE_FILE);
+            let turn = under_way.acquire_many(u32::try_from(parts).unwrap_or(RECALLING_PARTS));
+            async move {
+                let _turn = turn.await;
+                recall_one(served, candidate, cancel).await
+            }
         })
-        .buffer_unordered(RECALLS_AT_ONCE)
+        .buffer_unordered(RECALLING_PARTS as usize)
         .collect()
         .await
+}
+
+async fn recall_one(
+    served: &Arc<Served>,
+    candidate: Candidate,
+    cancel: &CancellationToken,
+) -> (Candidate, Ended) {
+    let (tenant, inodes) = (&served.tenant, &served.inodes);
+    let recalled = tokio::select! {
+        recalled = recall_file(tenant, inodes, &served.recall, &candidate.inode) => recalled,
+        () = cancel.cancelled() => {
+            stop_unless_wanted(&candidate.inode);
+            Err(RecallError::Cancelled)
+        }
+    };
+    let ended = match recalled {
+        Ok(Recalled::Done(bytes)) => Ok(Moved::Done(bytes)),
+        Ok(Recalled::Already) => Ok(Moved::Skipped(Skip::Already)),
+        Err(RecallError::Busy) => Ok(Moved::Skipped(Skip::Open)),
+        Err(RecallError::Cancelled) => Ok(Moved::Skipped(Skip::Cancelled)),
+        Err(error) => Err(error.into()),
+    };
+    (candidate, ended)
 }
 
 /// Recalls files and makes plain files of them, those that are at home too.

@@ -12,6 +12,7 @@ pub(super) fn top(served: &Served) -> TopReport {
         mountpoint: served.options.mountpoint.clone().into(),
         applications: served.guard.accounts().into_iter().map(application).collect(),
         alarm: served.guard.alarm().map(alarm),
+        heat: None,
     }
 }
 

@@ -77,6 +77,8 @@ impl Watching {
             missed_drains: report.missed,
             entries: report.entries,
             drain_us: u64::try_from(report.spent.as_micros()).unwrap_or(u64::MAX),
+            blind_drains: report.blind,
+            reloads: report.reloads,
         }
     }
 
@@ -92,6 +94,13 @@ impl Watching {
             ));
         } else if !report.refused.is_empty() {
             notes.push(format!("a slower probe than the best: {}", report.refused.join("; ")));
+        }
+        if report.blind > 0 {
+            notes.push(format!(
+                "the probe was detached by somebody: at {} drains it did not see what the daemon \
+                 read; it was loaded anew {} times, and idleness is proven only since the last",
+                report.blind, report.reloads
+            ));
         }
         if report.dropped > 0 {
             notes.push(format!(

@@ -71,7 +71,7 @@ struct Line<'a> {
 impl Visit {
     pub(super) fn new(guard: Arc<Guard>, reader: Reader, class: usize, ask: Ask) -> Self {
         let who = Who::of(&reader, &guard.class(class).name);
-        let paid_whole = ask.bytes >= ask.size_bytes;
+        let paid_whole = ask.bytes >= ask.remote_bytes;
         Self {
             guard,
             reader,
@@ -96,6 +96,16 @@ impl Visit {
     /// Waits until the guard lets it through, or not.
     pub async fn admit(&self) -> Result<(), Denied> {
         let admitted = self.admit_in_time().await;
+        self.note(admitted)
+    }
+
+    /// The same, without waiting; none: it would have to.
+    pub fn admit_at_once(&self) -> Option<Result<(), Denied>> {
+        let admitted = self.rule().ok()?;
+        Some(self.note(admitted))
+    }
+
+    fn note(&self, admitted: Result<(), Denied>) -> Result<(), Denied> {
         let mut state = self.guard.state();
         let account = state.ledger.account(&self.who);
         let outcome = match &admitted {
@@ -119,16 +129,24 @@ impl Visit {
         let patience = self.guard.patience_of(self.class);
         let began = Instant::now();
         loop {
-            match self.guard.rule(self.owners(), self.class, &self.ask, Instant::now()) {
-                Ruling::Admitted { keeps } => {
-                    self.keeps.store(keeps, Ordering::Relaxed);
-                    return Ok(());
-                }
-                Ruling::Denied(denied) => return Err(denied),
-                Ruling::Wait { whose, wait } => {
+            match self.rule() {
+                Ok(ruled) => return ruled,
+                Err((whose, wait)) => {
                     self.wait_for_budget(whose, wait, began, patience).await?;
                 }
             }
+        }
+    }
+
+    /// What the guard decides now; an error: whose budget is to be waited for, and how long.
+    fn rule(&self) -> Result<Result<(), Denied>, (Owner, Duration)> {
+        match self.guard.rule(self.owners(), self.class, &self.ask, Instant::now()) {
+            Ruling::Admitted { keeps } => {
+                self.keeps.store(keeps, Ordering::Relaxed);
+                Ok(Ok(()))
+            }
+            Ruling::Denied(denied) => Ok(Err(denied)),
+            Ruling::Wait { whose, wait } => Err((whose, wait)),
         }
     }
 
@@ -148,7 +166,7 @@ impl Visit {
     /// All of the file comes home by what was read: what was not paid for yet is paid for now, and
     /// whoever asks next waits until it is.
     pub fn owe_the_rest(&self) {
-        let rest = self.ask.size_bytes.saturating_sub(self.bytes.load(Ordering::Relaxed));
+        let rest = self.ask.remote_bytes.saturating_sub(self.bytes.load(Ordering::Relaxed));
         if !self.paid_whole.swap(true, Ordering::Relaxed) && rest > 0 {
             self.guard.owe(self.owners(), rest, Instant::now());
             self.note_bytes(rest);

@@ -1,9 +1,10 @@
 //! What was seen of one tenant's files and is not yet in its catalog.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Kind;
+use super::owners::{Number, Owners};
 use crate::file_id::{FileHandle, Ino};
 use crate::temperature::{Evidence, Second};
 
@@ -75,12 +76,16 @@ impl Touch {
     }
 }
 
+/// Where a ledger says which files are its own.
+type Place = (Arc<Mutex<Owners>>, Number);
+
 #[derive(Debug, Default)]
 struct Inner {
     sight: Sight,
     touched: HashMap<(Ino, u32), Touch>,
     /// Files that came home, and when.
     recalled: HashMap<Ino, Second>,
+    place: Option<Place>,
 }
 
 /// One tenant's ledger.
@@ -97,6 +102,15 @@ impl Ledger {
         let mut inner = self.lock();
         inner.sight.source = source;
         (inner.sight.since, inner.sight.until) = (now, now);
+    }
+
+    /// Another kind of probe sees from now on what a probe saw before.
+    pub(super) fn seen_by(&self, kind: Kind) {
+        let source = &mut self.lock().sight.source;
+        match source {
+            Source::Probe(before) | Source::Partly(before) => *before = kind,
+            Source::Nothing | Source::Opens => {}
+        }
     }
 
     /// Something was not seen: from now on anew. `lost`: accesses, as far as they were counted.
@@ -128,6 +142,35 @@ impl Ledger {
             Source::Opens => Sight { until: Second::now(), ..sight },
             Source::Nothing | Source::Probe(_) | Source::Partly(_) => sight,
         }
+    }
+
+    /// From now on it says there which files are its own.
+    pub(super) fn tell(&self, owners: &Arc<Mutex<Owners>>, number: Number) {
+        self.lock().place = Some((Arc::clone(owners), number));
+    }
+
+    /// Says something where files' owners are known, where it is watched at all.
+    fn told<T: Default>(&self, say: impl FnOnce(&mut Owners, Number) -> T) -> T {
+        let place = self.lock().place.clone();
+        let Some((owners, number)) = place else { return T::default() };
+        // Not under this ledger's lock: whoever gives holds the owners'.
+        let mut owners = owners.lock().unwrap_or_else(PoisonError::into_inner);
+        say(&mut owners, number)
+    }
+
+    /// These files are its tenant's.
+    pub fn owns(&self, files: impl Iterator<Item = Ino>) {
+        let waited: Vec<_> = self.told(|owners, number| {
+            let own = |ino| owners.own(number, ino).into_iter().map(move |touch| (ino, touch));
+            files.flat_map(own).collect()
+        });
+        waited.into_iter().for_each(|(ino, touch)| self.add(ino, touch));
+    }
+
+    /// Whether all of its tenant's files have been met, and told by [`Ledger::owns`] since it is
+    /// watched. As long as not, it is given what nobody else owns.
+    pub fn has_met_all(&self, all: bool) {
+        self.told(|owners, number| owners.has_met_all(number, all));
     }
 
     /// Adds accesses of a file.
@@ -190,6 +233,15 @@ impl Ledger {
     pub fn waiting(&self, ino: Ino) -> Vec<Touch> {
         let inner = self.lock();
         inner.touched.iter().filter(|((of, _), _)| *of == ino).map(|(_, touch)| *touch).collect()
+    }
+
+    /// What waits of each file.
+    pub fn all_waiting(&self) -> HashMap<Ino, Vec<Touch>> {
+        let mut waiting: HashMap<Ino, Vec<Touch>> = HashMap::new();
+        for ((ino, _), touch) in &self.lock().touched {
+            waiting.entry(*ino).or_default().push(*touch);
+        }
+        waiting
     }
 
     /// All that waits; nothing waits then.

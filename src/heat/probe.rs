@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
 use aya::programs::Program;
@@ -79,30 +79,19 @@ impl std::fmt::Debug for Probe {
     }
 }
 
-/// The kernel's description of itself.
-#[derive(Clone, Debug)]
-pub(super) struct Description {
-    pub(super) path: PathBuf,
-}
-
-impl Default for Description {
-    fn default() -> Self {
-        Self { path: super::btf::KERNEL.into() }
-    }
-}
-
 impl Probe {
-    /// Loads the first kind that this kernel allows. `entries`: files that may be touched
-    /// between two drains.
+    /// Loads the first kind that this kernel allows. `description`: the kernel's own, where it is
+    /// not in its place; `entries`: files that may be touched between two drains.
     pub(super) fn load(
         choice: Choice,
-        description: &Description,
+        description: Option<&Path>,
         entries: u32,
     ) -> Result<Self, ProbeError> {
         object::check(object::OBJECT).map_err(|why| ProbeError(vec![why]))?;
+        let description = description.unwrap_or(Path::new(super::btf::KERNEL));
         let mut refused = Vec::new();
         for kind in choice.kinds() {
-            match Self::load_kind(kind, &description.path, entries) {
+            match Self::load_kind(kind, description, entries) {
                 Ok(probe) => return Ok(Self { refused, ..probe }),
                 Err(why) => refused.push(format!("{}: {why}", kind.word())),
             }
@@ -208,6 +197,7 @@ impl Probe {
         nonce: u64,
         read: impl FnOnce() -> io::Result<()>,
     ) -> io::Result<Option<Seen>> {
+        self.sight.set(0, [0; SIGHT_WORDS], 0).map_err(io::Error::other)?;
         self.wanted[NONCE] = nonce;
         self.tell()?;
         let done = read();

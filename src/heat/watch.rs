@@ -1,20 +1,19 @@
 //! The thread that empties the probe: one a daemon, whatever the number of tenants.
 
-use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
-use std::os::unix::fs::FileExt;
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::ledger::{Ledger, Source, Touch, Via};
-use super::probe::{Description, Probe, Seen, halves};
+use super::ledger::{Ledger, Source, Via};
+use super::pass::State;
+use super::probe::Probe;
+use super::proof::Proof;
 use super::{Choice, Kind};
-use crate::file_id::Ino;
 use crate::sys;
-use crate::temperature::{Evidence, Second};
+use crate::temperature::Second;
 
 /// A drain that found more than this share of the map full is followed by another soon.
 const CROWDED_DIVISOR: u64 = 4;
@@ -22,11 +21,6 @@ const CROWDED_DIVISOR: u64 = 4;
 const SOON: Duration = Duration::from_millis(250);
 /// A drain that comes later than this many intervals is counted as missed.
 const LATE_INTERVALS: u32 = 3;
-/// The wall clock and the one that nobody sets differ by more than this between two drains: it
-/// was set. Larger than what NTP slews in a drain, and than a look at both takes.
-const CLOCK_STEP: Duration = Duration::from_secs(5);
-/// Pages at which tests read: far behind what a reader of small files reads at.
-const TEST_PAGES: std::ops::Range<u64> = 1 << 12..1 << 24;
 
 /// Whose reads warm nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -84,30 +78,10 @@ pub struct Report {
     pub entries: u64,
     /// Time that drains took.
     pub spent: Duration,
-}
-
-#[derive(Debug)]
-struct Watched {
-    ledger: Arc<Ledger>,
-    via: Via,
-}
-
-#[derive(Debug, Default)]
-struct Device {
-    watched: Vec<Watched>,
-    lost: u64,
-}
-
-#[derive(Debug)]
-struct State {
-    probe: Option<Probe>,
-    devices: HashMap<u32, Device>,
-    report: Report,
-    /// The wall clock and the one that nobody sets, at the last look.
-    clocks: (Second, Duration),
-    /// In a namespace of processes, whose numbers the kernel's programs do not know.
-    is_numbered_otherwise: bool,
-    stop: bool,
+    /// Drains at which the probe did not see what the daemon read: it was detached.
+    pub blind: u64,
+    /// How often it was loaded anew because of that.
+    pub reloads: u64,
 }
 
 #[derive(Debug)]
@@ -131,31 +105,11 @@ impl Watch {
         options: &Options,
         quiet: impl FnMut() -> Quiet + Send + 'static,
     ) -> io::Result<Self> {
-        let description = options.description.clone().map(|path| Description { path });
-        let loaded = Probe::load(options.choice, &description.unwrap_or_default(), options.entries);
-        let mut report = Report::default();
-        let probe = match loaded {
-            Ok(probe) => {
-                report.kind = Some(probe.kind);
-                report.refused.clone_from(&probe.refused);
-                Some(probe)
-            }
-            Err(refused) => {
-                if options.choice != Choice::None {
-                    tracing::warn!("no probe, heat is what opens through the mount say: {refused}");
-                }
-                report.refused = refused.0;
-                None
-            }
-        };
-        let state = State {
-            probe,
-            devices: HashMap::new(),
-            report,
-            clocks: (Second::now(), sys::boot_clock()),
-            is_numbered_otherwise: false,
-            stop: false,
-        };
+        let state = State::begin(options.clone());
+        if state.probe.is_none() && options.choice != Choice::None {
+            let why = state.report.refused.join("; ");
+            tracing::warn!("no probe, heat is what opens through the mount say: {why}");
+        }
         let entries = options.entries.into();
         let shared =
             Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new(), entries });
@@ -180,7 +134,13 @@ impl Watch {
         let kind = probe.kind;
         let mut notes = Vec::new();
         let named = sys::mount::superblock_device(root).map(kernel_device);
-        let tested = test(probe, &private_of(root, private));
+        let (proof, tested) = match Proof::prepare(root, private) {
+            Ok(proof) => {
+                let seen = proof.ask(probe);
+                (Some(proof), seen)
+            }
+            Err(error) => (None, Err(error)),
+        };
         let device = match (&tested, &named) {
             (Ok(Some(seen)), _) => seen.device,
             (Ok(None), _) => {
@@ -203,8 +163,6 @@ impl Watch {
             Ok(Some(seen)) => seen.process,
             _ => std::process::id(),
         };
-        state.is_numbered_otherwise = process != std::process::id();
-        let Some(probe) = &mut state.probe else { return notes };
         let whole = matches!((&tested, &named), (Ok(Some(_)), Ok(named)) if *named == device);
         if !whole {
             notes.push(
@@ -213,8 +171,9 @@ impl Watch {
                     .to_owned(),
             );
         }
-        let begun = probe.daemon_is(process).and_then(|()| state.watch(device, ledger, Via::Below));
-        if let Err(error) = begun {
+        let watched = state.daemon_is(process);
+        let watched = watched.and_then(|()| state.watch(device, ledger, Via::Below, proof));
+        if let Err(error) = watched {
             notes.push(format!("the probe cannot watch this filesystem: {error}"));
             ledger.begin(Source::Opens, Second::now());
             return notes;
@@ -231,7 +190,7 @@ impl Watch {
         if state.probe.is_none() {
             return Ok(());
         }
-        state.watch(device, ledger, Via::Mount)
+        state.watch(device, ledger, Via::Mount, None)
     }
 
     /// How it fares.
@@ -263,6 +222,7 @@ impl Drop for Watch {
 
 fn run(shared: &Shared, interval: Duration, mut quiet: impl FnMut() -> Quiet) {
     let mut known = None;
+    let mut told = 0;
     let mut drained = Instant::now();
     let mut pause = Duration::ZERO;
     loop {
@@ -286,7 +246,10 @@ fn run(shared: &Shared, interval: Duration, mut quiet: impl FnMut() -> Quiet) {
         if drained.elapsed() > interval * LATE_INTERVALS {
             state.report.missed += 1;
         }
-        let taken = state.pass();
+        let (taken, reloads) = (state.pass(), state.report.reloads);
+        if std::mem::replace(&mut told, reloads) != reloads {
+            known = None;
+        }
         drained = Instant::now();
         if state.stop {
             return;
@@ -296,122 +259,14 @@ fn run(shared: &Shared, interval: Duration, mut quiet: impl FnMut() -> Quiet) {
     }
 }
 
-impl State {
-    fn watch(&mut self, device: u32, ledger: &Arc<Ledger>, via: Via) -> io::Result<()> {
-        if let Some(probe) = &mut self.probe {
-            probe.watch(device)?;
-        }
-        let known = self.devices.entry(device).or_default();
-        known.watched.push(Watched { ledger: Arc::clone(ledger), via });
-        Ok(())
-    }
-
-    fn each_ledger(&self, mut tell: impl FnMut(&Ledger)) {
-        self.devices.values().flat_map(|device| &device.watched).for_each(|watched| {
-            // The mount's own inodes are seen, or lost, together with those below.
-            if watched.via == Via::Below {
-                tell(&watched.ledger);
-            }
-        });
-    }
-
-    /// One drain; how many entries it took.
-    fn pass(&mut self) -> u64 {
-        // Ledgers that nobody else has any more are not watched.
-        let mut probe = self.probe.as_mut();
-        self.devices.retain(|device, known| {
-            known.watched.retain(|watched| Arc::strong_count(&watched.ledger) > 1);
-            let used = !known.watched.is_empty();
-            if let (false, Some(probe)) = (used, probe.as_mut()) {
-                probe.forget(*device);
-            }
-            used
-        });
-        let begun = Second::now();
-        if self.clock_was_set(begun) {
-            tracing::warn!("the clock was set: what is idle is judged from now on");
-            self.each_ledger(|ledger| ledger.clock_set(begun));
-        }
-        let Some(probe) = &mut self.probe else { return 0 };
-        let started = Instant::now();
-        let (mut events, mut entries) = (0, 0);
-        let devices = &self.devices;
-        let drained = probe.drain(|key, count| {
-            entries += 1;
-            let (device, generation) = halves(key[0]);
-            let Some(device) = devices.get(&device) else { return };
-            events += count;
-            let (last, evidence) = (Second::now(), Evidence::Probe);
-            for watched in &device.watched {
-                let touch = Touch { via: watched.via, generation, count, last, evidence };
-                watched.ledger.add(Ino(key[1]), touch);
-            }
-        });
-        self.report.events += events;
-        self.report.entries += entries;
-        self.report.drains += 1;
-        let lost = drained.and_then(|()| self.count_lost());
-        match lost {
-            Ok(()) => self.each_ledger(|ledger| ledger.seen_until(begun)),
-            Err(error) => {
-                tracing::warn!(%error, "the probe cannot be emptied: nothing counts as idle");
-                self.each_ledger(|ledger| ledger.gap(Second::now(), 0));
-            }
-        }
-        self.report.spent += started.elapsed();
-        entries
-    }
-
-    /// Asks for accesses that the map had no room for: what is idle there is not known.
-    fn count_lost(&mut self) -> io::Result<()> {
-        let Some(probe) = &self.probe else { return Ok(()) };
-        for (number, device) in &mut self.devices {
-            let lost = probe.lost(*number)?;
-            let more = lost.saturating_sub(device.lost);
-            device.lost = lost;
-            if more > 0 {
-                self.report.dropped += more;
-                let now = Second::now();
-                device.watched.iter().for_each(|watched| watched.ledger.gap(now, more));
-            }
-        }
-        Ok(())
-    }
-
-    fn clock_was_set(&mut self, wall: Second) -> bool {
-        let before = std::mem::replace(&mut self.clocks, (wall, sys::boot_clock()));
-        let went = i64::from(wall.0) - i64::from(before.0.0);
-        let passed = self.clocks.1.saturating_sub(before.1);
-        let passed = i64::try_from(passed.as_secs()).unwrap_or(i64::MAX);
-        went.abs_diff(passed) > CLOCK_STEP.as_secs()
-    }
-}
-
 /// Which probe this machine allows, and what better ones met.
 pub fn try_here() -> Result<(Kind, Vec<String>), super::ProbeError> {
     const FEW: u32 = 64;
-    let probe = Probe::load(Choice::Auto, &Description::default(), FEW)?;
+    let probe = Probe::load(Choice::Auto, None, FEW)?;
     Ok((probe.kind, probe.refused))
-}
-
-/// Reads a file of its own where nobody else reads; what the probe saw of that.
-fn test(probe: &mut Probe, private: &Path) -> io::Result<Option<Seen>> {
-    let random = u64::from_le_bytes(
-        crate::file_id::SegmentId::generate().0[8..].try_into().map_err(io::Error::other)?,
-    );
-    let page = TEST_PAGES.start + random % (TEST_PAGES.end - TEST_PAGES.start);
-    let file = tempfile::tempfile_in(private)?;
-    let offset = page * sys::page_bytes();
-    file.set_len(offset + 1)?;
-    probe.test(page, || file.read_exact_at(&mut [0], offset))
 }
 
 /// A device as the kernel keeps it (`MKDEV` of kdev_t.h).
 fn kernel_device((major, minor): (u32, u32)) -> u32 {
     major << 20 | minor
-}
-
-/// A descriptor's path for calls that take a directory.
-fn private_of(root: BorrowedFd<'_>, name: &str) -> PathBuf {
-    format!("/proc/self/fd/{}/{name}", root.as_raw_fd()).into()
 }

@@ -2,9 +2,10 @@
 
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -52,6 +53,8 @@ pub enum Fill {
     Idle,
     /// Under way, until this is cancelled.
     Running(CancellationToken),
+    /// The same; all bytes are in memory, and the body is still to become whole.
+    Held(CancellationToken),
     /// It failed; the body is the stub again.
     Failed(FillError),
     /// The body is whole, and its record says so.
@@ -105,6 +108,7 @@ pub struct Cold {
     unwanted: AtomicBool,
     cancels: watch::Sender<()>,
     progress: Mutex<Progress>,
+    held: Mutex<Option<Bytes>>,
 }
 
 impl Cold {
@@ -112,7 +116,8 @@ impl Cold {
     pub fn new(stub: Stub, record: Record, place: Place, file: Arc<File>) -> Self {
         let (fill, cancels) = (watch::Sender::new(Fill::Idle), watch::Sender::new(()));
         let (unwanted, progress) = (AtomicBool::new(false), Mutex::default());
-        Self { stub, record, place, file, fill, unwanted, cancels, progress }
+        let held = Mutex::default();
+        Self { stub, record, place, file, fill, unwanted, cancels, progress, held }
     }
 
     /// How far the recall is, and word of when that changes.
@@ -129,14 +134,19 @@ impl Cold {
                 *fill = Fill::Running(stop.clone());
                 true
             }
-            Fill::Running(_) | Fill::Done => false,
+            Fill::Running(_) | Fill::Held(_) | Fill::Done => false,
         });
         begun.then_some(stop)
     }
 
     /// Whether all of it is being fetched, or was.
     pub fn comes_home(&self) -> bool {
-        matches!(*self.fill.borrow(), Fill::Running(_) | Fill::Done)
+        matches!(*self.fill.borrow(), Fill::Running(_) | Fill::Held(_) | Fill::Done)
+    }
+
+    /// Whether a fill made it whole.
+    pub fn is_home(&self) -> bool {
+        matches!(*self.fill.borrow(), Fill::Done)
     }
 
     /// Changes when a person cancels; whoever holds it counts as waiting for bytes.
@@ -165,7 +175,7 @@ impl Cold {
     /// Stops the fill that is under way.
     pub fn cancel_fill(&self) {
         match &*self.fill.borrow() {
-            Fill::Running(stop) => stop.cancel(),
+            Fill::Running(stop) | Fill::Held(stop) => stop.cancel(),
             Fill::Idle | Fill::Failed(_) | Fill::Done => {}
         }
     }
@@ -182,14 +192,37 @@ impl Cold {
         self.unwanted.swap(false, Ordering::AcqRel)
     }
 
+    /// The only chunk of the file that is being filled is in memory, and stays there until the
+    /// fill ends.
+    pub fn hold(&self, chunk: Bytes) {
+        *self.held() = Some(chunk);
+        self.fill.send_if_modified(|fill| match fill {
+            Fill::Running(stop) => {
+                *fill = Fill::Held(stop.clone());
+                true
+            }
+            Fill::Idle | Fill::Held(_) | Fill::Failed(_) | Fill::Done => false,
+        });
+    }
+
+    /// The packed bytes of the whole file, while they are in memory.
+    pub fn held_chunk(&self) -> Option<Bytes> {
+        self.held().clone()
+    }
+
+    fn held(&self) -> MutexGuard<'_, Option<Bytes>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Ends a fill.
     pub fn end_fill(&self, result: Fill) {
         self.fill.send_replace(result);
+        *self.held() = None;
     }
 
     /// Whether no fill is under way.
     pub fn is_idle(&self) -> bool {
-        !matches!(*self.fill.borrow(), Fill::Running(_))
+        !matches!(*self.fill.borrow(), Fill::Running(_) | Fill::Held(_))
     }
 
     /// How much was read, under its lock.

@@ -87,7 +87,7 @@ impl Ops {
             writable: true,
             truncate: false,
             exec: false,
-            whole_refused: true,
+            fill_waited: true,
             proven_here: false,
             visit: None,
             door,

@@ -9,12 +9,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::handle::OpenFile;
-use super::open::{blocking, stop_fill};
+use super::open::blocking;
+use super::open_wait::stop_fill;
 use super::patience::Patience;
 use super::{Answer, Caller, Errno, Fh, Ops};
 use crate::guard::{Visit, Why};
 use crate::inode::{Cold, Inode, Serving, TierGuard};
-use crate::recall::RecallError;
+use crate::recall::{Recall, RecallError};
 use crate::recover::{Finding, Ordered, find, put_in_order};
 use crate::sys;
 use crate::sys::cred::WithoutFsetid;
@@ -31,14 +32,20 @@ impl Ops {
                 Answer::Now(read_local(&file, offset, size).map_err(Errno::from))
             }
             Serving::Cold(cold) => {
+                // Whoever opened a file that small has paid for all of it.
+                if let Some(read) = Recall::read_held(&cold, offset, size) {
+                    return Answer::Now(Ok(read));
+                }
                 let recall = Arc::clone(&self.recall);
                 Answer::later(async move {
                     let Some(visit) = &open.visit else {
                         return Ok(recall.read(&open.inode, &cold, offset, size, true).await?);
                     };
-                    let left = cold.place.size_bytes.saturating_sub(offset);
-                    let paid = visit.pay(left.min(size.into())).await;
-                    paid.map_err(|denied| Errno::at_read(&denied))?;
+                    let wanted = offset..offset.saturating_add(size.into());
+                    if let Some(remote) = cold.place.packing.packed_range(wanted) {
+                        let paid = visit.pay(remote.end - remote.start).await;
+                        paid.map_err(|denied| Errno::at_read(&denied))?;
+                    }
                     let stayed = !cold.comes_home();
                     let read = recall.read(&open.inode, &cold, offset, size, visit.keeps());
                     let read = visit.waiting(read).await;
@@ -244,8 +251,8 @@ impl Ops {
                 Serving::Cold(cold) if !wanted => return Ok((held, Arc::clone(&cold.file))),
                 Serving::Cold(cold) => {
                     drop(held);
-                    let size = cold.record.size_bytes;
-                    let visit = self.visit(caller, inode, &cold, Why::Write, size);
+                    let bytes = cold.place.packing.packed_bytes();
+                    let visit = self.visit(caller, inode, &cold, Why::Write, bytes);
                     visit.admit().await.map_err(|denied| Errno::at_open(&denied))?;
                     self.whole_for_change(inode, &cold, Some(&visit)).await?;
                 }
@@ -292,7 +299,7 @@ impl Ops {
             match inode.serving() {
                 Serving::Cold(cold) => {
                     if let Some(visit) = visit {
-                        let paid = visit.pay(cold.record.size_bytes).await;
+                        let paid = visit.pay(cold.place.packing.packed_bytes()).await;
                         paid.map_err(|denied| Errno::at_read(&denied))?;
                     }
                     self.whole_for_change(inode, &cold, visit).await?;

@@ -2,9 +2,9 @@
 //!
 //! The first open of a file fixes how it is served until its last close (a rule of the
 //! kernel's). What is local is served by passthrough where the kernel allows it; what is
-//! remote by the daemon, from the store. A small stub is recalled inside `open`, so that it
-//! opens as a local file; so is a program that is about to run, because a mapping cannot
-//! return an errno.
+//! remote by the daemon, from the store. What a small stub stands for is fetched inside `open`: a
+//! reader is served from memory, and the file comes home behind it; a writer waits until it is
+//! here. So does a program that is about to run, because a mapping cannot return an errno.
 
 use std::fs::File;
 use std::io;
@@ -13,15 +13,13 @@ use std::sync::Arc;
 use nix::sys::stat::fstat;
 
 use super::io::set_size;
-use super::patience::Patience;
 use super::{Answer, Caller, Errno, Fh, Ops};
 use crate::failpoint::{CrashPoint, reach};
 use crate::file_id::{Ino, TimeNs};
-use crate::guard::{Visit, Why};
-use crate::inode::{Backing, Body, Cold, Fill, Inode, Serving, Suspect, TierGuard};
-use crate::recall::RecallError;
+use crate::guard::Visit;
+use crate::inode::{Backing, Body, Cold, Inode, Serving, Suspect, TierGuard};
 use crate::record::Record;
-use crate::recover::{Finding, Ordered, find, put_in_order};
+use crate::recover::{Finding, find};
 use crate::sys::cred::WithoutFsetid;
 use crate::tier::State;
 
@@ -71,13 +69,21 @@ pub(super) struct OpenRequest {
     pub(super) writable: bool,
     pub(super) truncate: bool,
     pub(super) exec: bool,
-    /// Whether a recall inside this open was tried and cannot be had.
-    pub(super) whole_refused: bool,
+    /// Whether a recall inside this open was waited for: its bytes are in memory, or it cannot be
+    /// had.
+    pub(super) fill_waited: bool,
     /// Whether its bytes are proven to be here, whatever its record says.
     pub(super) proven_here: bool,
     /// As what the guard let it through, once the file was seen to be cold.
     pub(super) visit: Option<Arc<Visit>>,
     pub(super) door: Arc<dyn RegisterBacking>,
+}
+
+impl OpenRequest {
+    /// Whether bytes in memory are not enough: it is changed, or run.
+    pub(super) fn wants_it_home(&self) -> bool {
+        self.writable || self.exec
+    }
 }
 
 pub(super) enum Step {
@@ -94,6 +100,8 @@ pub(super) enum Wait {
     Order(Arc<File>),
     /// It is cold: the guard is asked first.
     Guard(Arc<Cold>),
+    /// The guard was asked, and lets it through once there is something to spend.
+    Budget(Arc<Visit>),
     /// The file comes home first.
     Fill(Arc<Cold>),
     /// Its recall is stopped first: what was there is not wanted any more.
@@ -123,126 +131,43 @@ impl Ops {
         flags: i32,
         door: Arc<dyn RegisterBacking>,
     ) -> Answer<Opened> {
-        let request = OpenRequest {
+        let mut request = OpenRequest {
             caller,
             writable: flags & libc::O_ACCMODE != libc::O_RDONLY,
             truncate: flags & libc::O_TRUNC != 0,
             exec: flags & FMODE_EXEC != 0,
-            whole_refused: false,
+            fill_waited: false,
             proven_here: false,
             visit: None,
             door,
         };
+        let mut first = None;
         if let Some(mut held) = inode.try_tier() {
-            match self.open_step(&inode, &mut held, &request, false) {
-                Ok(Step::Done(opened)) => return Answer::Now(Ok(opened)),
-                Err(error) => return Answer::Now(Err(error)),
-                Ok(Step::Wait(_)) => {}
+            let answered = loop {
+                match self.open_step(&inode, &mut held, &request, false) {
+                    Ok(Step::Done(opened)) => break Ok(opened),
+                    Ok(Step::Wait(wait)) => match self.at_once(&inode, &mut request, wait) {
+                        Ok(None) => {}
+                        Ok(wait) => {
+                            first = wait;
+                            break Err(None);
+                        }
+                        Err(error) => break Err(Some(error)),
+                    },
+                    Err(error) => break Err(Some(error)),
+                }
+            };
+            match answered {
+                Ok(opened) => return Answer::Now(Ok(opened)),
+                Err(Some(error)) => return Answer::Now(Err(error)),
+                Err(None) => {}
             }
         }
         let ops = Arc::clone(self);
-        Answer::later(async move { ops.open_later(inode, request).await })
+        Answer::later(async move { ops.open_later(inode, request, first).await })
     }
 
-    async fn open_later(
-        self: Arc<Self>,
-        inode: Arc<Inode>,
-        mut request: OpenRequest,
-    ) -> Result<Opened, Errno> {
-        // A caller that is killed drops this future wherever it is.
-        let _unused = CloseUnused { ops: Arc::clone(&self), inode: Arc::clone(&inode) };
-        let mut patience = Patience::new();
-        loop {
-            let held = inode.tier().await;
-            let step = {
-                let (ops, inode, request) =
-                    (Arc::clone(&self), Arc::clone(&inode), request.clone());
-                let mut held = held;
-                blocking(move || ops.open_step(&inode, &mut held, &request, true)).await?
-            };
-            match step {
-                Step::Done(opened) => return Ok(opened),
-                Step::Wait(Wait::Disk) => return Err(Errno(libc::EIO)),
-                Step::Wait(Wait::Order(file)) => {
-                    let _held = inode.tier().await;
-                    let patience = self.recall.options().deadline;
-                    match put_in_order(&self.tenant, &inode, &file, patience).await? {
-                        Ordered::Done => {}
-                        Ordered::Unrecorded => request.proven_here = true,
-                        Ordered::Waits(error) => return Err(error.into()),
-                    }
-                }
-                Step::Wait(Wait::Lease) => {
-                    if patience.is_over() {
-                        return Err(Errno(libc::EBUSY));
-                    }
-                    patience.wait().await;
-                }
-                Step::Wait(Wait::Stop(cold)) => stop_fill(&cold).await,
-                Step::Wait(Wait::Guard(cold)) => {
-                    request.visit = Some(self.pass_guard(&inode, &cold, &request).await?);
-                }
-                Step::Wait(Wait::Fill(cold)) => match self.fill(&inode, &cold, &request).await? {
-                    Ok(()) => {}
-                    Err(
-                        RecallError::NoSpace { .. } | RecallError::Unwritable | RecallError::Busy,
-                    ) if !request.exec => {
-                        request.whole_refused = true;
-                    }
-                    // A program cannot be served chunk by chunk: whoever is in the way goes soon.
-                    Err(RecallError::Busy) if !patience.is_over() => {
-                        patience.wait().await;
-                    }
-                    Err(error) => {
-                        if let Some(visit) = &request.visit {
-                            visit.failed(&error);
-                        }
-                        return Err(error.into());
-                    }
-                },
-            }
-        }
-    }
-
-    /// Asks the guard for an open of a cold file.
-    async fn pass_guard(
-        &self,
-        inode: &Inode,
-        cold: &Cold,
-        request: &OpenRequest,
-    ) -> Result<Arc<Visit>, Errno> {
-        let why = match (request.exec, request.writable) {
-            (true, _) => Why::Exec,
-            (false, true) => Why::Write,
-            (false, false) => Why::Read,
-        };
-        let at_once = request.exec || self.is_recalled_in_open(cold);
-        let bytes = if at_once { cold.record.size_bytes } else { 0 };
-        let visit = self.visit(request.caller, inode, cold, why, bytes);
-        visit.admit().await.map_err(|denied| Errno::at_open(&denied))?;
-        Ok(visit)
-    }
-
-    /// Waits until the whole file is here, or whoever waits is cancelled: nobody else waiting,
-    /// the recall ends too.
-    async fn fill(
-        &self,
-        inode: &Arc<Inode>,
-        cold: &Arc<Cold>,
-        request: &OpenRequest,
-    ) -> Result<Result<(), RecallError>, Errno> {
-        let whole = self.recall.whole(inode, cold);
-        let Some(visit) = &request.visit else { return Ok(whole.await) };
-        visit.waiting(whole).await.map_err(|denied| {
-            if !cold.is_waited_for_by_others() {
-                // Whoever comes just now begins another.
-                cold.unwant_fill();
-            }
-            Errno::at_open(&denied)
-        })
-    }
-
-    fn is_recalled_in_open(&self, cold: &Cold) -> bool {
+    pub(super) fn is_recalled_in_open(&self, cold: &Cold) -> bool {
         cold.record.size_bytes <= self.recall.options().whole_in_open_bytes
     }
 
@@ -349,13 +274,13 @@ impl Ops {
             cut?;
             return Ok(Step::Done(self.opened(inode, held, request, How::Daemon)));
         }
-        if request.visit.is_none() && !request.whole_refused {
+        if request.visit.is_none() && !request.fill_waited {
             return Ok(Step::Wait(Wait::Guard(cold)));
         }
         let keeps = request.visit.as_ref().is_none_or(|visit| visit.keeps());
         let small = self.is_recalled_in_open(&cold);
         let wanted = request.exec || (small && keeps && held.opens == 0);
-        if wanted && !request.whole_refused && self.tenant.may_move() {
+        if wanted && !request.fill_waited && self.tenant.may_move() {
             return Ok(Step::Wait(Wait::Fill(cold)));
         }
         Ok(Step::Done(self.opened(inode, held, request, How::Daemon)))
@@ -481,29 +406,6 @@ impl Ops {
         let fh = self.add_open_file(inode, request.writable, request.visit.clone());
         Opened { ops: Arc::clone(self), open: Some((fh, how)) }
     }
-}
-
-/// Closes a file that an open left cold and nobody uses.
-struct CloseUnused {
-    ops: Arc<Ops>,
-    inode: Arc<Inode>,
-}
-
-impl Drop for CloseUnused {
-    fn drop(&mut self) {
-        if matches!(self.inode.serving(), Serving::Cold(_)) {
-            let inode = Arc::clone(&self.inode);
-            self.ops.recall.spawn(async move { inode.close_if_unused(&mut *inode.tier().await) });
-        }
-    }
-}
-
-/// Stops a fill and waits until the body is the stub again.
-pub(super) async fn stop_fill(cold: &Cold) {
-    let mut fill = cold.watch_fill();
-    cold.unwant_fill();
-    // An error: nobody fills it any more.
-    drop(fill.wait_for(|fill| !matches!(fill, Fill::Running(_))).await);
 }
 
 pub(super) fn ctime_of(file: &File) -> io::Result<Option<TimeNs>> {

@@ -24,6 +24,7 @@ impl Ops {
             ino: inode.ino,
             path: path.unwrap_or_default(),
             size_bytes: cold.record.size_bytes,
+            remote_bytes: cold.place.packing.packed_bytes(),
             segment: cold.record.at.segment,
             bytes,
             why,

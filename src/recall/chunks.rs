@@ -17,7 +17,7 @@ use super::ahead::Readers;
 use super::insist::{UNANSWERED, insist};
 use super::neighbours::Neighbours;
 use super::run::RUNNING_CHUNKS;
-use crate::file_id::{EntryRef, SegmentId};
+use crate::file_id::{EntryRef, Extent, SegmentId};
 use crate::inode::Place;
 use crate::segment::Piece;
 use crate::store::ObjectStore;
@@ -132,10 +132,7 @@ impl Chunks {
         let mut data = BytesMut::with_capacity(length);
         for piece in pieces {
             match piece {
-                Piece::Hole(hole) => {
-                    let zeros = usize::try_from(hole.length).unwrap_or(0);
-                    data.resize(data.len() + zeros, 0);
-                }
+                Piece::Hole(hole) => add_zeros(&mut data, hole.length),
                 Piece::Data { at, packed_offset } => {
                     let packed = packed_offset..packed_offset + at.length;
                     for number in place.entry.chunks_of(packed.clone()) {
@@ -205,6 +202,9 @@ impl Chunks {
         number: u32,
         deadline: Duration,
     ) -> Result<Bytes, Flight> {
+        if let Some(chunk) = self.small_at_hand(place) {
+            return Ok(chunk);
+        }
         let at = place.entry.at();
         let key = (at.segment, at.entry, number);
         let mut state = self.lock();
@@ -234,6 +234,16 @@ impl Chunks {
         let flight = flight.boxed().shared();
         state.flights.insert(key, flight.clone());
         Err(flight)
+    }
+
+    /// The only chunk of a file, if it is here, or what lies around it.
+    pub(super) fn small_at_hand(&self, place: &Place) -> Option<Bytes> {
+        if place.entry.chunk_count() != 1 {
+            return None;
+        }
+        let at = place.entry.at();
+        let cached = self.lock().cache.get(&(at.segment, at.entry, 0)).cloned();
+        cached.or_else(|| self.neighbours.at_hand(place))
     }
 
     async fn fetch(
@@ -287,6 +297,32 @@ impl Drop for Landing {
     }
 }
 
+/// The file's own bytes in `range`, which ends within it, of a file of a single chunk.
+pub fn read_held(place: &Place, chunk: &Bytes, range: Range<u64>) -> Bytes {
+    let pieces = place.packing.pieces(range);
+    let part = |at: &Extent, packed_offset: u64| {
+        within(place, 0, chunk, &(packed_offset..packed_offset + at.length))
+    };
+    if let [Piece::Data { at, packed_offset }] = &pieces[..] {
+        // Not copied.
+        return chunk.slice(part(at, *packed_offset));
+    }
+    let mut data = BytesMut::new();
+    for piece in pieces {
+        match piece {
+            Piece::Hole(hole) => add_zeros(&mut data, hole.length),
+            Piece::Data { at, packed_offset } => {
+                data.extend_from_slice(&chunk[part(&at, packed_offset)]);
+            }
+        }
+    }
+    data.freeze()
+}
+
+fn add_zeros(data: &mut BytesMut, count: u64) {
+    data.resize(data.len() + usize::try_from(count).unwrap_or(0), 0);
+}
+
 /// The part of a chunk that holds these packed bytes.
 fn within(place: &Place, number: u32, chunk: &Bytes, packed: &Range<u64>) -> Range<usize> {
     let from = place.entry.packed_range(number..number + 1).start;
@@ -301,5 +337,32 @@ impl std::fmt::Debug for Chunks {
         f.debug_struct("Chunks")
             .field("store", &self.neighbours.store().url())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::segment::{EntryPlace, Packing};
+    use crate::store::ObjectKey;
+
+    #[test]
+    fn what_is_held_reads_as_the_file_with_its_holes() {
+        let extents =
+            [Extent { offset: 0, length: 3_000 }, Extent { offset: 9_000, length: 2_000 }];
+        let packing = Packing::new(12_000, &extents).unwrap();
+        let at = EntryRef { segment: SegmentId([1; 16]), entry: 0 };
+        let entry = EntryPlace::new(at, 64, packing.packed_bytes(), 8_192).unwrap();
+        let key = ObjectKey::new("a".to_owned());
+        let place = Place { key, entry, packing, size_bytes: 12_000 };
+        let chunk: Bytes = (0..5_000_u32).map(|n| n.to_le_bytes()[0] | 1).collect();
+        let mut file = vec![0; 12_000];
+        file[..3_000].copy_from_slice(&chunk[..3_000]);
+        file[9_000..11_000].copy_from_slice(&chunk[3_000..]);
+        for (start, end) in [(0, 12_000), (10, 20), (2_990, 9_010), (9_500, 9_501), (5_000, 6_000)]
+        {
+            let read = read_held(&place, &chunk, start as u64..end as u64);
+            assert!(read == file[start..end], "{start}..{end}");
+        }
     }
 }

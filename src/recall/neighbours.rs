@@ -87,21 +87,33 @@ impl Neighbours {
         let chunks = number..number + 1;
         if place.entry.chunk_count() == 1
             && let Some(run) = self.around(place, place.entry.object_range(chunks.clone())).await?
+            && let Some(chunk) = self.proven(place, &run)
         {
-            match verify_chunks(&place.entry, chunks.clone(), &run) {
-                // A copy: a small file that is remembered does not keep blocks in memory.
-                Ok(chunks) => return Ok(Bytes::from(chunks.concat())),
-                Err(bad) => {
-                    tracing::warn!(key = %place.key, %bad, "fetched anew");
-                    self.forget(place.entry.at().segment);
-                }
-            }
+            return Ok(chunk);
         }
         let _permit = self.permits.acquire().await;
         let chunks = fetch_chunks(&*self.store, &place.key, &place.entry, chunks).await?;
         let chunk = chunks.into_iter().next().unwrap_or_default();
         self.lock().fetched_bytes += chunk.len() as u64;
         Ok(chunk)
+    }
+
+    /// The packed bytes of a file of one chunk, checked, if what lies around it is here.
+    pub(super) fn at_hand(&self, place: &Place) -> Option<Bytes> {
+        let run = self.in_blocks(place.entry.at().segment, &place.entry.object_range(0..1))?;
+        self.proven(place, &run)
+    }
+
+    fn proven(&self, place: &Place, run: &Bytes) -> Option<Bytes> {
+        match verify_chunks(&place.entry, 0..1, run) {
+            // A copy: a small file that is remembered does not keep blocks in memory.
+            Ok(chunks) => Some(Bytes::from(chunks.concat())),
+            Err(bad) => {
+                tracing::warn!(key = %place.key, %bad, "fetched anew");
+                self.forget(place.entry.at().segment);
+                None
+            }
+        }
     }
 
     /// Hands on the packed bytes of several chunks, each as soon as it is checked; one request.
@@ -122,12 +134,12 @@ impl Neighbours {
     /// A range out of blocks; none: nobody reads this segment's files one after the other.
     async fn around(&self, place: &Place, range: Range<u64>) -> Result<Option<Bytes>, StoreError> {
         let id = place.entry.at().segment;
-        if let Some(run) = self.at_hand(id, &range) {
+        if let Some(run) = self.in_blocks(id, &range) {
             return Ok(Some(run));
         }
         let Some(segment) = self.ask(place.entry.at()) else { return Ok(None) };
         let _turn = segment.turn.lock().await;
-        if let Some(run) = self.at_hand(id, &range) {
+        if let Some(run) = self.in_blocks(id, &range) {
             return Ok(Some(run));
         }
         let size_bytes = match segment.size_bytes {
@@ -183,7 +195,7 @@ impl Neighbours {
     }
 
     /// A range of a segment, where all its blocks are here.
-    fn at_hand(&self, id: SegmentId, range: &Range<u64>) -> Option<Bytes> {
+    fn in_blocks(&self, id: SegmentId, range: &Range<u64>) -> Option<Bytes> {
         let mut state = self.lock();
         let mut parts = Vec::new();
         for number in range.start / BLOCK_BYTES..range.end.div_ceil(BLOCK_BYTES) {

@@ -39,12 +39,12 @@ pub fn cached(fd: impl AsFd) -> io::Result<Option<u64>> {
     if error.raw_os_error() == Some(libc::ENOSYS) { Ok(None) } else { Err(error) }
 }
 
-/// Starts writing bytes `0..length` out.
+/// Starts writing bytes `0..length` out; all where `length` is 0.
 pub fn start_write_out(fd: impl AsFd, length: i64) -> io::Result<()> {
     sync_range(fd, length, libc::SYNC_FILE_RANGE_WRITE)
 }
 
-/// Waits until bytes `0..length` are on the device (not until it is told to keep them: a
+/// Waits until bytes `0..length`, all where `length` is 0, are on the device (not until it is told to keep them: a
 /// barrier does that).
 pub fn await_write_out(fd: impl AsFd, length: i64) -> io::Result<()> {
     sync_range(

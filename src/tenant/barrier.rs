@@ -1,5 +1,5 @@
-//! What is known of the filesystem below, and what follows: how a batch of records is made
-//! durable at once, and whether a ctime proves anything.
+//! What is known of the filesystem below, and what follows: how a batch of records or of bodies is
+//! made durable at once, and whether a ctime proves anything.
 //!
 //! On ext4 and xfs a journal commit carries every change before it, so the fsync of one
 //! changed file is enough (measured; an fsync of an unchanged file or an fdatasync is not).
@@ -10,8 +10,12 @@ use std::io;
 use std::os::fd::AsFd;
 
 use nix::sys::statfs::{BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, fstatfs};
+use nix::sys::time::TimeSpec;
 
 use crate::sys;
+
+/// As `sync_file_range(2)` takes it.
+const TO_THE_END: i64 = 0;
 
 /// `XFS_SUPER_MAGIC` of linux/magic.h.
 const XFS_SUPER_MAGIC: i64 = 0x5846_5342;
@@ -42,5 +46,65 @@ pub(super) fn barrier(last: impl AsFd, commits_together: bool) -> io::Result<()>
         File::from(last.as_fd().try_clone_to_owned()?).sync_all()
     } else {
         sys::syncfs(last)
+    }
+}
+
+/// Makes the bytes of these files durable, with their sizes and where they lie: what became of
+/// each.
+pub(super) fn bodies(files: &[&File], commits_together: bool) -> Vec<io::Result<()>> {
+    if let [alone] = files {
+        return vec![alone.sync_data()];
+    }
+    // All on their way before the first is waited for.
+    let started = files.iter().map(|file| sys::pages::start_write_out(file, TO_THE_END));
+    let started: Vec<_> = started.collect();
+    let mut written: Vec<_> = started
+        .into_iter()
+        .zip(files)
+        .map(|(started, file)| started.and(sys::pages::await_write_out(file, TO_THE_END)))
+        .collect();
+    let Some(last) = files.last() else { return written };
+    let kept = commit(last, commits_together);
+    if let Err(error) = kept {
+        let again = || match error.raw_os_error() {
+            Some(errno) => io::Error::from_raw_os_error(errno),
+            None => io::Error::other(error.to_string()),
+        };
+        written.fill_with(|| Err(again()));
+    }
+    written
+}
+
+/// Has the device keep what is written, and what the journal has of it.
+fn commit(last: &File, commits_together: bool) -> io::Result<()> {
+    if commits_together {
+        // Changed after all others, whatever the clock's tick: only then its fsync commits theirs.
+        nix::sys::stat::futimens(last, &TimeSpec::UTIME_OMIT, &TimeSpec::UTIME_NOW)?;
+    }
+    barrier(last, commits_together)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn a_body_that_cannot_be_made_durable_is_told_from_the_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str| {
+            let mut file = File::create_new(dir.path().join(name)).unwrap();
+            file.write_all(name.as_bytes()).unwrap();
+            file
+        };
+        let (first, last) = (file("first"), file("last"));
+        let pipe = File::from(nix::unistd::pipe().unwrap().0);
+        let together = commits_together(&first).unwrap();
+        let synced = bodies(&[&first, &pipe, &last], together);
+        let synced: Vec<_> = synced.iter().map(Result::is_ok).collect();
+        assert_eq!(synced, [true, false, true]);
+        assert!(bodies(&[&pipe], together)[0].is_err());
+        assert!(bodies(&[], together).is_empty());
     }
 }

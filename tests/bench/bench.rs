@@ -8,11 +8,16 @@ use clap::{Parser, Subcommand};
 
 mod bare;
 mod cold;
+mod counting;
 mod engine;
 mod files;
 mod hot;
 mod pair;
+mod peers;
+mod probe;
+mod reader;
 mod subject;
+mod volume;
 
 /// Measures coldfs beside its peers: paired, in turns, medians.
 #[derive(Debug, Parser)]
@@ -37,6 +42,20 @@ enum Bench {
     /// reader_p99_in_storm. Peers: sdk (the bare AWS SDK), s3fs, rclone (its mount), s5cmd, alone
     /// (the same reader without a storm).
     Cold(Options),
+    /// The probe that counts uses: what it costs who reads, and what taking its counts costs.
+    ///
+    /// Metrics: pread_one_file, pread_many_files, other_device, cargo_build, git_status, tar,
+    /// fio_seq, drain_entries (and drain_entries_shared, with thousands of tenants), idle_drain,
+    /// memory_1m_files. Peers: off (no probe), ring (the classic tracepoint into the kernel's ring
+    /// buffer, a record an access), fanotify (FAN_ACCESS), atime_scan, one_tenant. In brackets the
+    /// interval of the median.
+    Probe(Options),
+    /// Reads, for `probe`.
+    #[command(hide = true)]
+    Reader { dir: PathBuf, files: usize },
+    /// Reads a byte of many files, for `probe`.
+    #[command(hide = true)]
+    Touch { dir: PathBuf, step: usize },
 }
 
 /// What every bench takes.
@@ -78,5 +97,8 @@ fn main() {
     match Cli::parse_from(arguments).bench {
         Bench::Hot(options) => hot::run(&options),
         Bench::Cold(options) => cold::run(&options),
+        Bench::Probe(options) => probe::run(&options),
+        Bench::Reader { dir, files } => reader::read_here(&dir, files),
+        Bench::Touch { dir, step } => probe::touch_here(&dir, step),
     }
 }

@@ -33,6 +33,8 @@ pub struct Beside<'a> {
     /// Median of coldfs over peer, and the smallest and largest of them.
     pub ratio: f64,
     pub spread: [f64; 2],
+    /// Where the median lies, with at least 95 of 100 chances.
+    pub interval: [f64; 2],
     pub rounds: usize,
 }
 
@@ -66,42 +68,57 @@ impl Measured {
         self.series[1..].iter().filter_map(|(peer, theirs)| {
             let pairs =
                 ours.iter().zip(theirs).filter_map(|(ours, theirs)| Some(((*ours)?, (*theirs)?)));
-            let ratios: Vec<f64> = pairs.map(|(ours, theirs)| ours / theirs).collect();
+            let mut ratios: Vec<f64> = pairs.map(|(ours, theirs)| ours / theirs).collect();
+            ratios.sort_by(f64::total_cmp);
             Some(Beside {
                 peer,
                 peer_value: median(theirs.iter().flatten().copied().collect())?,
-                spread: [
-                    ratios.iter().copied().fold(f64::INFINITY, f64::min),
-                    ratios.iter().copied().fold(0.0, f64::max),
-                ],
+                spread: [*ratios.first()?, *ratios.last()?],
+                interval: interval(&ratios)?,
                 rounds: ratios.len(),
                 ratio: median(ratios)?,
             })
         })
     }
 
-    /// One object a line and peer, as DESIGN.md section 10 has it.
+    /// One object a line and peer, as DESIGN.md section 10 has it; one where there is no peer.
     pub fn print_json(&self) {
         let better = if self.better == Better::Higher { "higher" } else { "lower" };
+        if self.series.len() == 1 {
+            let line = json!({
+                "bench": self.bench, "metric": self.metric, "unit": self.unit, "better": better,
+                "coldfs": self.value().map(rounded), "n": self.series[0].1.len(),
+            });
+            println!("{line}");
+        }
         for beside in self.beside() {
             let line = json!({
                 "bench": self.bench, "metric": self.metric, "unit": self.unit, "better": better,
                 "coldfs": self.value().map(rounded),
                 "peer": beside.peer, "peer_value": rounded(beside.peer_value),
                 "ratio": rounded(beside.ratio), "spread": beside.spread.map(rounded),
-                "n": beside.rounds,
+                "interval": beside.interval.map(rounded), "n": beside.rounds,
             });
             println!("{line}");
         }
     }
 
-    /// One line of a table; the aim is a bound on the ratio to `native`.
+    /// One line of a table, with the spread of ratios; the aim is a bound on the first of them.
     pub fn print_row(&self, aim: Option<f64>) {
+        self.print_row_with(aim, |beside| beside.spread);
+    }
+
+    /// One line of a table, with the interval of each median.
+    pub fn print_row_of_medians(&self, aim: Option<f64>) {
+        self.print_row_with(aim, |beside| beside.interval);
+    }
+
+    fn print_row_with(&self, aim: Option<f64>, range: fn(&Beside<'_>) -> [f64; 2]) {
         let value = self.value().map_or_else(|| "-".to_owned(), |value| format!("{value:.4}"));
         print!("{:<18} {:>10} {:<8}", self.metric, shortened(&value), self.unit);
         for beside in self.beside() {
-            let [low, high] = beside.spread;
-            print!(" | {:<6} {:>6.2} [{low:.2}, {high:.2}]", beside.peer, beside.ratio);
+            let [low, high] = range(&beside);
+            print!(" | {:<6} {:>6.3} [{low:.3}, {high:.3}]", beside.peer, beside.ratio);
         }
         match aim {
             Some(aim) => {
@@ -123,6 +140,23 @@ fn rounded(value: f64) -> f64 {
     }
     let scale = 10f64.powf(3.0 - value.abs().log10().floor());
     (value * scale).round() / scale
+}
+
+/// The places of ordered figures between which their median lies with at least 95 of 100 chances,
+/// whatever their distribution: each figure is below it as often as above. All of them where there are
+/// less than six.
+fn interval(ordered: &[f64]) -> Option<[f64; 2]> {
+    let count = ordered.len();
+    let (mut chance, mut below, mut outside) = (0.5_f64.powf(count as f64), 0.0, 0);
+    for number in 0..count / 2 {
+        below += chance;
+        if 2.0 * below > 0.05 {
+            break;
+        }
+        outside = number;
+        chance *= (count - number) as f64 / (number + 1) as f64;
+    }
+    Some([*ordered.get(outside)?, *ordered.get(count.checked_sub(outside + 1)?)?])
 }
 
 fn median(mut values: Vec<f64>) -> Option<f64> {

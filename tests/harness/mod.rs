@@ -188,6 +188,13 @@ fn slurp(mut file: std::fs::File) -> Vec<u8> {
     bytes
 }
 
+/// Whether a process runs. One that ended stays in /proc until its parent asks: where nobody adopts
+/// orphans, for ever.
+pub fn is_running(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status.lines().any(|line| line.starts_with("State:") && !line.contains("zombie"))
+}
+
 /// Copies a program by a process of its own: a descriptor of ours that may write it could be in a
 /// child of another test just now, and then it cannot be run ("Text file busy").
 pub fn copy_program(from: &str, to: &Path) {

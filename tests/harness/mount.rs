@@ -246,6 +246,13 @@ impl Mount {
             .unwrap_or_default()
     }
 
+    /// Waits until a file that somebody reads is at home: it comes behind its reader.
+    pub fn comes_home(&self, path: &Path) {
+        let home = || (self.state(path) == "archived").then_some(());
+        let came = super::wait_for(Duration::from_secs(60), home);
+        assert!(came.is_some(), "{} is {}", path.display(), self.state(path));
+    }
+
     /// `coldfs status --json`.
     pub fn status(&self) -> serde_json::Value {
         let output = self.coldfs(["status".as_ref(), "--json".as_ref(), self.mnt.as_os_str()]);

@@ -1,7 +1,15 @@
 //! What is left where a kernel refuses: each way forced, each said in status.
 
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
 use super::harness::site::Site;
-use super::{accesses, drained, heat, mounted, no_heat_here, plant, tenant};
+use super::harness::wait_for;
+use super::{PATIENCE, accesses, drained, heat, mounted, no_heat_here, plant, tenant};
+
+/// An access time, seconds since the epoch.
+const LONG_AGO: u64 = 1_000_000;
 
 /// Forces a way and reads a file by it; the probe that status names, and its notes.
 fn seen_by(more: &str) -> (String, String, u64) {
@@ -67,6 +75,55 @@ fn without_a_probe_opens_count_and_nothing_is_proven_idle() {
         assert!(heat["idle_seconds"].is_null(), "{name}: {heat}");
     }
     mount.detach();
+}
+
+/// Sets a file's access time to one older than its last change: relatime would move it.
+fn long_ago(path: &Path) {
+    let then = SystemTime::UNIX_EPOCH + Duration::from_secs(LONG_AGO);
+    let file = std::fs::File::options().write(true).open(path).unwrap();
+    file.set_times(std::fs::FileTimes::new().set_accessed(then)).unwrap();
+}
+
+fn access_time(path: &Path) -> u64 {
+    std::fs::metadata(path).unwrap().atime().cast_unsigned()
+}
+
+#[test]
+fn access_times_move_where_local_bytes_are_read() {
+    if no_heat_here() {
+        return;
+    }
+    let site = Site::new();
+    // Larger than what is brought home inside open().
+    std::fs::write(site.data.join("cold"), vec![7; 3 << 20]).unwrap();
+    plant(&site.data, &["hot", "alone"]);
+    ["hot", "alone"].iter().for_each(|name| long_ago(&site.data.join(name)));
+    let mount = mounted(&site, "probe = 'none'");
+    mount.all("migrate", &site.mnt.join("cold"));
+    long_ago(&site.data.join("cold"));
+    let mut page = [0; 4_096];
+    for name in ["hot", "cold"] {
+        let file = std::fs::File::open(site.mnt.join(name)).unwrap();
+        file.read_exact_at(&mut page, 0).unwrap();
+    }
+    assert_eq!(access_time(&site.data.join("alone")), LONG_AGO, "nobody read it");
+    let is_moved = access_time(&site.data.join("hot")) > LONG_AGO;
+    assert_eq!(is_moved, !mounted_noatime(&site.data));
+    // What was read of it moves nothing; that it comes home whole does.
+    let home = || (mount.state(&site.mnt.join("cold")) == "archived").then_some(());
+    assert!(wait_for(PATIENCE, home).is_some());
+    assert!(access_time(&site.data.join("cold")) > LONG_AGO, "it was brought home");
+    // Heat takes none of it for a proof: none of them is idle for as long as that.
+    for name in ["hot", "cold", "alone"] {
+        let heat = heat(&mount, &site.mnt.join(name));
+        assert!(heat["idle_seconds"].is_null(), "{name}: {heat}");
+    }
+    mount.detach();
+}
+
+fn mounted_noatime(path: &Path) -> bool {
+    let flags = nix::sys::statvfs::statvfs(path).unwrap().flags();
+    flags.contains(nix::sys::statvfs::FsFlags::ST_NOATIME)
 }
 
 #[test]

@@ -92,6 +92,37 @@ fn each_way(kind: FsKind) {
 }
 
 #[test]
+fn a_ring_of_requests_warms_its_file() {
+    if no_heat_here() {
+        return;
+    }
+    if !on_path("fio") {
+        return skip("needs fio");
+    }
+    let site = Site::new();
+    plant(&site.data, &["mount", "raw", "alone"]);
+    let mount = mounted(&site, "");
+    if !has_probe(&mount) {
+        return;
+    }
+    for path in [site.mnt.join("mount"), site.data.join("raw")] {
+        let mut fio = Command::new("fio");
+        fio.args(["--name=ring", "--ioengine=io_uring", "--rw=read", "--bs=4k", "--size=16k"]);
+        fio.args(["--readonly", "--filename"]).arg(&path).current_dir(site.dir.path());
+        if !run(&mut fio).status.success() {
+            mount.detach();
+            return skip("this kernel allows no io_uring");
+        }
+    }
+    drained(&mount);
+    for name in ["mount", "raw"] {
+        assert!(accesses(&mount, &site.mnt.join(name)) > 0, "{name}");
+    }
+    assert_eq!(accesses(&mount, &site.mnt.join("alone")), 0);
+    mount.detach();
+}
+
+#[test]
 fn another_filesystem_with_the_same_numbers_warms_nothing() {
     if no_heat_here() || !on_path("mkfs.ext4") {
         return;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::harness::facts::{Depth, Strict, Tree};
 use super::harness::mount::{Mount, Start};
 use super::harness::site::Site;
-use super::harness::{Subject, can_mount, has, must, on_path, run, sh, wait_for};
+use super::harness::{Subject, can_mount, has, must, on_path, run, wait_for};
 
 /// Runs `script` in the mount, a loop migrating everything meanwhile, and in the plain
 /// directory; what it prints must be equal. In both forms of a mount: over the directory
@@ -24,19 +24,29 @@ fn same(script: &str) {
             site.mnt.clone_from(&site.data);
         }
         let mount = site.start(&Start { quiet_ms: 20, ..Start::default() });
-        let expected = output(&site.plain, script);
-        let seen = while_migrating(&mount, &site.mnt, || output(&site.mnt, script));
+        // On the plain directory a pause waits for nothing: `/` is there.
+        let expected = output(&site.plain, script, Path::new("/"));
+        let seen = while_migrating(&site, &mount, |moved| output(&site.mnt, script, moved));
         assert_eq!(seen, expected, "mounted over itself: {over_itself}");
         mount.detach();
     }
 }
 
-fn output(dir: &Path, script: &str) -> String {
+/// For scripts: waits so many seconds, and until something was moved. An engine may be slow.
+const PAUSE: &str = r#"
+    pause() {
+        sleep "$1"
+        for _ in $(seq 300); do if [ -e "$MOVED" ]; then return; fi; sleep 0.1; done
+    }
+"#;
+
+fn output(dir: &Path, script: &str, moved: &Path) -> String {
     let text = must(
         Command::new("bash")
             .arg("-euc")
-            .arg(format!("set -o pipefail; export TZ=UTC LC_ALL=C\n{script}"))
+            .arg(format!("set -o pipefail; export TZ=UTC LC_ALL=C\n{PAUSE}\n{script}"))
             .current_dir(dir)
+            .env("MOVED", moved)
             .env("GIT_CONFIG_NOSYSTEM", "1")
             .env("GIT_AUTHOR_NAME", "a")
             .env("GIT_AUTHOR_EMAIL", "a@b")
@@ -48,7 +58,11 @@ fn output(dir: &Path, script: &str) -> String {
     text.replace(dir.to_str().unwrap(), "DIR")
 }
 
-fn while_migrating<T>(mount: &Mount, mnt: &Path, work: impl FnOnce() -> T) -> T {
+/// Does `work` while everything is migrated again and again; it is given the path of a file that is
+/// there once something was moved.
+fn while_migrating<T>(site: &Site, mount: &Mount, work: impl FnOnce(&Path) -> T) -> T {
+    let tiers = Subject::from_env().is_coldfs();
+    let moved = site.dir.path().join("moved");
     let over = AtomicBool::new(false);
     // Dropped when `work` panics as well, or the scope would wait for ever.
     struct Over<'flag>(&'flag AtomicBool);
@@ -60,13 +74,16 @@ fn while_migrating<T>(mount: &Mount, mnt: &Path, work: impl FnOnce() -> T) -> T 
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !over.load(Ordering::SeqCst) {
-                mount.quick("migrate", mnt, true);
+                mount.quick("migrate", &site.mnt, true);
+                if !moved.exists() && (!tiers || mount.counter("migrate_files_total") > 0) {
+                    std::fs::write(&moved, "").unwrap();
+                }
                 std::thread::sleep(Duration::from_millis(50));
             }
         });
         let _over = Over(&over);
-        let result = work();
-        if Subject::from_env().is_coldfs() {
+        let result = work(&moved);
+        if tiers {
             assert!(mount.counter("migrate_files_total") > 0, "nothing was moved: no test");
         }
         result
@@ -83,7 +100,7 @@ fn git_clones_commits_packs_and_checks() {
         for i in $(seq 60); do mkdir -p d$((i % 7)); seq $((i * 300)) > d$((i % 7))/f$i; done
         git add . && git commit -qm one
         for i in $(seq 0 6); do echo changed >> d$i/f$((i + 7)); git commit -qam change$i; done
-        cd .. && git clone -q --no-hardlinks repo clone && cd clone
+        cd .. && pause 0.2 && git clone -q --no-hardlinks repo clone && cd clone
         git status --porcelain; git log --oneline; git gc -q; git fsck --full 2>&1
         git checkout -q HEAD~4; git checkout -q main; git status --porcelain; git diff --stat HEAD~7
         git ls-files -s | sha256sum; git rev-parse HEAD
@@ -102,10 +119,10 @@ fn tar_and_cp_keep_holes_and_bytes() {
         truncate -s 5M sparse; seq 9999 | dd of=sparse bs=4096 seek=300 conv=notrunc status=none
         ln f1 hard; ln -s f2 soft; mkfifo pipe; cd ..
         touch -d 2001-02-03 src/* 2>/dev/null
-        sleep 0.3
+        pause 0.3
         tar -cSf all.tar src; mkdir out; tar -xSf all.tar -C out
         cp -a --sparse=always src copied; cp -r --reflink=auto src/f40 plain
-        sleep 0.3
+        pause 0.3
         diff -r --exclude=pipe src out/src; diff -r --exclude=pipe src copied
         cmp src/f40 plain; tar -dSf all.tar
         (cd src; find . -type f | sort | xargs sha256sum)
@@ -135,13 +152,11 @@ fn rsync_copies_both_ways() {
     };
     let back = site.dir.path().join("back");
     std::fs::create_dir(&back).unwrap();
-    while_migrating(&mount, &site.mnt, || {
+    while_migrating(&site, &mount, |moved| {
         rsync(&elsewhere, &site.mnt, &[]);
         // Or the way back may be over before anything was moved.
-        let moved = || (mount.counter("migrate_files_total") > 0).then_some(());
-        if Subject::from_env().is_coldfs() {
-            wait_for(Duration::from_secs(20), moved).expect("files are moved underneath");
-        }
+        let moved = wait_for(Duration::from_secs(30), || moved.exists().then_some(()));
+        moved.expect("files are moved underneath");
         rsync(&site.mnt, &back, &["--sparse"]);
     });
     mount.all("migrate", &site.mnt);
@@ -166,10 +181,10 @@ fn sqlite_keeps_its_database_in_wal_mode() {
               WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM c WHERE x<400)
               INSERT INTO t(v) SELECT printf('%d-%d-%s', $round, x, hex(zeroblob(40))) FROM c; COMMIT;" >/dev/null
             sqlite3 db "UPDATE t SET v = v || '+' WHERE i % 7 = $((round % 7));"
-            sleep 0.05
+            pause 0.05
         done
         sqlite3 db "PRAGMA wal_checkpoint(TRUNCATE); PRAGMA integrity_check; SELECT count(*), sum(length(v)) FROM t; VACUUM;"
-        sleep 0.2
+        pause 0.2
         sqlite3 db "PRAGMA integrity_check; SELECT sum(i * length(v)) FROM t;"
     "#;
     same(script);
@@ -185,7 +200,7 @@ fn sqlite_serves_writers_at_one_time() {
         work() { for n in $(seq 10); do
             sqlite3 -cmd ".timeout 60000" db "INSERT INTO t VALUES($1, $n, hex(zeroblob(500)));"; done; }
         # Between two rounds it is closed for long enough to be moved.
-        for round in $(seq 4); do work 1 & work 2 & work 3 & wait; sleep 0.4; done
+        for round in $(seq 4); do work 1 & work 2 & work 3 & wait; pause 0.4; done
         sqlite3 db "PRAGMA integrity_check; SELECT w, count(*), sum(n) FROM t GROUP BY w ORDER BY w;"
     "#;
     same(script);
@@ -205,7 +220,7 @@ fn cargo_builds_and_runs_a_crate() {
         cd app
         unset CARGO_TARGET_DIR RUSTC_WRAPPER RUSTFLAGS
         cargo build -q --offline && ./target/debug/app
-        sleep 0.3
+        pause 0.3
         cargo build -q --offline && ./target/debug/app
         echo 'pub fn answer() -> u32 { 43 }' > ../dep/src/lib.rs
         cargo build -q --offline && ./target/debug/app
@@ -222,10 +237,10 @@ fn python_makes_and_uses_a_venv() {
     let script = r#"
         python3 -m venv --without-pip env
         for i in $(seq 30); do seq 400 | sed 's/^/x = /' > m$i.py; done
-        sleep 0.2
+        pause 0.2
         env/bin/python -c 'import sys, json; print(sys.prefix != sys.base_prefix, json.dumps([1]))'
         env/bin/python -m compileall -q . && echo compiled
-        sleep 0.2
+        pause 0.2
         for i in 1 9 30; do env/bin/python -c "import m$i; print(m$i.x)"; done
     "#;
     same(script);
@@ -238,7 +253,7 @@ fn grep_less_vim_and_file_read_what_is_there() {
     }
     let mut script = String::from(
         r"
-        mkdir d; for i in $(seq 50); do seq $((i * 211)) > d/f$i; done; sleep 0.2
+        mkdir d; for i in $(seq 50); do seq $((i * 211)) > d/f$i; done; pause 0.2
         grep -rc 10001 d | sort; grep -rl --include='f4*' 9999 d | sort
         sort -n d/f50 | tail -1; wc -c d/* | tail -1; head -c 100 d/f49 | md5sum; tail -c 10 d/f48
         gzip -kn d/f50 && gzip -t d/f50.gz && gzip -dc d/f50.gz | md5sum
@@ -271,14 +286,15 @@ fn the_tree_is_equal_after_shell_work() {
         for i in $(seq 80); do mkdir -p a/b$((i % 5)); seq $((i * 137)) > a/b$((i % 5))/f$i; done
         find a -name 'f1*' | sort | xargs chmod 600; mv a/b1 moved; ln moved/f11 a/link
         ln -s ../moved a/sym; cp -r a/b2 copied; rm -r a/b3; truncate -s 3000 copied/f2
+        pause 0.1
         : > copied/f7; cat a/b4/* > joined; dd if=/dev/zero of=joined bs=1 seek=77 count=9 conv=notrunc status=none
         find . -type f | sort | xargs touch -d 2010-11-12
     ";
     // Copies and writes of other sizes lay out alike; times of directories do not.
     let site = Site::new();
     let mount = site.start(&Start { quiet_ms: 20, ..Start::default() });
-    sh(&site.plain, script);
-    while_migrating(&mount, &site.mnt, || sh(&site.mnt, script));
+    output(&site.plain, script, Path::new("/"));
+    while_migrating(&site, &mount, |moved| output(&site.mnt, script, moved));
     mount.all("migrate", &site.mnt);
     run(Command::new("sync").arg("-f").arg(&site.plain));
     let ours = Tree::of(&site.mnt, Depth::Content).unwrap();

@@ -75,8 +75,7 @@ fn a_users_daemon_ends_by_a_signal_while_a_file_is_open() {
         exec 9< "$MNT/file"
         pid=$(basename "$COLDFS_RUNTIME_DIR"/*.sock .sock)
         kill -TERM "$pid"
-        for _ in $(seq 300); do kill -0 "$pid" 2>/dev/null || break; sleep 0.1; done
-        kill -0 "$pid" 2>/dev/null && { kill -KILL "$pid"; echo hangs; exit; }
+        ended "$pid" || { kill -KILL "$pid"; echo hangs; exit; }
         trap - EXIT
         grep -c " $MNT fuse" /proc/self/mounts || true
         "#,

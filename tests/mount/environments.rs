@@ -12,7 +12,9 @@ use super::harness::mount::{Start, is_mounted};
 use super::harness::pattern::{self, Looks, looks};
 use super::harness::site::Site;
 use super::harness::volume::FsKind;
-use super::harness::{can_loop, can_mount, can_tier, has, must, raw, run, sh, wait_for};
+use super::harness::{
+    can_loop, can_mount, can_tier, has, is_running, must, raw, run, sh, wait_for,
+};
 
 const BYTES: usize = 50_000;
 /// Larger than what is recalled inside `open`.
@@ -27,6 +29,17 @@ pub(super) fn can_be_a_user() -> bool {
     has("setpriv") && has("unshare")
 }
 
+/// For scripts: waits until a process ended, as `is_running` sees it; false: it still runs.
+const ENDED: &str = r#"
+    ended() {
+        for _ in $(seq 300); do
+            grep -qs '^State:.[^Z]' "/proc/$1/status" || return 0
+            sleep 0.1
+        done
+        return 1
+    }
+"#;
+
 /// Runs a script as a user without any capability, who owns all of the site.
 pub(super) fn as_user(site: &Site, script: &str) -> String {
     const USER: u32 = 1_000;
@@ -35,7 +48,7 @@ pub(super) fn as_user(site: &Site, script: &str) -> String {
     }
     site.open_way();
     let script_file = site.dir.path().join("script");
-    std::fs::write(&script_file, script).unwrap();
+    std::fs::write(&script_file, format!("{ENDED}\n{script}")).unwrap();
     raw::chmod(&script_file, 0o755);
     // /dev/fuse is open to all on most machines. Where it is not, it is here, for nobody else.
     // Other tests' mounts, copied into this namespace, would outlive their detach.
@@ -94,14 +107,14 @@ fn a_user_without_rights_mounts_migrates_and_reads_back() {
         timeout 60 "$COLDFS" migrate -r --wait "$MNT" >/dev/null
         pid=$(basename "$COLDFS_RUNTIME_DIR"/*.sock .sock)
         fusermount3 -u "$MNT"; trap - EXIT
-        for _ in $(seq 200); do kill -0 "$pid" 2>/dev/null || break; sleep 0.05; done
+        ended "$pid"
         head -1 "$DATA/large"
         "$COLDFS" mount "$DATA" "$MNT" --store "disk:$STORE" 2>/dev/null
         trap 'fusermount3 -uz "$MNT" || true' EXIT
         sums "$MNT" | diff sums - && echo same
         pid=$(basename "$COLDFS_RUNTIME_DIR"/*.sock .sock)
         fusermount3 -u "$MNT"; trap - EXIT
-        for _ in $(seq 200); do kill -0 "$pid" 2>/dev/null || break; sleep 0.05; done
+        ended "$pid"
         "#,
     );
     let stub = "#!/bin/false coldfs stub 1";
@@ -129,7 +142,7 @@ fn a_user_without_rights_keeps_modes_whatever_they_are() {
         detach() {
             pid=$(basename "$COLDFS_RUNTIME_DIR"/*.sock .sock)
             fusermount3 -u "$MNT"; trap - EXIT
-            for _ in $(seq 200); do kill -0 "$pid" 2>/dev/null || break; sleep 0.05; done
+            ended "$pid"
         }
         for mode in 644 444 400 4755 2755 6711 1600 200; do
             seq 30000 > "$DATA/f$mode"; chmod $mode "$DATA/f$mode"
@@ -499,9 +512,7 @@ fn mount_8_and_its_helpers_are_served() {
             .collect();
         must(Command::new("umount").arg(&site.mnt));
         assert_eq!(pids.len(), 1, "{name}: one daemon");
-        let gone = wait_for(Duration::from_secs(20), || {
-            (!Path::new(&format!("/proc/{}", pids[0])).exists()).then_some(())
-        });
+        let gone = wait_for(Duration::from_secs(20), || (!is_running(pids[0])).then_some(()));
         assert!(gone.is_some(), "{name}: the daemon ends once it is detached");
         assert_eq!(std::fs::metadata(site.data.join("file")).unwrap().nlink(), 1);
     }

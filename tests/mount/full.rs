@@ -5,12 +5,13 @@ use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use super::harness::mount::{Mount, Start};
 use super::harness::pattern::{self, Looks, looks};
 use super::harness::site::Site;
 use super::harness::volume::{FsKind, Volume};
-use super::harness::{can_loop, can_tier, must, on_path, raw, skip};
+use super::harness::{can_loop, can_tier, must, on_path, raw, run, skip, wait_for};
 
 const FILES: u64 = 12;
 const BYTES: usize = 3 << 20;
@@ -114,7 +115,13 @@ fn a_full_btrfs_quota_serves_cold_files_and_refuses_writes_to_them() {
     }
     let limit = |site: &Site, bytes: &str| {
         let volume = site.data.parent().unwrap();
-        must(Command::new("btrfs").args(["qgroup", "limit", bytes]).arg(volume));
+        // A quota that is reached may refuse the change as well, until the transaction is over.
+        let limited = wait_for(Duration::from_secs(30), || {
+            must(Command::new("sync").arg("-f").arg(volume));
+            let limit = &mut Command::new("btrfs");
+            run(limit.args(["qgroup", "limit", bytes]).arg(volume)).status.success().then_some(())
+        });
+        limited.expect("the quota can be changed");
     };
     full(
         FsKind::Btrfs,
@@ -270,7 +277,13 @@ fn a_quota_that_is_reached_while_files_are_recalled_leaves_each_whole_or_a_stub(
     let site = Site::on(FsKind::Btrfs, 400);
     let limit = |site: &Site, bytes: &str| {
         let volume = site.data.parent().unwrap();
-        must(Command::new("btrfs").args(["qgroup", "limit", bytes]).arg(volume));
+        // A quota that is reached may refuse the change as well, until the transaction is over.
+        let limited = wait_for(Duration::from_secs(30), || {
+            must(Command::new("sync").arg("-f").arg(volume));
+            let limit = &mut Command::new("btrfs");
+            run(limit.args(["qgroup", "limit", bytes]).arg(volume)).status.success().then_some(())
+        });
+        limited.expect("the quota can be changed");
     };
     recall_into_too_little_room(
         &site,

@@ -64,7 +64,7 @@ fn a_recall_that_died_without_rights_is_found_at_the_next_start_wherever_the_fil
         end() {
             pid=$(basename "$COLDFS_RUNTIME_DIR"/*.sock .sock)
             fusermount3 -u "$MNT"
-            for _ in $(seq 200); do kill -0 "$pid" 2>/dev/null || break; sleep 0.05; done
+            ended "$pid"
         }
         begin() { "$COLDFS" mount "$DATA" "$MNT" --store "disk:$STORE" 2>/dev/null; }
         trap 'fusermount3 -uz "$MNT" 2>/dev/null || true' EXIT

@@ -94,7 +94,7 @@ fn a_scanner_reads_what_it_wants_and_brings_nothing_home() {
         assert_eq!(storm.mount.state(&storm.cold(number)), "released");
     }
     assert!(storm.read_as("reader", &storm.cold(0)).is_some());
-    assert_eq!(storm.mount.state(&storm.cold(0)), "archived");
+    storm.mount.comes_home(&storm.cold(0));
     let lines =
         wait_for(Duration::from_secs(5), || Some(storm.audit()).filter(|lines| lines.len() == 4));
     let lines = lines.expect("a line for each open");
@@ -206,7 +206,7 @@ fn the_second_touch_brings_a_file_home_where_a_class_says_so() {
     assert!(storm.read_as("viewer", &storm.cold(0)) == Some(pattern::bytes(0, BYTES)));
     assert_eq!(storm.mount.state(&storm.cold(0)), "released");
     assert!(storm.read_as("viewer", &storm.cold(0)) == Some(pattern::bytes(0, BYTES)));
-    assert_eq!(storm.mount.state(&storm.cold(0)), "archived");
+    storm.mount.comes_home(&storm.cold(0));
     storm.mount.detach();
 }
 

@@ -95,6 +95,12 @@ pub struct HeatStatus {
     pub entries: u64,
     /// Time that drains took, microseconds.
     pub drain_us: u64,
+    /// Drains at which the probe did not see what the daemon read: somebody detached it.
+    #[serde(default)]
+    pub blind_drains: u64,
+    /// How often it was loaded anew because of that.
+    #[serde(default)]
+    pub reloads: u64,
 }
 
 /// How far the catalog of a tenant is.

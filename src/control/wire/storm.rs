@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::WirePath;
+use super::{HeatReport, WirePath};
 
 /// What an application asked of a tenant's cold files since the mount.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,7 +26,7 @@ pub struct Application {
 }
 
 /// Who brings cold files home, by bytes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TopReport {
     /// The tenant's name.
     pub tenant: String,
@@ -36,6 +36,9 @@ pub struct TopReport {
     pub applications: Vec<Application>,
     /// Whether the recall brake is on.
     pub alarm: Option<Alarm>,
+    /// How warm its files are; the command asks for it apart.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub heat: Option<HeatReport>,
 }
 
 /// Why and since when the recall brake is on.
