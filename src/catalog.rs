@@ -8,7 +8,7 @@
 //!
 //! - [`seen`] is what one look says, `row` the same as bytes, `keys` and `tables` where they lie
 //! - `eyes` look, `batch` writes down, `part` reads one tenant's part
-//! - `uses` brings heat from the ledger into the rows
+//! - `uses` brings heat from the ledger into the rows, [`offers`] keeps files in order of it
 //! - `keep` is the thread, `listing` the walk's next step, [`totals`] are sums
 //!
 //! Rules that hold between two transactions: a file has a row if and only if a name of it is
@@ -29,6 +29,7 @@ mod eyes;
 mod keep;
 mod keys;
 mod listing;
+pub mod offers;
 mod part;
 mod row;
 pub mod seen;
@@ -44,7 +45,7 @@ pub use part::{Met, Part};
 pub use uses::Weighing;
 
 /// Version of the tables, in the catalog's first row.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 /// Memory for pages of the catalog, a daemon.
 const CACHE_BYTES: usize = 16 << 20;
 

@@ -15,8 +15,10 @@ mod notes;
 mod output;
 mod paths;
 mod pin;
+mod policy;
 mod s3;
 mod status;
+mod tiering;
 mod top;
 
 use std::ffi::OsString;
@@ -83,6 +85,9 @@ enum Verb {
     Pin(pin::PinArgs),
     /// Let files be released again
     Unpin(pin::PinArgs),
+    Plan(tiering::PlanArgs),
+    Explain(tiering::ExplainArgs),
+    Policy(policy::PolicyArgs),
     Top(top::TopArgs),
     Brake(top::BrakeArgs),
     Audit(notes::AuditArgs),
@@ -91,6 +96,7 @@ enum Verb {
     Doctor(doctor::DoctorArgs),
     S3(s3::S3Args),
     Completions(completions::CompletionsArgs),
+    PolicyCompile(policy::CompileArgs),
 }
 
 /// How a command that could be carried out ended.
@@ -125,6 +131,9 @@ impl Verb {
             Verb::Cancel(args) => moves::cancel(args, output),
             Verb::Pin(args) => pin::run(true, args, output),
             Verb::Unpin(args) => pin::run(false, args, output),
+            Verb::Plan(args) => tiering::plan(args, output),
+            Verb::Explain(args) => tiering::explain(args, output),
+            Verb::Policy(args) => policy::run(args, output),
             Verb::Top(args) => top::top(args, output),
             Verb::Brake(args) => top::brake(args, output),
             Verb::Audit(args) => notes::audit(&args, output),
@@ -133,6 +142,7 @@ impl Verb {
             Verb::Doctor(args) => doctor::run(args, output),
             Verb::S3(args) => s3::run(args, output),
             Verb::Completions(args) => completions::run(&args, output),
+            Verb::PolicyCompile(_) => policy::compile_stdin(),
         }
     }
 }

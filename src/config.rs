@@ -13,7 +13,7 @@ pub mod state;
 pub mod store_url;
 mod storm;
 pub mod tenant;
-pub mod units;
+pub mod tiering;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -59,6 +59,14 @@ pub struct MountOptions {
     pub half_life: HalfLife,
     /// Who may bring cold files home, and how much.
     pub rules: Rules,
+    /// How files move by themselves.
+    pub tiering: crate::tiering::Options,
+    /// The configuration file; `coldfs policy reload` reads it again.
+    pub config: Option<PathBuf>,
+    /// The component that the command line names, whatever the file says.
+    pub policy: Option<PathBuf>,
+    /// Whether the store is on another filesystem than the data: only then a release frees anything.
+    pub store_apart: bool,
     /// What the checks found worth telling: for `status`, a sentence each.
     pub notes: Vec<String>,
 }

@@ -32,9 +32,11 @@ mod files;
 mod known;
 mod moves;
 mod notes;
+mod pins;
 mod quiet;
 mod stores;
 mod storm;
+mod tiering;
 mod walks;
 mod warmth;
 mod watching;
@@ -94,6 +96,7 @@ async fn serve(options: MountOptions, ready: Ready) -> Result<(), Problem> {
     let mut lease_breaks = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::io())
         .map_err(|error| failed("listen to SIGIO", &error))?;
     let served = Arc::new(assemble(&options).await?);
+    tiering::begin(&served.tiering).await?;
     let runtime_dir = RuntimeDir::from_env()?;
     reachable(&runtime_dir, &options)?;
     let control = ControlSocket::bind(&runtime_dir)?;
@@ -106,6 +109,8 @@ async fn serve(options: MountOptions, ready: Ready) -> Result<(), Problem> {
     served.watching.mounted(&served.tenant, &options.mountpoint);
     let ended = mounted.ended();
     let stop = CancellationToken::new();
+    let tiering_stop = CancellationToken::new();
+    let moving = tokio::spawn(Arc::clone(&served.tiering).run(tiering_stop.clone()));
     let engine = Arc::new(Commands(Arc::clone(&served)));
     let control = tokio::spawn(control.serve(engine, stop.clone()));
     let yielding = Arc::clone(&served);
@@ -126,10 +131,16 @@ async fn serve(options: MountOptions, ready: Ready) -> Result<(), Problem> {
     served.begin_detach();
     let detached = detacher.detach(mounted).await;
     served.stop_moves();
+    // It ends between two files.
+    tiering_stop.cancel();
+    if let Err(error) = moving.await {
+        tracing::warn!(%error, "tiering ended by a fault");
+    }
     served.recall.stop().await;
     let ends = Arc::clone(&served);
     let ended = tokio::task::spawn_blocking(move || {
         // In this order: what was seen last is written too.
+        ends.tiering.stop();
         ends.watching.stop();
         ends.keeper.stop();
     });

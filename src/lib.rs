@@ -9,6 +9,7 @@ pub mod file_id;
 pub mod printable;
 pub mod temperature;
 pub mod tier;
+pub mod units;
 pub(crate) mod wire;
 
 // 2: the outside world, made safe
@@ -19,6 +20,7 @@ pub mod sys;
 // 3: each speaks to one thing outside
 pub mod failpoint;
 pub mod heat;
+pub mod policy;
 pub mod seal;
 pub mod store;
 
@@ -52,13 +54,16 @@ pub mod fsck;
 pub mod migrate;
 pub mod prestage;
 
-// 12: POSIX verbs over tiered files, no FUSE types
+// 12: movement by itself
+pub mod tiering;
+
+// 13: POSIX verbs over tiered files, no FUSE types
 pub mod ops;
 
-// 13: decode, call ops, reply
+// 14: decode, call ops, reply
 pub mod fuse;
 
-// 14: assembly and doors
+// 15: assembly and doors
 pub mod background;
 pub mod cli;
 pub mod config;

@@ -11,6 +11,7 @@ pub mod killed;
 pub mod lease;
 pub mod mount;
 pub mod pages;
+pub mod wasm;
 pub mod xattr;
 
 use std::fs::File;
@@ -28,6 +29,19 @@ pub fn die() -> ! {
     // SAFETY: kill and getpid take no pointers.
     unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
     std::process::abort()
+}
+
+/// CPU time that this thread has taken.
+pub fn thread_cpu_time() -> std::time::Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the answer has room and outlives the call.
+    let told = check(unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) });
+    let (seconds, nanos) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
+    match (told, seconds, nanos) {
+        (Ok(_), Ok(seconds), Ok(nanos)) => std::time::Duration::new(seconds, nanos),
+        // The kernel has had this clock since 2.6.12.
+        _ => std::time::Duration::ZERO,
+    }
 }
 
 /// Gives this thread its own umask and working directory, so that [`set_umask`] touches

@@ -17,6 +17,11 @@ impl Second {
         Self(now.map_or(0, |now| u32::try_from(now.as_secs()).unwrap_or(u32::MAX)))
     }
 
+    /// A file's time. Before 1970 it is 0, after 2106 it stands still.
+    pub fn of_unix(seconds: i64) -> Self {
+        Self(u32::try_from(seconds.clamp(0, u32::MAX.into())).unwrap_or(u32::MAX))
+    }
+
     /// Seconds from `earlier` to this; 0 where it is later: a clock that went backwards makes
     /// files younger, never older.
     pub fn since(self, earlier: Second) -> u32 {

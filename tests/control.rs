@@ -98,6 +98,7 @@ impl Engine for Fake {
                 probe: "none".into(),
                 heat: HeatStatus::default(),
                 policy: "none".into(),
+                tiering: TieringReport { state: ODD_WORDS.into(), ..TieringReport::default() },
                 passthrough: false,
                 files: Files::default(),
                 bytes: Bytes::default(),
@@ -231,6 +232,49 @@ impl Engine for Fake {
         Ok(NotesSummary::default())
     }
 
+    async fn plan(
+        &self,
+        request: PlanRequest,
+        files: mpsc::Sender<Planned>,
+    ) -> Result<PlanSummary, Problem> {
+        let planned = Planned {
+            path: format!("{}/{ODD_WORDS}", request.path),
+            action: "archive".into(),
+            bytes: 5_000,
+            rule: ODD_WORDS.into(),
+            idle_seconds: 90_000,
+            evidence: "atime".into(),
+            held: Some("pinned".into()),
+        };
+        files.send(planned).await.unwrap();
+        let held = [("pinned".to_owned(), 1)].into();
+        Ok(PlanSummary { judged: 7, held, ..PlanSummary::default() })
+    }
+
+    async fn explain(&self, request: ExplainRequest) -> Result<ExplainReport, Problem> {
+        let file = self.report(request.path.as_path());
+        Ok(ExplainReport { file, judged: None, why_not: Some(ODD_WORDS.into()) })
+    }
+
+    async fn policy(&self, request: PolicyRequest) -> Result<PolicyReport, Problem> {
+        if request.reload {
+            return Err(Problem::new(ProblemKind::Usage, "rules: no", "write others"));
+        }
+        Ok(PolicyReport {
+            name: "mine".into(),
+            version: "1".into(),
+            component: None,
+            hash: "00".into(),
+            settings: Vec::new(),
+            rules: vec![ODD_WORDS.into()],
+            wants: Vec::new(),
+            archive_after_seconds: 86_400,
+            release_after_seconds: u32::MAX,
+            faults: 0,
+            left_out: false,
+        })
+    }
+
     fn brake(&self, _: BrakeRequest) -> BrakeReport {
         let (tenant, mountpoint) = ("t1".into(), self.mountpoint.clone().into());
         BrakeReport { tenant, mountpoint, alarm: None, released: false }
@@ -361,6 +405,10 @@ fn every_verb_reaches_the_daemon_that_serves_its_path() {
     for (arguments, code, word) in [
         (&["status"][..], 0, "note         no passthrough: mount as root"),
         (&["status", "."], 0, "t1"),
+        (&["plan", "."], 0, "held back: pinned"),
+        (&["plan", ".", "--summary"], 0, "7 files judged"),
+        (&["explain", "file"], 0, "judged     no: "),
+        (&["policy", "show", "."], 0, "within 1 d"),
         (&["state", "-l", "file"], 0, "1,048,576 bytes, 4,096 local"),
         (&["find", "."], 0, "plain"),
         (&["du", "."], 0, "1.0 MiB"),
@@ -396,6 +444,9 @@ fn json_is_one_object_a_line() {
         &["pin", "--json", "file"],
         &["fsck", "--json", "."],
         &["doctor", "--json"],
+        &["plan", "--json", "."],
+        &["explain", "--json", "file"],
+        &["policy", "show", "--json", "."],
     ] {
         let (_, out, err) = daemon.run(arguments);
         assert!(!out.is_empty(), "{arguments:?}: {err}");
@@ -416,6 +467,7 @@ fn exit_codes_say_whose_move_it_is() {
         (&["state", "file", "gone"][..], 1, "gone: no such file; check the name"),
         (&["recall", "file"], 1, "file: no space; make room"),
         (&["state"], 2, "Usage"),
+        (&["policy", "reload", "."], 2, "rules: no"),
         (&["find", ".", "--larger", "1X"], 2, "not a size"),
         (&["mount", "gone", "."], 2, "mkdir -p gone"),
         (&["mount", "..", "../..", "-o", "zip"], 2, "unknown option"),

@@ -6,6 +6,7 @@ use redb::{ReadableTable, Table, WriteTransaction};
 
 use super::CatalogError;
 use super::keys::{self, TenantNumber};
+use super::offers::{self, Offer};
 use super::row::Row;
 use super::seen::{Kind, Seen, Standing};
 use super::tables;
@@ -24,6 +25,7 @@ pub(super) struct Batch<'t> {
     names: Rows<'t, u64>,
     segment_files: Rows<'t, u64>,
     todo: Rows<'t, u8>,
+    offers: Rows<'t, &'static [u8]>,
     all_totals: Table<'t, u32, &'static [u8]>,
     totals: Totals,
     /// May have lost their last name: judged at the end, when all that came is known.
@@ -46,6 +48,7 @@ impl<'t> Batch<'t> {
             names: write.open_table(tables::NAMES)?,
             segment_files: write.open_table(tables::SEGMENT_FILES)?,
             todo: write.open_table(tables::TODO)?,
+            offers: write.open_table(tables::OFFERS)?,
             all_totals,
             totals,
             unnamed: BTreeSet::new(),
@@ -71,7 +74,9 @@ impl<'t> Batch<'t> {
             }
         }
         let heat = heat_after(old.as_ref(), seen);
-        let row = Row { seen: seen.clone(), names, named: Some((dir, name.into())), heat };
+        let recalled = recalled_after(old.as_ref(), seen);
+        let named = Some((dir, name.into()));
+        let row = Row { seen: seen.clone(), names, named, heat, recalled };
         self.put(old, row)?;
         if deep && seen.kind == Kind::Directory {
             self.list(seen.ino, true)?;
@@ -93,7 +98,8 @@ impl<'t> Batch<'t> {
     pub(super) fn file_is(&mut self, seen: &Seen) -> Result<(), CatalogError> {
         let Some(old) = self.row(seen.ino)? else { return Ok(()) };
         let heat = heat_after(Some(&old), seen);
-        let row = Row { seen: seen.clone(), heat, ..old.clone() };
+        let recalled = recalled_after(Some(&old), seen);
+        let row = Row { seen: seen.clone(), heat, recalled, ..old.clone() };
         self.put(Some(old), row)
     }
 
@@ -101,7 +107,8 @@ impl<'t> Batch<'t> {
     pub(super) fn root_is(&mut self, seen: &Seen) -> Result<(), CatalogError> {
         let old = self.row(seen.ino)?;
         let heat = heat_after(old.as_ref(), seen);
-        self.put(old, Row { seen: seen.clone(), names: 1, named: None, heat })
+        let recalled = Second::default();
+        self.put(old, Row { seen: seen.clone(), names: 1, named: None, heat, recalled })
     }
 
     /// A file was used. Whether it is known: a use that is told before its file is met waits.
@@ -117,6 +124,14 @@ impl<'t> Batch<'t> {
             row.heat.touch(touch.count, touch.last, touch.evidence, half_life);
             self.put(Some(old), row)?;
         }
+        Ok(true)
+    }
+
+    /// A file came home. Whether it is known.
+    pub(super) fn came_home(&mut self, ino: Ino, at: Second) -> Result<bool, CatalogError> {
+        let Some(old) = self.row(ino)? else { return Ok(false) };
+        let recalled = old.recalled.max(at);
+        self.put(Some(old.clone()), Row { recalled, ..old })?;
         Ok(true)
     }
 
@@ -148,6 +163,7 @@ impl<'t> Batch<'t> {
         self.files.retain_in(range(&all), |_, _| false)?;
         self.names.retain_in(range(&all), |_, _| false)?;
         self.segment_files.retain_in(range(&all), |_, _| false)?;
+        self.offers.retain_in(range(&offers::all_of(self.tenant)), |_, _| false)?;
         self.totals = Totals::default();
         self.unnamed.clear();
         self.list_nothing()
@@ -170,6 +186,7 @@ impl<'t> Batch<'t> {
             }
             self.files.remove(&keys::file(self.tenant, ino)[..])?;
             self.account(Some(&row.seen), None)?;
+            self.offer(Some(&row), None)?;
             if row.seen.kind == Kind::Directory {
                 self.empty(ino)?;
             }
@@ -185,6 +202,7 @@ impl<'t> Batch<'t> {
         let ino = row.seen.ino;
         let key = keys::file(self.tenant, ino);
         self.files.insert(&key[..], row.encode(&key).as_slice())?;
+        self.offer(old.as_ref(), Some(&row))?;
         let old = old.as_ref().map(|old| &old.seen);
         self.account(old, Some(&row.seen))?;
         let same = old.is_some_and(|old| old.handle == row.seen.handle);
@@ -194,6 +212,20 @@ impl<'t> Batch<'t> {
         }
         if row.seen.kind == Kind::Directory && !same {
             self.list(ino, false)?;
+        }
+        Ok(())
+    }
+
+    /// Puts a file where its temperature belongs.
+    fn offer(&mut self, old: Option<&Row>, new: Option<&Row>) -> Result<(), CatalogError> {
+        let (old, new) = (old.and_then(Offer::of), new.and_then(Offer::of));
+        let key = |offer: Option<Offer>| offer.map(|offer| offer.key(self.tenant));
+        let (old_key, new_key) = (key(old), key(new));
+        if let Some(key) = old_key.filter(|key| new_key.as_ref() != Some(key)) {
+            self.offers.remove(key.as_slice())?;
+        }
+        if let (Some(key), Some(offer)) = (new_key, new.filter(|_| old != new)) {
+            self.offers.insert(key.as_slice(), offer.encode().as_slice())?;
         }
         Ok(())
     }
@@ -260,6 +292,21 @@ fn heat_after(old: Option<&Row>, seen: &Seen) -> Heat {
         heat.touch(1, now, Evidence::Write, HalfLife::default());
     }
     heat
+}
+
+/// When a file that is seen so now came home last. The recall tells as well; this is for one that
+/// another daemon made.
+fn recalled_after(old: Option<&Row>, seen: &Seen) -> Second {
+    let Some(old) = old.filter(|old| old.seen.handle == seen.handle) else {
+        return Second::default();
+    };
+    let was_away =
+        matches!(old.seen.standing, Standing::Recorded(State::Released | State::Recalling));
+    let is_home = matches!(
+        seen.standing,
+        Standing::Resident | Standing::Recorded(State::Archived | State::Suspect)
+    );
+    if was_away && is_home { Second::now() } else { old.recalled }
 }
 
 /// Whether size and time are the file's own: while bytes come or go they are the daemon's.

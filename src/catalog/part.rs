@@ -158,6 +158,7 @@ impl Part {
             files: read.open_table(tables::FILES)?,
             names: read.open_table(tables::NAMES)?,
             todo: read.open_table(tables::TODO)?,
+            offers: read.open_table(tables::OFFERS)?,
             totals: read.open_table(tables::TOTALS)?,
         })
     }
@@ -222,7 +223,8 @@ impl Part {
 
 /// A tenant's part at one moment.
 pub(super) struct Reader {
-    tenant: TenantNumber,
+    pub(super) tenant: TenantNumber,
+    pub(super) offers: ReadOnlyTable<&'static [u8], &'static [u8]>,
     files: ReadOnlyTable<&'static [u8], &'static [u8]>,
     names: ReadOnlyTable<&'static [u8], u64>,
     todo: ReadOnlyTable<&'static [u8], u8>,
@@ -317,7 +319,7 @@ impl Part {
             *names.entry(Ino(entry.unwrap().1.value())).or_default() += 1;
         }
         let (mut totals, mut rows) = (Totals::default(), BTreeMap::new());
-        let mut in_segments = Vec::new();
+        let (mut in_segments, mut on_offer) = (Vec::new(), Vec::new());
         for entry in read.open_table(tables::FILES).unwrap().iter().unwrap() {
             let (key, bytes) = entry.unwrap();
             let ino = keys::ino_of(key.value()).unwrap();
@@ -326,8 +328,22 @@ impl Part {
             if let Some((at, bytes)) = row.seen.remote {
                 in_segments.push((keys::segment_file(self.number, at.segment, ino), bytes));
             }
+            let offer = super::offers::Offer::of(&row);
+            on_offer.push(offer.map(|offer| (offer.key(self.number), offer.encode())));
             rows.insert(ino, row.names);
         }
+        let mut on_offer: Vec<_> = on_offer.into_iter().flatten().collect();
+        on_offer.sort_unstable();
+        let kept_offers = read.open_table(tables::OFFERS).unwrap();
+        let kept_offers = kept_offers.iter().unwrap().map(|entry| {
+            let (key, value) = entry.unwrap();
+            (key.value().to_vec(), value.value().to_vec())
+        });
+        assert_eq!(
+            kept_offers.collect::<Vec<_>>(),
+            on_offer,
+            "an offer for each file that may move"
+        );
         in_segments.sort_unstable();
         let segment_files = read.open_table(tables::SEGMENT_FILES).unwrap();
         let kept = segment_files.iter().unwrap().map(|entry| {

@@ -2,9 +2,9 @@
 //!
 //! ```text
 //!  0 u8 kind       4 u32 names      24 i64 mtime ns        .. u64 parent, u16 length, name
-//!  1 u8 standing   8 u64 size       32 i32 handle kind     .. [u8;16] segment, u32 entry,
-//!  2 u8 pin       16 u64 local      36 u8 length, handle      u64 remote bytes
-//!  3 u8 has: 1 a name, 2 a remote copy                     .. [u8;4] check
+//!  1 u8 standing   8 u64 size       32 u32 atime, recalled .. [u8;16] segment, u32 entry,
+//!  2 u8 pin       16 u64 local      40 i32 handle kind        u64 remote bytes
+//!  3 u8 has: 1 a name, 2 a copy     44 u8 length, handle   .. [u8;4] check
 //! .. after the handle: heat: u32 since, u32 last (seconds), u32 accesses, f32 score, u8 evidence
 //! ```
 //!
@@ -34,6 +34,8 @@ pub struct Row {
     pub named: Option<(Ino, Box<[u8]>)>,
     /// How warm it is. Looks do not tell; it is of this handle, and goes with it.
     pub heat: Heat,
+    /// When it came home last; 0: never. Looks do not tell this either.
+    pub recalled: Second,
 }
 
 impl Row {
@@ -63,6 +65,8 @@ impl Row {
         bytes.extend_from_slice(&seen.size_bytes.to_le_bytes());
         bytes.extend_from_slice(&seen.local_bytes.to_le_bytes());
         bytes.extend_from_slice(&seen.mtime.0.to_le_bytes());
+        bytes.extend_from_slice(&seen.atime.0.to_le_bytes());
+        bytes.extend_from_slice(&self.recalled.0.to_le_bytes());
         bytes.extend_from_slice(&seen.handle.kind.to_le_bytes());
         bytes.push(u8_of(seen.handle.bytes.len()));
         bytes.extend_from_slice(&seen.handle.bytes);
@@ -125,6 +129,7 @@ impl Row {
         let size_bytes = fields.u64("size")?;
         let local_bytes = fields.u64("local")?;
         let mtime = TimeNs(fields.i64("mtime")?);
+        let (atime, recalled) = (Second(fields.u32("atime")?), Second(fields.u32("recalled")?));
         let handle_kind = fields.i32("handle kind")?;
         let length = usize::from(fields.u8("handle length")?);
         if length > MAX_HANDLE_BYTES {
@@ -153,9 +158,19 @@ impl Row {
         if !fields.rest().is_empty() {
             return Err(Cut { field: "end" });
         }
-        let seen =
-            Seen { ino, handle, kind, standing, remote, pin, size_bytes, local_bytes, mtime };
-        Ok(Self { seen, names, named, heat })
+        let seen = Seen {
+            ino,
+            handle,
+            kind,
+            standing,
+            remote,
+            pin,
+            size_bytes,
+            local_bytes,
+            mtime,
+            atime,
+        };
+        Ok(Self { seen, names, named, heat, recalled })
     }
 }
 
@@ -185,6 +200,7 @@ mod tests {
             size_bytes: 123_456,
             local_bytes: 4_096,
             mtime: TimeNs(-5),
+            atime: Second(1_700_000_050),
         };
         let bare = Seen {
             kind: Kind::Directory,
@@ -194,8 +210,14 @@ mod tests {
             ..seen.clone()
         };
         [
-            Row { seen, names: 2, named: Some((Ino(2), b"a name"[..].into())), heat },
-            Row { seen: bare, names: 1, named: None, heat: Heat::default() },
+            Row {
+                seen,
+                names: 2,
+                named: Some((Ino(2), b"a name"[..].into())),
+                heat,
+                recalled: Second(9),
+            },
+            Row { seen: bare, names: 1, named: None, heat: Heat::default(), recalled: Second(0) },
         ]
     }
 

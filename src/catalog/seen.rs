@@ -12,6 +12,7 @@ use crate::file_id::{EntryRef, FileHandle, Ino, TimeNs};
 use crate::record::Record;
 use crate::stub::{STUB_BYTES, STUB_LENGTH};
 use crate::sys;
+use crate::temperature::Second;
 use crate::tenant::{Pin, Recorded, Tenant};
 use crate::tier::State;
 pub use crate::tier::standing::Standing;
@@ -49,6 +50,8 @@ pub struct Seen {
     pub local_bytes: u64,
     /// Last modification.
     pub mtime: TimeNs,
+    /// Last access as the filesystem below has it; 0 where nothing goes by it.
+    pub atime: Second,
 }
 
 impl Seen {
@@ -79,6 +82,10 @@ impl Seen {
             size_bytes: shown_bytes(stat, record.as_ref()),
             local_bytes: stat.st_blocks.cast_unsigned() * 512,
             mtime: TimeNs::nearest_mtime(stat),
+            atime: match kind {
+                Kind::Regular => Second::of_unix(stat.st_atime),
+                Kind::Directory | Kind::Other => Second::default(),
+            },
         })
     }
 }

@@ -22,6 +22,9 @@ pub(super) const TODO: TableDefinition<'_, Bytes, u8> = TableDefinition::new("to
 /// Tenant number to [`super::totals::Totals`].
 pub(super) const TOTALS: TableDefinition<'_, u32, Bytes> = TableDefinition::new("totals");
 
+/// Tenant, class, step of temperature, inode to [`super::offers::Offer`].
+pub(super) const OFFERS: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("offers");
+
 /// Makes all tables, so that readers find them.
 pub(super) fn make(write: &WriteTransaction) -> Result<(), CatalogError> {
     write.open_table(TENANTS)?;
@@ -30,5 +33,6 @@ pub(super) fn make(write: &WriteTransaction) -> Result<(), CatalogError> {
     write.open_table(SEGMENT_FILES)?;
     write.open_table(TODO)?;
     write.open_table(TOTALS)?;
+    write.open_table(OFFERS)?;
     Ok(())
 }

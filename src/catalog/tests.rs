@@ -3,6 +3,7 @@
 mod damage;
 mod keeping;
 mod million;
+mod offers;
 mod property;
 
 use std::collections::{BTreeMap, HashSet};

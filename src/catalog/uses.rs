@@ -25,12 +25,14 @@ pub(super) struct Uses {
     unknown: Vec<(Ino, Touch, u32)>,
     /// Files that were open at the last round.
     open: HashSet<Ino>,
+    /// Files that came home and are not known.
+    homecomers: HashMap<Ino, Second>,
 }
 
 impl Uses {
     pub(super) fn new(half_life: HalfLife) -> Self {
-        let (unknown, open) = (Vec::new(), HashSet::new());
-        Self { half_life, written: Instant::now(), unknown, open }
+        let (unknown, open, homecomers) = (Vec::new(), HashSet::new(), HashMap::new());
+        Self { half_life, written: Instant::now(), unknown, open, homecomers }
     }
 
     /// Whether it is time to write them.
@@ -52,7 +54,9 @@ impl Uses {
             ledger.take().into_iter().map(|(ino, touch)| (ino, touch, 0)).collect();
         uses.extend(waited);
         uses.extend(self.held(eyes));
-        if uses.is_empty() {
+        let mut homecomers = std::mem::take(&mut self.homecomers);
+        homecomers.extend(ledger.take_recalled());
+        if uses.is_empty() && homecomers.is_empty() {
             return Ok(());
         }
         let mut unknown = Vec::new();
@@ -60,6 +64,12 @@ impl Uses {
             for (ino, touch, rounds) in uses {
                 if !batch.used(ino, &touch, self.half_life)? {
                     unknown.push((ino, touch, rounds + u32::from(walked)));
+                }
+            }
+            for (ino, at) in homecomers {
+                // The walk will meet it; once that is over, it is gone.
+                if !batch.came_home(ino, at)? && !walked {
+                    self.homecomers.insert(ino, at);
                 }
             }
             Ok(())

@@ -6,12 +6,12 @@ use clap::Args;
 
 use super::output::{Output, columns, count, size, unwritten};
 use super::{Outcome, converse, paths};
-use crate::config::units::{parse_seconds, parse_size};
 use crate::control::wire::{
     DuReport, DuRequest, Failure, FileReport, FileState, FindRequest, FindSummary, Problem,
     StateRequest,
 };
 use crate::printable::printable;
+use crate::units::{parse_seconds, parse_size};
 
 const STATE_EXAMPLES: &str = "\
 Examples:

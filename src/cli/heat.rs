@@ -6,9 +6,9 @@ use clap::Args;
 
 use super::output::{Output, columns, count, files, size, unwritten};
 use super::{Outcome, converse, paths};
-use crate::config::units::shown_seconds;
 use crate::control::wire::{Band, DirectoryHeat, FileWarmth, HeatReport, HeatRequest, Problem};
 use crate::temperature::Second;
+use crate::units::shown_seconds;
 
 const EXAMPLES: &str = "\
 Examples:

@@ -57,6 +57,12 @@ With libfuse's mount.fuse3 the type fuse.coldfs does without the link.
   btf = \"FILE\"          the kernel's description, where /sys/kernel/btf/vmlinux is not
   [s3]                  how the store is reached and used: docs/engines.md
   [[class]] [budget.*] [brake]    who may recall how much: docs/storms.md
+  [tiering]             files move by themselves: docs/policy.md
+  enabled = true        false where the store is on the data's own filesystem
+  interval = \"5m\"       from the end of a pass to the next
+  high = 85, low = 80   percent of the filesystem between which cold files are released
+  quota = \"100GiB\"      what the tenant may take here; none
+  [policy]              component = \"FILE.wasm\" and [policy.settings]: docs/policy.md
 The command line wins over -o, and -o over the file.
 
 The command returns once the mount answers. Its daemon logs to NAME.log in the runtime
@@ -91,6 +97,10 @@ pub struct MountArgs {
     /// A configuration file (TOML)
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+
+    /// A policy component, instead of the one that the configuration names
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
 
     /// Mount options, as mount(8) passes them
     #[arg(short = 'o', value_name = "OPTS", action = clap::ArgAction::Append)]
@@ -160,6 +170,7 @@ pub fn helper_args(arguments: Vec<OsString>) -> MountArgs {
         take_over: false,
         tenant: None,
         config: None,
+        policy: None,
         options: helper.options,
         foreground: false,
         ready_on_stdout: false,
@@ -239,8 +250,10 @@ fn serve(args: &MountArgs) -> Result<Outcome, Problem> {
 /// What is to be mounted: the command line over `-o` over the file over the defaults, checked.
 fn resolve(args: &MountArgs) -> Result<MountOptions, Problem> {
     let list = OptionList::parse(&args.options.join(","), args.sloppy)?;
-    let file = match args.config.clone().or_else(|| list.config.clone().map(PathBuf::from)) {
-        Some(path) => ConfigFile::read(&path)?,
+    let config = args.config.clone().or_else(|| list.config.clone().map(PathBuf::from));
+    let config = config.map(|path| std::path::absolute(&path).unwrap_or(path));
+    let file = match &config {
+        Some(path) => ConfigFile::read(path)?,
         None => ConfigFile::default(),
     };
     let store = match args.store.as_ref().or(list.store.as_ref()) {
@@ -264,6 +277,12 @@ fn resolve(args: &MountArgs) -> Result<MountOptions, Problem> {
         Problem::new(ProblemKind::Failed, format!("read the mount table: {error}"), "mount /proc")
     })?;
     let places = checks::check(&args.data_dir, &args.mountpoint, &store, &table)?;
+    let code_dir = catalog_dir.as_ref().map(|dir| dir.join("policy"));
+    let tiering = file.tiering(places.store_apart, code_dir);
+    let mut tiering = tiering.map_err(|cause| wrong("--config", cause))?;
+    let policy =
+        args.policy.as_ref().map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone()));
+    tiering.policy.component = policy.clone().or(tiering.policy.component);
     let given = match args.tenant.as_ref().or(list.tenant.as_ref()) {
         Some(name) => Some(name.parse().map_err(|cause: String| wrong("--tenant", cause))?),
         None => file.tenant,
@@ -285,6 +304,10 @@ fn resolve(args: &MountArgs) -> Result<MountOptions, Problem> {
         heat,
         half_life,
         rules,
+        tiering,
+        config,
+        policy,
+        store_apart: places.store_apart,
         notes: places.notes,
     })
 }
@@ -327,6 +350,11 @@ fn child_arguments(args: &MountArgs, options: &MountOptions) -> Result<Vec<OsStr
             .map_err(|error| wrong("--config", format!("{}: {error}", config.display())))?;
         // The child reads this file and none that -o names: one place decides.
         add("--config", config.into());
+    }
+    if let Some(policy) = &options.policy {
+        let mut argument = OsString::from("--policy=");
+        argument.push(policy);
+        arguments.push(argument);
     }
     if !args.options.is_empty() {
         arguments.push("-o".into());
@@ -400,7 +428,9 @@ mod tests {
     fn the_daemon_is_started_with_what_was_resolved() {
         let (_home, root) = home();
         let store = format!("disk:{}", root.join("store").display());
-        let args = parse(&root, &["--store", &store, "-o", "allow_other,ro", "-o", "nosuid"]);
+        let flags =
+            ["--store", &store, "--policy", "p.wasm", "-o", "allow_other,ro", "-o", "nosuid"];
+        let args = parse(&root, &flags);
         let options = resolve(&args).unwrap();
         let mut line = vec![OsString::from("coldfs")];
         line.extend(child_arguments(&args, &options).unwrap().into_iter().skip(1));
@@ -409,6 +439,8 @@ mod tests {
         let again = resolve(&child).unwrap();
         assert_eq!(again.tenant.as_str(), "data");
         assert_eq!(again.store, options.store);
+        assert_eq!(again.policy, options.policy);
+        assert!(again.tiering.policy.component.is_some_and(|path| path.is_absolute()));
         assert_eq!(again.flags, options.flags);
         assert!(again.flags.read_only && again.flags.no_suid);
         assert_eq!(again.flags.access, Access::All);

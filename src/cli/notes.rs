@@ -39,6 +39,7 @@ const AUDIT_EXAMPLES: &str = "\
 Examples:
   coldfs audit /srv/t1 --tail 20
   coldfs audit /srv/t1 --json | jq 'select(.name == \"grep\")'
+  coldfs audit /srv/t1 --moves              what moved by itself, and by which rule
 
 A line for each open of a cold file, the last sixteen MiB of them: who, with what program, what it
 read, how long it waited, and how it came out.";
@@ -53,6 +54,10 @@ pub struct AuditArgs {
     /// Only the newest
     #[arg(long, value_name = "N")]
     tail: Option<u64>,
+
+    /// What moved by itself instead
+    #[arg(long)]
+    moves: bool,
 }
 
 pub fn conflicts(args: &ConflictsArgs, output: &mut Output) -> Result<Outcome, Problem> {
@@ -69,8 +74,12 @@ pub fn conflicts(args: &ConflictsArgs, output: &mut Output) -> Result<Outcome, P
 }
 
 pub fn audit(args: &AuditArgs, output: &mut Output) -> Result<Outcome, Problem> {
-    let request = NotesRequest { notes: Notes::Audit, tail: args.tail };
-    show(&args.mountpoint, request, output, visit)?;
+    let (notes, people) = if args.moves {
+        (Notes::Moves, moved as fn(&Value) -> String)
+    } else {
+        (Notes::Audit, visit as _)
+    };
+    show(&args.mountpoint, NotesRequest { notes, tail: args.tail }, output, people)?;
     Ok(Outcome::Done)
 }
 
@@ -128,6 +137,19 @@ fn visit(note: &Value) -> String {
         size(number(note, "bytes")),
         size(number(note, "size_bytes")),
         text(note, "outcome"),
+    ))
+}
+
+fn moved(note: &Value) -> String {
+    printable(format!(
+        "{} {} {}, {}: {} (idle {} s, {})",
+        when(note),
+        text(note, "action"),
+        text(note, "path"),
+        size(number(note, "bytes")),
+        text(note, "rule"),
+        number(note, "idle_seconds"),
+        text(note, "evidence"),
     ))
 }
 

@@ -7,8 +7,9 @@ use clap::Args;
 use super::output::{Output, count, size, unwritten};
 use super::{Outcome, converse, paths};
 use crate::control::client::serving;
-use crate::control::wire::{Status, TenantStatus};
+use crate::control::wire::{Status, TenantStatus, TieringReport};
 use crate::printable::printable;
+use crate::units::shown_age;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -79,7 +80,7 @@ fn tenant(tenant: &TenantStatus) -> String {
             "  probe        {}, {} drains, {} uses lost, {} gaps",
             tenant.probe, tenant.heat.drains, tenant.heat.lost, tenant.heat.gaps
         ),
-        format!("  policy       {}", tenant.policy),
+        format!("  policy       {}", printable(&tenant.policy)),
         format!("  passthrough  {}", if tenant.passthrough { "yes" } else { "no" }),
         format!(
             "  files        {resident} resident, {} archived, {} released, {} recalling, {} lost",
@@ -95,6 +96,7 @@ fn tenant(tenant: &TenantStatus) -> String {
             size(tenant.bytes.remote),
         ),
     ];
+    lines.extend(tiering(&tenant.tiering));
     lines.push(format!(
         "  catalog      {}, {} files",
         tenant.catalog.state.word(),
@@ -102,4 +104,47 @@ fn tenant(tenant: &TenantStatus) -> String {
     ));
     lines.extend(tenant.notes.iter().map(|note| format!("  note         {}", printable(note))));
     lines.join("\n")
+}
+
+/// How files move by themselves, a line a matter.
+fn tiering(report: &TieringReport) -> Vec<String> {
+    let next = report.next_in_seconds.map(shown_age);
+    let next = next.map_or_else(String::new, |next| format!(", next pass in {next}"));
+    let mut lines = vec![format!("  tiering      {}{next}", printable(&report.state))];
+    if let Some(last) = &report.last {
+        lines.push(format!(
+            "  last pass    {} judged, {} archived ({}), {} released ({}), {} recalled, {} failed",
+            count(last.judged),
+            count(last.archived),
+            size(last.archived_bytes),
+            count(last.released),
+            size(last.released_bytes),
+            count(last.recalled),
+            count(last.failed),
+        ));
+        let held: Vec<String> =
+            last.held.iter().map(|(why, files)| format!("{} {why}", count(*files))).collect();
+        if !held.is_empty() {
+            lines.push(format!("  held back    {}", printable(held.join(", "))));
+        }
+        lines.extend(
+            last.cut_short.as_ref().map(|why| format!("  cut short    {}", printable(why))),
+        );
+    }
+    if let Some(broken) = &report.broken {
+        let wait = shown_age(broken.seconds);
+        lines.push(format!(
+            "  breaker      {wait} more, {}: {}",
+            broken.class,
+            printable(&broken.error)
+        ));
+    }
+    if report.quarantined > 0 {
+        lines.push(format!("  left alone   {} files that failed", count(report.quarantined)));
+    }
+    if let Some(fault) = &report.policy_fault {
+        let times = count(report.policy_faults);
+        lines.push(format!("  policy fault {times} times, the last: {}", printable(fault)));
+    }
+    lines
 }

@@ -9,12 +9,12 @@ use clap::Args;
 
 use super::output::{Output, columns, count, size, unwritten};
 use super::{Outcome, converse, heat, paths};
-use crate::config::units::shown_seconds;
 use crate::control::client::Client;
 use crate::control::wire::{
     Alarm, Application, BrakeReport, BrakeRequest, FileWarmth, HeatReport, HeatRequest, Problem,
     TopReport, WirePath,
 };
+use crate::units::shown_seconds;
 
 const TOP_EXAMPLES: &str = "\
 Examples:

@@ -30,6 +30,8 @@ pub struct Places {
     pub store: StoreUrl,
     /// What works and is still worth telling.
     pub notes: Vec<String>,
+    /// Whether the store is on another filesystem than the data.
+    pub store_apart: bool,
 }
 
 /// What is mounted where, as `/proc/self/mountinfo` says.
@@ -106,10 +108,12 @@ pub fn check(
     }
     check_filesystem(&data_dir)?;
     let mut notes = Vec::new();
+    let mut store_apart = true;
     let store = match store {
         StoreUrl::Disk(dir) => {
             let dir = check_store_dir(dir, &data_dir, &mountpoint)?;
             if existing_ancestor(&dir)?.1.dev() == data.dev() {
+                store_apart = false;
                 notes.push(format!(
                     "the store {} is on the data directory's own filesystem: releasing frees \
                      nothing; name a store elsewhere with --store",
@@ -120,7 +124,7 @@ pub fn check(
         }
         StoreUrl::S3 { .. } => store.clone(),
     };
-    Ok(Places { data_dir, mountpoint, store, notes })
+    Ok(Places { data_dir, mountpoint, store, store_apart, notes })
 }
 
 fn directory(role: &str, path: &Path) -> Result<(PathBuf, Metadata), Problem> {

@@ -25,6 +25,11 @@
 //! drain = "3s"              # how often the probe's counts are taken
 //! entries = 262144          # files that may be used between two drains
 //!
+//! [tiering]                 # files move by themselves: see `tiering`, and docs/policy.md
+//! [policy]
+//! component = "FILE.wasm"   # the default policy is part of the program
+//! settings.cold-after = "30d"
+//!
 //! [[class]]                 # recall classes: see docs/storms.md, as for [budget.*] and [brake]
 //! name = "nightly"
 //! cgroups = ["/system.slice/nightly.service"]
@@ -38,10 +43,12 @@ use serde::{Deserialize, Deserializer, de};
 
 use super::heat::{self, HeatText};
 use super::storm::{self, BrakeText, BudgetsText, ClassText};
-use super::{S3Options, StoreUrl, TenantName, Tuning, units, usage};
+use super::tiering::{self, PolicyText, TieringText};
+use super::{S3Options, StoreUrl, TenantName, Tuning, usage};
 use crate::control::wire::Problem;
 use crate::guard::Rules;
 use crate::temperature::HalfLife;
+use crate::{policy, units};
 
 /// What a configuration file says.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -62,6 +69,8 @@ pub struct ConfigFile {
     class: Vec<ClassText>,
     budget: BudgetsText,
     brake: BrakeText,
+    tiering: TieringText,
+    policy: PolicyText,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -99,12 +108,19 @@ impl ConfigFile {
         let text = std::fs::read_to_string(path).map_err(|error| {
             usage(format!("{}: {error}", path.display()), "name another with --config FILE")
         })?;
-        Self::parse(&text).map_err(|cause| {
+        let mut file = Self::parse(&text).map_err(|cause| {
             usage(format!("{}: {cause}", path.display()), "`coldfs mount --help` lists every key")
-        })
+        })?;
+        // A daemon has left the directory in which it was started.
+        if let Ok(path) = std::path::absolute(path)
+            && let Some(dir) = path.parent()
+        {
+            file.policy.beside(dir);
+        }
+        Ok(file)
     }
 
-    fn parse(text: &str) -> Result<Self, String> {
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
         let file: ConfigFile = toml::from_str(text).map_err(|error| one_line(&error))?;
         let tuning = file.tuning();
         if tuning.recall_deadline.is_zero() {
@@ -116,6 +132,7 @@ impl ConfigFile {
         file.s3.check()?;
         file.rules()?;
         file.heat()?;
+        file.tiering(true, None)?;
         Ok(file)
     }
 
@@ -127,6 +144,22 @@ impl ConfigFile {
     /// The storm guard's rules.
     pub fn rules(&self) -> Result<Rules, String> {
         storm::rules(&self.class, &self.budget, &self.brake)
+    }
+
+    /// How files move by themselves. `apart`: the store is on another filesystem than the data, so
+    /// that moving them frees something.
+    pub fn tiering(
+        &self,
+        apart: bool,
+        code_dir: Option<PathBuf>,
+    ) -> Result<crate::tiering::Options, String> {
+        let (_, half_life) = self.heat()?;
+        tiering::options(&self.tiering, apart, half_life, self.policy(code_dir))
+    }
+
+    /// Which policy.
+    pub fn policy(&self, code_dir: Option<PathBuf>) -> policy::Options {
+        tiering::policy(&self.policy, code_dir)
     }
 
     /// The defaults, with what this file says laid over them.

@@ -6,10 +6,11 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::wire::{
-    BrakeReport, BrakeRequest, CancelReport, CancelRequest, DuReport, DuRequest, FileReport,
-    FileWarmth, FindRequest, FindSummary, Finding, FsckReport, FsckRequest, HeatReport,
-    HeatRequest, Mount, MoveRequest, MoveSummary, NotesRequest, NotesSummary, PinReport,
-    PinRequest, Problem, Progress, Status, TopReport,
+    BrakeReport, BrakeRequest, CancelReport, CancelRequest, DuReport, DuRequest, ExplainReport,
+    ExplainRequest, FileReport, FileWarmth, FindRequest, FindSummary, Finding, FsckReport,
+    FsckRequest, HeatReport, HeatRequest, Mount, MoveRequest, MoveSummary, NotesRequest,
+    NotesSummary, PinReport, PinRequest, PlanRequest, PlanSummary, Planned, PolicyReport,
+    PolicyRequest, Problem, Progress, Status, TopReport,
 };
 
 /// How many items of a stream wait for a slow reader before the engine waits too.
@@ -86,6 +87,19 @@ pub trait Engine: Send + Sync + 'static {
         request: NotesRequest,
         notes: mpsc::Sender<serde_json::Value>,
     ) -> Result<NotesSummary, Problem>;
+
+    /// Sends what would move by itself; changes nothing.
+    async fn plan(
+        &self,
+        request: PlanRequest,
+        files: mpsc::Sender<Planned>,
+    ) -> Result<PlanSummary, Problem>;
+
+    /// Why a file moves by itself, or does not.
+    async fn explain(&self, request: ExplainRequest) -> Result<ExplainReport, Problem>;
+
+    /// The policy in force, read anew if the request says so.
+    async fn policy(&self, request: PolicyRequest) -> Result<PolicyReport, Problem>;
 
     /// Looks at the brake on mass recalls, or lets it go.
     fn brake(&self, request: BrakeRequest) -> BrakeReport;

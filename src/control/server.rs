@@ -23,8 +23,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::engine::{Engine, STREAM_ITEMS};
 use super::runtime::RuntimeDir;
 use super::wire::{
-    BrakeReport, BrakeRequest, CancelReport, CancelRequest, DuReport, DuRequest, Event, Failure,
-    FindRequest, FsckRequest, HeatRequest, Mount, MoveRequest, NotesRequest, PinReport, PinRequest,
+    BrakeReport, BrakeRequest, CancelReport, CancelRequest, DuReport, DuRequest, Event,
+    ExplainReport, ExplainRequest, Failure, FindRequest, FsckRequest, HeatRequest, Mount,
+    MoveRequest, NotesRequest, PinReport, PinRequest, PlanRequest, PolicyReport, PolicyRequest,
     Problem, ProblemKind, StateRequest, Status, TopReport,
 };
 
@@ -93,6 +94,9 @@ fn routes(engine: Arc<dyn Engine>) -> Router {
         .route("/v1/top", get(top))
         .route("/v1/notes", post(notes))
         .route("/v1/brake", post(brake))
+        .route("/v1/plan", post(plan))
+        .route("/v1/explain", post(explain))
+        .route("/v1/policy", post(policy))
         .route("/v1/detach", post(detach))
         .layer(DefaultBodyLimit::max(REQUEST_BYTES))
         .with_state(engine)
@@ -190,6 +194,24 @@ async fn top(State(engine): Shared) -> Json<TopReport> {
 
 async fn brake(State(engine): Shared, Json(request): Json<BrakeRequest>) -> Json<BrakeReport> {
     Json(engine.brake(request))
+}
+
+async fn plan(State(engine): Shared, Json(request): Json<PlanRequest>) -> Response {
+    stream(move |items, _cancel| async move { engine.plan(request, items).await })
+}
+
+async fn explain(
+    State(engine): Shared,
+    Json(request): Json<ExplainRequest>,
+) -> Result<Json<ExplainReport>, Problem> {
+    engine.explain(request).await.map(Json)
+}
+
+async fn policy(
+    State(engine): Shared,
+    Json(request): Json<PolicyRequest>,
+) -> Result<Json<PolicyReport>, Problem> {
+    engine.policy(request).await.map(Json)
 }
 
 async fn detach(State(engine): Shared) -> Result<Json<()>, Problem> {

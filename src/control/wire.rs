@@ -12,6 +12,7 @@ mod path;
 mod repair;
 mod status;
 mod storm;
+mod tiering;
 
 pub use files::{
     DuReport, DuRequest, FileHeat, FileReport, FileState, FindRequest, FindSummary, HsmFlags,
@@ -29,6 +30,10 @@ pub use status::{
     Bytes, CatalogState, CatalogStatus, Counters, Files, HeatStatus, Mount, Status, TenantStatus,
 };
 pub use storm::{Alarm, Application, BrakeReport, BrakeRequest, TopReport};
+pub use tiering::{
+    Broken, ExplainReport, ExplainRequest, Explanation, PassSummary, PlanRequest, PlanSummary,
+    Planned, PolicyReport, PolicyRequest, PolicySetting, TieringReport,
+};
 
 use serde::{Deserialize, Serialize};
 

@@ -17,7 +17,7 @@ use super::failures::{Failures, is_gone};
 use super::files::{heat_of, relative, report, report_on};
 use super::walks::{Stop, Unwalked, WALKS_AT_ONCE, Walks};
 use super::watching::Watching;
-use super::{check, known, moves, notes, storm, warmth};
+use super::{check, known, moves, notes, pins, storm, tiering, warmth};
 use crate::catalog::seen::Seen;
 use crate::catalog::{Keeper, Met};
 use crate::config::MountOptions;
@@ -25,18 +25,20 @@ use crate::config::checks::{FS_TYPE, MountTable};
 use crate::control::engine::Engine;
 use crate::control::filter::Filter;
 use crate::control::wire::{
-    BrakeReport, BrakeRequest, CancelReport, CancelRequest, Counters, DuReport, DuRequest, Failure,
-    FileReport, FileState, FileWarmth, FindRequest, FindSummary, Finding, FsckReport, FsckRequest,
-    HeatReport, HeatRequest, Mount, MoveRequest, MoveSummary, NotesRequest, NotesSummary,
-    PinReport, PinRequest, Problem, ProblemKind, Progress, Source, Status, TenantStatus, TopReport,
-    WirePath,
+    BrakeReport, BrakeRequest, CancelReport, CancelRequest, Counters, DuReport, DuRequest,
+    ExplainReport, ExplainRequest, Failure, FileReport, FileState, FileWarmth, FindRequest,
+    FindSummary, Finding, FsckReport, FsckRequest, HeatReport, HeatRequest, Mount, MoveRequest,
+    MoveSummary, NotesRequest, NotesSummary, PinReport, PinRequest, PlanRequest, PlanSummary,
+    Planned, PolicyReport, PolicyRequest, Problem, ProblemKind, Progress, Source, Status,
+    TenantStatus, TopReport, WirePath,
 };
 use crate::guard::Guard;
 use crate::inode::{Inodes, Serving};
 use crate::migrate::Migrator;
 use crate::recall::{Chunks, Recall};
 use crate::sys;
-use crate::tenant::{Pin, Standing, Tenant};
+use crate::tenant::{Standing, Tenant};
+use crate::tiering::Tiering;
 use crate::walk::{Found, find, walk};
 
 /// A tenant that is served, with all its parts.
@@ -61,6 +63,7 @@ pub(super) struct Served {
     count: Count<Sums>,
     pub(super) keeper: Arc<Keeper>,
     pub(super) watching: Watching,
+    pub(super) tiering: Arc<Tiering>,
 }
 
 impl Served {
@@ -76,9 +79,19 @@ impl Served {
         let (detaching, ending) = (CancellationToken::new(), CancellationToken::new());
         let watching = Watching::begin(&options, &tenant);
         let keeper = Arc::new(known::keep(&options, &tenant, &inodes));
+        let tiering = Arc::new(Tiering::new(
+            Arc::clone(&tenant),
+            Arc::clone(&inodes),
+            Arc::clone(&migrator),
+            Arc::clone(&recall),
+            Arc::clone(&keeper),
+            tiering::options(&options),
+            options.store_apart,
+        ));
         Self {
             keeper,
             watching,
+            tiering,
             options,
             tenant,
             inodes,
@@ -339,6 +352,7 @@ impl Engine for Commands {
         notes.extend(storm::note(self));
         notes.extend(self.missing());
         notes.extend(self.watching.notes());
+        notes.extend(self.tiering.notes());
         let root = self.locate(&self.options.mountpoint)?;
         let served = Arc::clone(&self.0);
         let counted = self.count.ask(move |stop| {
@@ -365,7 +379,8 @@ impl Engine for Commands {
             verify: self.tenant.store.verify().word().to_owned(),
             probe: self.watching.word(&self.tenant).to_owned(),
             heat: self.watching.status(&self.tenant),
-            policy: "none".to_owned(),
+            policy: self.tiering.policy_name().unwrap_or_else(|| "none".to_owned()),
+            tiering: self.tiering.report(),
             passthrough: self.passthrough.load(Ordering::Relaxed),
             files: sums.files,
             bytes: sums.bytes,
@@ -381,7 +396,8 @@ impl Engine for Commands {
             recall_bytes_total: self.chunks.fetched_bytes(),
             heat_events_total: self.watching.report().events,
             heat_dropped_total: self.watching.report().dropped,
-            migrate_files_total: self.moved_files.load(Ordering::Relaxed),
+            migrate_files_total: self.moved_files.load(Ordering::Relaxed) + self.tiering.moved(),
+            policy_traps_total: self.tiering.report().policy_faults,
             ..Counters::default()
         };
         let version = env!("CARGO_PKG_VERSION").to_owned();
@@ -507,55 +523,7 @@ impl Engine for Commands {
         request: PinRequest,
         cancel: CancellationToken,
     ) -> Result<PinReport, Problem> {
-        self.may_change()?;
-        let mut starts = Vec::new();
-        for path in &request.paths {
-            starts.push(self.locate(path.as_path())?);
-        }
-        let served = Arc::clone(&self.0);
-        let walk = self.walks.run(cancel, move |stop| {
-            let mut report = PinReport::default();
-            let failures = RefCell::new(Failures::default());
-            for start in starts {
-                let wanted = request.pinned.then_some(Pin::NeverRelease);
-                let mut set = |file: &Found| {
-                    let changed = served.tenant.pin(&file.fd).and_then(|pin| {
-                        if pin == wanted {
-                            return Ok(false);
-                        }
-                        served.tenant.set_pin(&file.fd, wanted).map(|()| true)
-                    });
-                    match changed {
-                        Ok(true) => report.changed += 1,
-                        Ok(false) => report.already += 1,
-                        Err(error) => failures.borrow_mut().note(&served, &file.path, &error),
-                    }
-                };
-                // A pin on a directory holds for all below it.
-                if !request.recursive || request.pinned {
-                    set(&start);
-                    continue;
-                }
-                let mut visit = |file: Found| {
-                    let pinnable =
-                        matches!(file.stat.st_mode & libc::S_IFMT, libc::S_IFREG | libc::S_IFDIR);
-                    if pinnable {
-                        set(&file);
-                    }
-                    stop.flow()
-                };
-                let mut fail = |path: &[u8], error: std::io::Error| {
-                    failures.borrow_mut().note(&served, path, &error);
-                };
-                if walk(&served.tenant, start, &mut visit, &mut fail).is_break() {
-                    break;
-                }
-            }
-            let failures = failures.into_inner();
-            (report.failed, report.failed_total) = (failures.named, failures.total);
-            report
-        });
-        Ok(walk.await?)
+        pins::run(&self.0, request, cancel).await
     }
 
     async fn fsck(
@@ -565,6 +533,22 @@ impl Engine for Commands {
         cancel: CancellationToken,
     ) -> Result<FsckReport, Problem> {
         check::run(&self.0, request, findings, cancel).await
+    }
+
+    async fn plan(
+        &self,
+        request: PlanRequest,
+        files: mpsc::Sender<Planned>,
+    ) -> Result<PlanSummary, Problem> {
+        tiering::plan(&self.0, request, files).await
+    }
+
+    async fn explain(&self, request: ExplainRequest) -> Result<ExplainReport, Problem> {
+        tiering::explain(&self.0, request.path.as_path()).await
+    }
+
+    async fn policy(&self, request: PolicyRequest) -> Result<PolicyReport, Problem> {
+        tiering::policy(&self.0, request).await
     }
 
     async fn detach(&self) -> Result<(), Problem> {

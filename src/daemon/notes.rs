@@ -19,7 +19,8 @@ pub(super) async fn run(
     let reading = Arc::clone(served);
     let read = tokio::task::spawn_blocking(move || match request.notes {
         Notes::Conflicts => conflicts(&reading),
-        Notes::Audit => Ok((audit(&reading)?, 0)),
+        Notes::Audit => Ok((read_json(&reading.guard.audit_lines()?), 0)),
+        Notes::Moves => Ok((read_json(&reading.tiering.moved_lines()?), 0)),
     });
     let read = read.await.unwrap_or_else(|_panic| Err(io::ErrorKind::Other.into()));
     let (all, unwritten) = read.map_err(|error| {
@@ -50,8 +51,7 @@ fn conflicts(served: &Served) -> io::Result<(Vec<Value>, u64)> {
     Ok((values.collect::<io::Result<_>>()?, unwritten))
 }
 
-fn audit(served: &Served) -> io::Result<Vec<Value>> {
-    let lines = served.guard.audit_lines()?;
-    // A line that a crash cut short says nothing.
-    Ok(lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect())
+/// A line that a crash cut short says nothing.
+fn read_json(lines: &[String]) -> Vec<Value> {
+    lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }

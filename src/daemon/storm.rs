@@ -1,10 +1,10 @@
 //! `top` and `brake`: the storm guard, as commands see it.
 
 use super::engine::Served;
-use crate::config::units::shown_seconds;
 use crate::control::wire::{Alarm, Application, BrakeReport, BrakeRequest, TopReport};
 use crate::guard::brake;
 use crate::guard::ledger::Account;
+use crate::units::shown_seconds;
 
 pub(super) fn top(served: &Served) -> TopReport {
     TopReport {

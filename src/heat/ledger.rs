@@ -83,6 +83,8 @@ type Place = (Arc<Mutex<Owners>>, Number);
 struct Inner {
     sight: Sight,
     touched: HashMap<(Ino, u32), Touch>,
+    /// Files that came home, and when.
+    recalled: HashMap<Ino, Second>,
     place: Option<Place>,
 }
 
@@ -203,6 +205,28 @@ impl Ledger {
                 },
             );
         }
+    }
+
+    /// A file's bytes came home.
+    pub fn came_home(&self, ino: Ino, now: Second) {
+        let mut inner = self.lock();
+        if inner.recalled.len() < FILES_WAITING || inner.recalled.contains_key(&ino) {
+            inner.recalled.insert(ino, now);
+            return;
+        }
+        drop(inner);
+        // It would be taken for one that never was away: let nothing count as idle.
+        self.gap(now, 0);
+    }
+
+    /// When a file came home, if that waits still.
+    pub fn home_since(&self, ino: Ino) -> Option<Second> {
+        self.lock().recalled.get(&ino).copied()
+    }
+
+    /// All that came home; nothing waits then.
+    pub fn take_recalled(&self) -> HashMap<Ino, Second> {
+        std::mem::take(&mut self.lock().recalled)
     }
 
     /// What waits of one file, whatever its generation.

@@ -351,22 +351,17 @@ impl Ops {
         Ok(())
     }
 
-    /// The file below, for reading and writing where possible: all opens share it.
+    /// The file below, for reading and writing where possible: all opens share it. Reads move its
+    /// atime, as without a mount: it is proof of idleness where there is no probe.
     fn open_below(&self, inode: &Inode) -> io::Result<File> {
-        let common = libc::O_NONBLOCK | libc::O_NOATIME;
-        match self.inodes.open(inode, libc::O_RDWR | common) {
+        match self.inodes.open(inode, libc::O_RDWR | libc::O_NONBLOCK) {
             Err(error)
                 if matches!(
                     error.raw_os_error(),
                     Some(libc::EACCES | libc::EROFS | libc::ETXTBSY | libc::EPERM)
                 ) =>
             {
-                match self.inodes.open(inode, libc::O_RDONLY | common) {
-                    Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
-                        self.inodes.open(inode, libc::O_RDONLY | libc::O_NONBLOCK)
-                    }
-                    other => other,
-                }
+                self.inodes.open(inode, libc::O_RDONLY | libc::O_NONBLOCK)
             }
             other => other,
         }

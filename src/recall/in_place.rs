@@ -23,6 +23,7 @@ use crate::record::Record;
 use crate::segment::Piece;
 use crate::stub::{STUB_BYTES, STUB_LENGTH, Stub, StubHead};
 use crate::sys::lease::{Lease, LeaseKind};
+use crate::temperature::Second;
 use crate::tenant::Tenant;
 use crate::tier::State;
 
@@ -115,11 +116,12 @@ impl Filling {
         let file = &cold.file;
         held.filling = false;
         let mut record = tenant.record(&**file, inode)?.unwrap_or(cold.record);
-        restore_mtime(file, record.mtime)?;
+        used_now(file, record.mtime)?;
         reach(CrashPoint::RecallAfterTimes);
         // I7: all bytes are on disk.
         record.state = if held.writers > 0 { State::Suspect } else { State::Archived };
         tenant.set_record(&**file, inode, &record)?;
+        tenant.heat.came_home(inode.ino, Second::now());
         match note_version(tenant, inode, held, file, lease, record) {
             Ok(()) => {}
             // Whoever writes to it makes its record durable again first.
@@ -292,6 +294,14 @@ pub(crate) fn cut_to_stub(
     restore_mtime(file, record.mtime)?;
     record.state = State::Released;
     tenant.set_record(file, inode, record)
+}
+
+/// Gives a body its modification time back. It came home because somebody read it, which moved no
+/// access time: this is that access, P9's proof where there is no probe.
+fn used_now(file: &File, mtime: TimeNs) -> io::Result<()> {
+    let (seconds, nanoseconds) = mtime.parts();
+    let mtime = TimeSpec::new(seconds, nanoseconds);
+    Ok(nix::sys::stat::futimens(file, &TimeSpec::UTIME_NOW, &mtime)?)
 }
 
 /// Gives a body its modification time back.

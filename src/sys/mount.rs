@@ -41,18 +41,33 @@ impl MountId {
 /// Major and minor number of the filesystem that a descriptor is on, as the kernel's mount table
 /// says: on btrfs `st_dev` is another, a subvolume's.
 pub fn superblock_device(fd: impl AsFd) -> io::Result<(u32, u32)> {
-    let unknown = || io::Error::other("the mount table does not say");
-    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd()))?;
-    let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:")).ok_or_else(unknown)?;
-    let table = std::fs::read("/proc/self/mountinfo")?;
-    let device = table.split(|byte| *byte == b'\n').find_map(|line| {
-        let line = String::from_utf8_lossy(line);
-        let mut fields = line.split(' ');
-        let device = (fields.next()? == id.trim()).then(|| fields.nth(1))??;
+    let line = table_line(fd)?;
+    let device = line.split(' ').nth(2).and_then(|device| {
         let (major, minor) = device.split_once(':')?;
         Some((major.parse().ok()?, minor.parse().ok()?))
     });
     device.ok_or_else(unknown)
+}
+
+/// Whether reads move atimes there, be it once a day (relatime): not where it is mounted noatime.
+pub fn keeps_atime(fd: impl AsFd) -> io::Result<bool> {
+    let line = table_line(fd)?;
+    let options = line.split(' ').nth(5).ok_or_else(unknown)?;
+    Ok(!options.split(',').any(|option| option == "noatime"))
+}
+
+fn unknown() -> io::Error {
+    io::Error::other("the mount table does not say")
+}
+
+/// The line of the mount that a descriptor is on.
+fn table_line(fd: impl AsFd) -> io::Result<String> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd()))?;
+    let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:")).ok_or_else(unknown)?;
+    let table = std::fs::read("/proc/self/mountinfo")?;
+    let mut lines = table.split(|byte| *byte == b'\n').map(String::from_utf8_lossy);
+    let line = lines.find(|line| line.split(' ').next() == Some(id.trim()));
+    line.map(std::borrow::Cow::into_owned).ok_or_else(unknown)
 }
 
 /// The topmost mount at a path, asked of the kernel alone: the filesystem need not answer.

@@ -4,8 +4,10 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use super::World;
+use crate::catalog::offers::{Class, Cursor};
 use crate::catalog::seen::{Kind, Seen, Standing};
 use crate::file_id::{EntryRef, FileHandle, Ino, SegmentId, TimeNs};
+use crate::temperature::Second;
 use crate::tier::State;
 
 const DIRS: u64 = 1_000;
@@ -25,6 +27,7 @@ fn seen(ino: u64, kind: Kind) -> Seen {
         size_bytes: 70_000,
         local_bytes: 4_096,
         mtime: TimeNs(1_700_000_000_000_000_000),
+        atime: Second(1_700_000_000),
     }
 }
 
@@ -67,6 +70,17 @@ fn a_million_files() {
     part.visit(b"", root, None, &mut visit).unwrap();
     let scanned = began.elapsed();
     assert_eq!(met, files + DIRS + 1);
+    let (mut cursor, mut offered) = (Cursor::coldest(Class::Released), 0);
+    let began = Instant::now();
+    loop {
+        let offers = part.offers(&mut cursor, Second(u32::MAX), 1_024).unwrap();
+        if offers.is_empty() {
+            break;
+        }
+        offered += offers.len() as u64;
+    }
+    let in_order = began.elapsed();
+    assert_eq!(offered, files);
     let began = Instant::now();
     assert_eq!(part.totals().unwrap().files(), files);
     let summed = began.elapsed();
@@ -75,6 +89,7 @@ fn a_million_files() {
         |took: std::time::Duration| files * 1_000_000 / u64::try_from(took.as_micros()).unwrap();
     println!("catalog_insert      {:>10} files/s", rate(inserted));
     println!("catalog_scan        {:>10} files/s", rate(scanned));
+    println!("catalog_candidates  {:>10} files/s", rate(in_order));
     println!("catalog_totals      {:>10} us", summed.as_micros());
     println!("catalog_bytes       {:>10} bytes/file", bytes / files);
     drop((part, _work));

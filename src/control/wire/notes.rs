@@ -10,6 +10,8 @@ pub enum Notes {
     Conflicts,
     /// Opens of cold files.
     Audit,
+    /// What moved by itself.
+    Moves,
 }
 
 /// Asks for notes, oldest first; each is an item, as it is written down.

@@ -54,6 +54,9 @@ pub struct TenantStatus {
     pub heat: HeatStatus,
     /// The policy that judges; `none` where only commands move files.
     pub policy: String,
+    /// How files move by themselves.
+    #[serde(default)]
+    pub tiering: super::TieringReport,
     /// Whether resident files are read at native speed.
     pub passthrough: bool,
     /// Number of files by state.

@@ -60,6 +60,19 @@ pub fn shown_seconds(seconds: u64) -> String {
     }
 }
 
+/// `14 d`, `3 h 20 min`, `50 s`: an age, to what matters of it.
+pub fn shown_age(seconds: u64) -> String {
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, minutes) => format!("{minutes} min"),
+        (0, hours, 0) => format!("{hours} h"),
+        (0, hours, minutes) => format!("{hours} h {minutes} min"),
+        (1..=2, hours @ 1.., _) => format!("{days} d {hours} h"),
+        (days, _, _) => format!("{days} d"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -87,6 +100,21 @@ mod tests {
             assert_eq!(parse_seconds(text), Ok(seconds), "{text}");
         }
         assert!(parse_seconds("1y").is_err());
+    }
+
+    #[test]
+    fn an_age_says_what_matters_of_it() {
+        let shown = [
+            (59, "59 s"),
+            (61, "1 min"),
+            (3_600, "1 h"),
+            (12_000, "3 h 20 min"),
+            (90_000, "1 d 1 h"),
+            (14 * 86_400 + 5_000, "14 d"),
+        ];
+        for (seconds, text) in shown {
+            assert_eq!(shown_age(seconds), text);
+        }
     }
 
     #[test]

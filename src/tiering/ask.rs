@@ -1,0 +1,224 @@
+//! What would move, and why: by the same judgement as a pass, and changing nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::facts::evidence_word;
+use super::offers::owner;
+use super::run::{ending, requests};
+use super::{DECISIONS, Tiering, now, word};
+use crate::catalog::offers::{Class, Offer};
+use crate::file_id::Ino;
+use crate::policy::contract::{Action, Wants};
+use crate::walk::Found;
+
+/// A file that would move.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Planned {
+    /// Below the tenant's root; lossy where it is no UTF-8.
+    pub path: String,
+    /// What would be done.
+    pub action: String,
+    /// Its size.
+    pub bytes: u64,
+    /// The rule that says so.
+    pub rule: String,
+    /// Since its last use, seconds.
+    pub idle_seconds: u32,
+    /// How that is known: `observed`, `atime`, `unknown`.
+    pub evidence: String,
+    /// What of the host holds it back all the same.
+    pub held: Option<String>,
+}
+
+/// What would move in all.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PlanSummary {
+    /// Files that the policy looked at.
+    pub judged: u64,
+    /// Files that would move, by action.
+    pub files: BTreeMap<String, u64>,
+    /// Bytes of them, by action.
+    pub bytes: BTreeMap<String, u64>,
+    /// Files that the host would hold back, by reason.
+    pub held: BTreeMap<String, u64>,
+    /// Requests to the store, about.
+    pub requests: u64,
+    /// Bytes that are to be freed for the filesystem's sake.
+    pub goal_bytes: u64,
+    /// Why it is not all; none: it is.
+    pub cut_short: Option<String>,
+}
+
+/// Why one file moves, or does not.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// What the policy would do; none: keep it.
+    pub action: Option<String>,
+    /// The rule that says so.
+    pub rule: String,
+    /// One sentence of the policy's.
+    pub reason: String,
+    /// Seconds until the policy's answer changes if nothing happens.
+    pub changes_in_seconds: Option<u32>,
+    /// Since its last use, seconds.
+    pub idle_seconds: u32,
+    /// How that is known: `observed`, `atime`, `unknown`.
+    pub evidence: String,
+    /// Its heat now.
+    pub heat: f32,
+    /// Seconds since it came home; none: it never was away.
+    pub recalled_seconds: Option<u32>,
+    /// What of the host holds it back, whatever the policy says.
+    pub held: Vec<String>,
+    /// The last that was done with it by itself: a line of the notebook.
+    pub last_move: Option<serde_json::Value>,
+}
+
+impl Tiering {
+    /// The files at or below a path that a pass would move now, in its order.
+    pub async fn plan(
+        self: &Arc<Self>,
+        below: Vec<u8>,
+    ) -> Result<(PlanSummary, Vec<Planned>), String> {
+        let (brief, report) = self.judged(DECISIONS).await?;
+        let mut summary = PlanSummary {
+            judged: report.judged,
+            goal_bytes: brief.context.release_goal_bytes,
+            cut_short: ending(&report.ending),
+            ..PlanSummary::default()
+        };
+        let (mut stored, mut stored_bytes) = (0, 0);
+        let mut all = Vec::new();
+        for decided in report.decided {
+            let ino = Ino(decided.file.file_id);
+            let Ok(Some(path)) = brief.part.path(ino) else { continue };
+            if !is_below(&path, &below) {
+                continue;
+            }
+            let Ok(Some(offer)) = brief.part.offer(ino) else { continue };
+            let pin = match offer.dir {
+                Some(dir) => {
+                    let mut none = lru::LruCache::new(std::num::NonZeroUsize::MIN);
+                    brief.part.pin_below(dir, &mut none).unwrap_or_default()
+                }
+                None => None,
+            };
+            let pin = crate::tenant::Pin::harder(offer.pin, pin);
+            let held = self.held(&brief, decided.action, &offer, pin);
+            let action = word(decided.action).to_owned();
+            if let Some(held) = held {
+                *summary.held.entry(held.word().to_owned()).or_default() += 1;
+            } else {
+                *summary.files.entry(action.clone()).or_default() += 1;
+                *summary.bytes.entry(action.clone()).or_default() += decided.file.size_bytes;
+                if matches!(decided.action, Action::Archive | Action::Migrate) {
+                    stored += 1;
+                    stored_bytes += decided.file.size_bytes;
+                }
+            }
+            let rule = report.rules.get(usize::from(decided.rule)).cloned().unwrap_or_default();
+            all.push(Planned {
+                path: String::from_utf8_lossy(&path).into_owned(),
+                action,
+                bytes: decided.file.size_bytes,
+                rule,
+                idle_seconds: decided.file.idle_seconds,
+                evidence: evidence_word(decided.file.evidence).to_owned(),
+                held: held.map(|held| held.word().to_owned()),
+            });
+        }
+        summary.requests = requests(stored, stored_bytes);
+        Ok((summary, all))
+    }
+
+    /// Why a file moves, or does not.
+    pub async fn explain(self: &Arc<Self>, found: &Found) -> Result<Explanation, String> {
+        let brief = self.brief().await?;
+        let ino = Ino(found.stat.st_ino);
+        let offer = brief.part.offer(ino).map_err(|error| error.to_string())?;
+        let Some(offer) = offer else {
+            return Err(
+                "it never moves: not a regular file of more than 4,096 bytes, or nobody can \
+                        account for it (`coldfs state` says more)"
+                    .to_owned(),
+            );
+        };
+        let atime = crate::temperature::Second::of_unix(found.stat.st_atime);
+        let offer = match offer.class {
+            Class::Resident | Class::Archived => {
+                Offer { mtime_seconds: found.stat.st_mtime, atime, ..offer }
+            }
+            Class::Released => offer,
+        };
+        let moment = self.moment();
+        let mut candidate =
+            moment.candidate(&offer, &self.times(&offer), self.opens(ino), found.pin);
+        let wants = brief.policy.rulebook.wants;
+        let path = String::from_utf8_lossy(&found.path).into_owned();
+        candidate.path = wants.contains(Wants::PATH).then(|| path.clone());
+        candidate.owner = wants.contains(Wants::OWNER).then(|| owner(&found.stat));
+        let answer = self.judge.explain(brief.context.clone(), candidate.clone()).await;
+        let answer = answer.map_err(|error| error.to_string())?;
+        let explained = answer.map_err(|fault| format!("the policy: {fault}"))?;
+        let action = match offer.class {
+            Class::Resident => Action::Archive,
+            Class::Archived => Action::Release,
+            Class::Released => Action::Recall,
+        };
+        let held = self.held(&brief, explained.action.unwrap_or(action), &offer, found.pin);
+        let mut held: Vec<String> = held.map(|held| held.word().to_owned()).into_iter().collect();
+        held.extend(self.waits(ino));
+        let last_move = self.last_move(&path).await;
+        Ok(Explanation {
+            action: explained.action.map(|action| word(action).to_owned()),
+            rule: explained.rule,
+            reason: explained.reason,
+            changes_in_seconds: explained.changes_in_seconds,
+            idle_seconds: candidate.idle_seconds,
+            evidence: evidence_word(candidate.evidence).to_owned(),
+            heat: candidate.heat,
+            recalled_seconds: candidate.recalled_seconds,
+            held,
+            last_move,
+        })
+    }
+
+    /// What holds a file back besides itself.
+    fn waits(&self, ino: Ino) -> Vec<String> {
+        let (now, state) = (now(), self.state());
+        let mut waits = Vec::new();
+        if let Some((why, seconds)) = state.quarantine.why(ino, now) {
+            waits.push(format!("left alone for {seconds} s more: {why}"));
+        }
+        if let Some(broken) = state.breaker.broken(now) {
+            waits.push(format!("nothing moves for {} s: {}", broken.seconds, broken.error));
+        }
+        if !self.options.enabled {
+            waits.push("tiering is off: [tiering] enabled = false".to_owned());
+        }
+        waits
+    }
+
+    /// The last line of the notebook on a path.
+    async fn last_move(self: &Arc<Self>, path: &str) -> Option<serde_json::Value> {
+        let (reading, path) = (Arc::clone(self), path.to_owned());
+        let read = tokio::task::spawn_blocking(move || {
+            let lines = reading.moved_lines().ok()?;
+            lines.iter().rev().find_map(|line| {
+                let line: serde_json::Value = serde_json::from_str(line).ok()?;
+                (line["path"] == path.as_str()).then_some(line)
+            })
+        });
+        read.await.ok().flatten()
+    }
+}
+
+fn is_below(path: &[u8], dir: &[u8]) -> bool {
+    match path.strip_prefix(dir) {
+        Some(rest) => dir.is_empty() || rest.is_empty() || rest.starts_with(b"/"),
+        None => false,
+    }
+}

@@ -1,0 +1,365 @@
+//! Carrying decisions out: in small batches, each file looked at again right before.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use super::breaker::Class;
+use super::facts::evidence_word;
+use super::guards::{Held, Least, held};
+use super::run::{Brief, requests};
+use super::{PassSummary, Tiering, now, pressure, word};
+use crate::catalog::offers::Offer;
+use crate::catalog::seen::Seen;
+use crate::file_id::Ino;
+use crate::inode::Serving;
+use crate::migrate::{Candidate, Outcome, Skip};
+use crate::policy::contract::Action;
+use crate::policy::{Decided, PassReport};
+use crate::prestage::{Recalled, recall_file};
+use crate::temperature::Second;
+use crate::tenant::Pin;
+use crate::walk::find;
+
+/// Files a batch: between two batches caps, pauses and the end are looked at.
+const BATCH_FILES: usize = 512;
+/// Bytes a batch; one file may be larger.
+const BATCH_BYTES: u64 = 256 << 20;
+/// How long a pause of a pass lasts at most before the pass gives up.
+const PAUSE: Duration = Duration::from_mins(5);
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// A decision with its file, found and looked at.
+struct Ready {
+    candidate: Candidate,
+    decided: Decided,
+}
+
+/// A line of the notebook.
+#[derive(Debug, Serialize)]
+struct Line<'a> {
+    time: u32,
+    action: &'a str,
+    path: String,
+    bytes: u64,
+    rule: &'a str,
+    idle_seconds: u32,
+    evidence: &'a str,
+}
+
+/// Carrying out one pass.
+struct Carrying<'a> {
+    tiering: &'a Arc<Tiering>,
+    brief: &'a Brief,
+    rules: Arc<[String]>,
+    summary: &'a mut PassSummary,
+    cancel: &'a CancellationToken,
+}
+
+impl Tiering {
+    pub(super) async fn carry_out(
+        self: &Arc<Self>,
+        brief: &Brief,
+        report: PassReport,
+        summary: &mut PassSummary,
+        cancel: &CancellationToken,
+    ) {
+        let mut decided = report.decided;
+        // Stable: among equals the coldest stays first.
+        decided.sort_by_key(|decided| std::cmp::Reverse(decided.priority));
+        let mut carrying = Carrying { tiering: self, brief, rules: report.rules, summary, cancel };
+        let mut rest = decided.as_slice();
+        while !rest.is_empty() && !cancel.is_cancelled() {
+            let (batch, later) = rest.split_at(batch_length(rest));
+            rest = later;
+            if !carrying.may_go_on(batch).await {
+                carrying.hold("later", (batch.len() + rest.len()) as u64);
+                break;
+            }
+            carrying.batch(batch.to_vec()).await;
+        }
+    }
+
+    /// What a file has to have behind it before its bytes go, by the host's and the policy's word.
+    pub(super) fn least(&self, brief: &Brief) -> Least {
+        let seconds = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
+        let of_policy = brief.policy.rulebook.release_after_seconds;
+        Least {
+            idle: seconds(self.options.least_idle).max(of_policy),
+            stay: seconds(self.options.least_stay),
+        }
+    }
+
+    /// Why nothing may be moved just now.
+    fn pausing(&self) -> Option<String> {
+        let recalls =
+            self.inodes.all().iter().any(
+                |inode| matches!(inode.serving(), Serving::Cold(cold) if cold.is_waited_for()),
+            );
+        if recalls {
+            return Some("paused: files are being recalled".to_owned());
+        }
+        let limit = self.options.io_pressure_percent;
+        let pressure = pressure::io_percent().filter(|percent| *percent > limit)?;
+        Some(format!("paused: {pressure} % of the time somebody waits for a disk"))
+    }
+
+    /// Finds a decided file and looks at it as it is now.
+    fn look(&self, brief: &Brief, decided: &Decided) -> Result<Candidate, String> {
+        let ino = Ino(decided.file.file_id);
+        let failed = |error: &dyn std::fmt::Display| error.to_string();
+        let path = brief.part.path(ino).map_err(|error| failed(&error))?;
+        let gone = || "gone".to_owned();
+        let path = path.ok_or_else(gone)?;
+        let found = find(&self.tenant, &path).map_err(|_gone| gone())?;
+        if found.stat.st_ino != ino.0 || !found.is_regular() {
+            return Err(gone());
+        }
+        let offer = brief.part.offer(ino).map_err(|error| failed(&error))?.ok_or_else(gone)?;
+        let seen =
+            Seen::of(&self.tenant, &found.fd, &found.stat).map_err(|error| failed(&error))?;
+        // As it is, not as the catalog saw it last.
+        let mtime_seconds = found.stat.st_mtime;
+        let offer = Offer { mtime_seconds, atime: seen.atime, pin: seen.pin, ..offer };
+        if let Some(held) = self.held(brief, decided.action, &offer, found.pin) {
+            return Err(held.word().to_owned());
+        }
+        self.migrator.candidate(found.path, found.fd, &found.stat).map_err(|error| failed(&error))
+    }
+
+    /// Why the host holds a file back.
+    pub(super) fn held(
+        &self,
+        brief: &Brief,
+        action: Action,
+        offer: &Offer,
+        pin: Option<Pin>,
+    ) -> Option<Held> {
+        let open = self.opens(offer.ino) > 0;
+        let facts = self.moment().facts(&self.times(offer), open, pin);
+        held(action, &facts, self.least(brief))
+    }
+}
+
+fn batch_length(decided: &[Decided]) -> usize {
+    let mut bytes = 0_u64;
+    let fits = decided.iter().take(BATCH_FILES).take_while(|decided| {
+        bytes = bytes.saturating_add(decided.file.size_bytes);
+        bytes <= BATCH_BYTES
+    });
+    fits.count().max(1)
+}
+
+impl Carrying<'_> {
+    fn hold(&mut self, why: &str, files: u64) {
+        *self.summary.held.entry(why.to_owned()).or_default() += files;
+    }
+
+    /// Waits while something else is more urgent; false: not in this pass.
+    async fn may_go_on(&mut self, batch: &[Decided]) -> bool {
+        let since = now();
+        while let Some(why) = self.tiering.pausing() {
+            if now().saturating_duration_since(since) > PAUSE || self.cancel.is_cancelled() {
+                self.summary.cut_short = Some(why);
+                return false;
+            }
+            self.tiering.doing(why);
+            tokio::select! {
+                () = tokio::time::sleep(LOOK_AGAIN) => {}
+                () = self.cancel.cancelled() => return false,
+            }
+        }
+        self.tiering.doing("moving");
+        let stores =
+            |decided: &&Decided| matches!(decided.action, Action::Archive | Action::Migrate);
+        let stored: u64 = batch.iter().filter(stores).map(|decided| decided.file.size_bytes).sum();
+        let files = batch.iter().filter(stores).count() as u64;
+        let bytes: u64 = batch.iter().map(|decided| decided.file.size_bytes).sum();
+        let mut state = self.tiering.state();
+        if let Some(broken) = state.breaker.broken(now()) {
+            self.summary.cut_short = Some(format!("{}: {}", broken.class, broken.error));
+            return false;
+        }
+        if !state.caps.spend(batch.len() as u64, bytes, requests(files, stored), now()) {
+            self.summary.cut_short =
+                Some("no more in this hour ([tiering] ..._an_hour)".to_owned());
+            return false;
+        }
+        true
+    }
+
+    /// Moves one batch.
+    async fn batch(&mut self, batch: Vec<Decided>) {
+        let ready = self.ready(batch).await;
+        let (mut archive, mut release, mut recall) = (Vec::new(), Vec::new(), Vec::new());
+        for ready in ready {
+            match ready.decided.action {
+                Action::Archive | Action::Migrate => archive.push(ready),
+                Action::Release => release.push(ready),
+                Action::Recall => recall.push(ready),
+            }
+        }
+        let mut errors = Vec::new();
+        let mut tried = (archive.len() + release.len()) as u64;
+        if !archive.is_empty() {
+            let archived = self.moved(archive, Action::Archive, &mut errors).await;
+            // P9 anew: the upload took its time.
+            let migrating =
+                archived.into_iter().filter(|decided| decided.action == Action::Migrate).collect();
+            let again = self.ready(migrating).await;
+            tried += again.len() as u64;
+            release.extend(again);
+        }
+        if !release.is_empty() && !self.cancel.is_cancelled() {
+            let _released = self.moved(release, Action::Release, &mut errors).await;
+        }
+        for ready in recall {
+            self.come_home(ready).await;
+        }
+        self.tiering.state().breaker.note(tried, &errors, now());
+    }
+
+    /// Those of a batch that may still be moved.
+    async fn ready(&mut self, batch: Vec<Decided>) -> Vec<Ready> {
+        if batch.is_empty() {
+            return Vec::new();
+        }
+        let tiering = Arc::clone(self.tiering);
+        let brief = Brief {
+            part: self.brief.part.clone(),
+            policy: Arc::clone(&self.brief.policy),
+            context: self.brief.context.clone(),
+        };
+        let looked = tokio::task::spawn_blocking(move || {
+            let look = |decided: Decided| (tiering.look(&brief, &decided), decided);
+            batch.into_iter().map(look).collect::<Vec<_>>()
+        });
+        let mut ready = Vec::new();
+        for (looked, decided) in looked.await.unwrap_or_default() {
+            match looked {
+                Ok(candidate) => ready.push(Ready { candidate, decided }),
+                Err(why) => self.hold(&why, 1),
+            }
+        }
+        ready
+    }
+
+    /// Archives or releases files; those that are where they were to go.
+    async fn moved(
+        &mut self,
+        batch: Vec<Ready>,
+        action: Action,
+        errors: &mut Vec<(Class, String)>,
+    ) -> Vec<Decided> {
+        let (candidates, decided): (Vec<_>, Vec<_>) =
+            batch.into_iter().map(|ready| (ready.candidate, ready.decided)).unzip();
+        let mut by_ino: std::collections::HashMap<Ino, Decided> =
+            decided.into_iter().map(|decided| (Ino(decided.file.file_id), decided)).collect();
+        let migrator = &self.tiering.migrator;
+        let outcomes = match action {
+            Action::Release => migrator.release(candidates, self.cancel).await,
+            Action::Archive | Action::Migrate | Action::Recall => {
+                migrator.archive(candidates, self.cancel).await
+            }
+        };
+        let mut there = Vec::new();
+        for (candidate, outcome) in outcomes {
+            let ino = candidate.inode.ino;
+            let Some(decided) = by_ino.remove(&ino) else { continue };
+            match outcome {
+                Outcome::Done(bytes) => {
+                    self.tiering.state().quarantine.clear(ino);
+                    match action {
+                        Action::Release => {
+                            self.summary.released += 1;
+                            self.summary.released_bytes += decided.file.local_bytes;
+                        }
+                        Action::Archive | Action::Migrate | Action::Recall => {
+                            self.summary.archived += 1;
+                            self.summary.archived_bytes += bytes;
+                        }
+                    }
+                    self.note(&candidate, &decided, action, bytes);
+                    there.push(decided);
+                }
+                Outcome::Skipped(Skip::Already) => there.push(decided),
+                Outcome::Skipped(skip) => self.skipped(ino, skip),
+                Outcome::Failed(error) => {
+                    self.summary.failed += 1;
+                    let class = Class::of(&error);
+                    if class == Class::File {
+                        self.tiering.state().quarantine.put(ino, error.to_string(), now());
+                    }
+                    tracing::warn!(%ino, action = word(action), "tiering: {error}");
+                    errors.push((class, error.to_string()));
+                }
+            }
+        }
+        there
+    }
+
+    fn skipped(&mut self, ino: Ino, skip: Skip) {
+        self.hold(skip.word(), 1);
+        match skip {
+            // A moment's: the next pass may find it otherwise.
+            Skip::Already
+            | Skip::Open
+            | Skip::Changed
+            | Skip::Fresh
+            | Skip::Gone
+            | Skip::NotArchived
+            | Skip::Pinned
+            | Skip::PagesHeld
+            | Skip::Cancelled => {}
+            Skip::NotRegular
+            | Skip::TooSmall
+            | Skip::Immutable
+            | Skip::Capabilities
+            | Skip::SetId
+            | Skip::Unwritable
+            | Skip::Fragmented
+            | Skip::OutOfRange
+            | Skip::Foreign => self.tiering.state().quarantine.put(ino, skip.word(), now()),
+        }
+    }
+
+    async fn come_home(&mut self, ready: Ready) {
+        let Tiering { tenant, inodes, recall, .. } = &**self.tiering;
+        let recalled = tokio::select! {
+            recalled = recall_file(tenant, inodes, recall, &ready.candidate.inode) => recalled,
+            () = self.cancel.cancelled() => return,
+        };
+        match recalled {
+            Ok(Recalled::Done(bytes)) => {
+                self.summary.recalled += 1;
+                self.note(&ready.candidate, &ready.decided, Action::Recall, bytes);
+            }
+            Ok(Recalled::Already) => self.hold("already", 1),
+            Err(error) => {
+                self.summary.failed += 1;
+                let ino = ready.candidate.inode.ino;
+                self.tiering.state().quarantine.put(ino, error.to_string(), now());
+            }
+        }
+    }
+
+    fn note(&self, candidate: &Candidate, decided: &Decided, action: Action, bytes: u64) {
+        let rule = self.rules.get(usize::from(decided.rule)).map_or("", String::as_str);
+        let line = Line {
+            time: Second::now().0,
+            action: word(action),
+            path: String::from_utf8_lossy(&candidate.path).into_owned(),
+            bytes,
+            rule,
+            idle_seconds: decided.file.idle_seconds,
+            evidence: evidence_word(decided.file.evidence),
+        };
+        let written = serde_json::to_string(&line).map_err(std::io::Error::other);
+        let written = written.and_then(|line| self.tiering.moved.add(&self.tiering.tenant, &line));
+        if let Err(error) = written {
+            tracing::warn!(%error, path = line.path, action = line.action, "a move has no line in moves.jsonl");
+        }
+    }
+}
