@@ -398,7 +398,6 @@ impl Engine for Commands {
             heat_dropped_total: self.watching.report().dropped,
             migrate_files_total: self.moved_files.load(Ordering::Relaxed) + self.tiering.moved(),
             policy_traps_total: self.tiering.report().policy_faults,
-            ..Counters::default()
         };
         let version = env!("CARGO_PKG_VERSION").to_owned();
         Ok(Status { version, tenants: vec![tenant], counters })

@@ -123,7 +123,7 @@ fn kept(path: &Path, key: &blake3::Hash) -> io::Result<Option<Code>> {
     file.take(CODE_BYTES).read_to_end(&mut bytes)?;
     let altered = || io::Error::other("it was altered, or is of another version");
     let (head, body) = bytes.split_at_checked(HEAD_BYTES).ok_or_else(altered)?;
-    let hash = blake3::Hash::from_slice(&head[46..]).map_err(|_| altered())?;
+    let hash = blake3::Hash::from_slice(&head[46..]).map_err(|_short| altered())?;
     if head[..14] != MAGIC[..] || head[14..46] != key.as_bytes()[..] {
         return Err(altered());
     }

@@ -42,8 +42,9 @@ pub(super) fn typed(settings: &Settings, description: &Description) -> Result<Ve
 }
 
 fn as_the_default(written: &Written, default: &SettingValue) -> Result<SettingValue, String> {
-    let not_negative =
-        |number: i64| u64::try_from(number).map_err(|_| format!("{number} is less than nothing"));
+    let not_negative = |number: i64| {
+        u64::try_from(number).map_err(|_negative| format!("{number} is less than nothing"))
+    };
     let value = match (default, written) {
         (SettingValue::Boolean(_), Written::Boolean(value)) => SettingValue::Boolean(*value),
         (SettingValue::Integer(_), Written::Integer(value)) => SettingValue::Integer(*value),
