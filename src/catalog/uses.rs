@@ -74,6 +74,7 @@ impl Uses {
             }
             Ok(())
         })?;
+        ledger.written();
         // Of other directories on the same filesystem, once the walk has met all of this one's.
         unknown.retain(|(_, _, rounds)| *rounds < UNKNOWN_ROUNDS);
         if unknown.len() > FILES_WAITING {

@@ -85,6 +85,9 @@ struct Inner {
     touched: HashMap<(Ino, u32), Touch>,
     /// Files that came home, and when.
     recalled: HashMap<Ino, Second>,
+    /// On their way into the rows.
+    touched_taken: HashMap<(Ino, u32), Touch>,
+    recalled_taken: HashMap<Ino, Second>,
     place: Option<Place>,
 }
 
@@ -221,33 +224,45 @@ impl Ledger {
 
     /// When a file came home, if that waits still.
     pub fn home_since(&self, ino: Ino) -> Option<Second> {
-        self.lock().recalled.get(&ino).copied()
+        let inner = self.lock();
+        inner.recalled.get(&ino).or_else(|| inner.recalled_taken.get(&ino)).copied()
     }
 
-    /// All that came home; nothing waits then.
+    /// All that came home; it is seen here until [`Ledger::written`].
     pub fn take_recalled(&self) -> HashMap<Ino, Second> {
-        std::mem::take(&mut self.lock().recalled)
+        let mut inner = self.lock();
+        inner.recalled_taken = std::mem::take(&mut inner.recalled);
+        inner.recalled_taken.clone()
     }
 
     /// What waits of one file, whatever its generation.
     pub fn waiting(&self, ino: Ino) -> Vec<Touch> {
         let inner = self.lock();
-        inner.touched.iter().filter(|((of, _), _)| *of == ino).map(|(_, touch)| *touch).collect()
+        let all = inner.touched.iter().chain(&inner.touched_taken);
+        all.filter(|((of, _), _)| *of == ino).map(|(_, touch)| *touch).collect()
     }
 
     /// What waits of each file.
     pub fn all_waiting(&self) -> HashMap<Ino, Vec<Touch>> {
         let mut waiting: HashMap<Ino, Vec<Touch>> = HashMap::new();
-        for ((ino, _), touch) in &self.lock().touched {
+        let inner = self.lock();
+        for ((ino, _), touch) in inner.touched.iter().chain(&inner.touched_taken) {
             waiting.entry(*ino).or_default().push(*touch);
         }
         waiting
     }
 
-    /// All that waits; nothing waits then.
+    /// All that waits; it is seen here until [`Ledger::written`].
     pub fn take(&self) -> Vec<(Ino, Touch)> {
-        let taken = std::mem::take(&mut self.lock().touched);
-        taken.into_iter().map(|((ino, _), touch)| (ino, touch)).collect()
+        let mut inner = self.lock();
+        inner.touched_taken = std::mem::take(&mut inner.touched);
+        inner.touched_taken.iter().map(|((ino, _), touch)| (*ino, *touch)).collect()
+    }
+
+    /// What was taken is in the rows now.
+    pub fn written(&self) {
+        let mut inner = self.lock();
+        (inner.touched_taken, inner.recalled_taken) = Default::default();
     }
 }
 
@@ -258,6 +273,19 @@ mod tests {
     fn touch(generation: u32, last: u32) -> Touch {
         let (via, last, evidence) = (Via::Below, Second(last), Evidence::Probe);
         Touch { via, generation, count: 1, last, evidence }
+    }
+
+    #[test]
+    fn what_is_on_its_way_into_the_rows_is_seen_until_it_is_there() {
+        let ledger = Ledger::default();
+        ledger.add(Ino(7), touch(1, 5));
+        ledger.came_home(Ino(7), Second(6));
+        assert_eq!((ledger.take().len(), ledger.take_recalled().len()), (1, 1));
+        assert_eq!(ledger.waiting(Ino(7)), [touch(1, 5)]);
+        assert_eq!(ledger.all_waiting()[&Ino(7)], [touch(1, 5)]);
+        assert_eq!(ledger.home_since(Ino(7)), Some(Second(6)));
+        ledger.written();
+        assert!(ledger.waiting(Ino(7)).is_empty() && ledger.home_since(Ino(7)).is_none());
     }
 
     #[test]

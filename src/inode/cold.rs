@@ -227,8 +227,9 @@ impl Cold {
 
     /// Ends a fill.
     pub fn end_fill(&self, result: Fill) {
-        self.fill.send_replace(result);
+        // First: once it is known to have ended, another may hold bytes.
         *self.held() = None;
+        self.fill.send_replace(result);
     }
 
     /// Whether no fill is under way.

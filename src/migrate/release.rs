@@ -97,7 +97,7 @@ async fn gather(
     wanted
 }
 
-async fn make_ready(
+pub(super) async fn make_ready(
     migrator: &Arc<Migrator>,
     candidate: &Candidate,
     cancel: &CancellationToken,

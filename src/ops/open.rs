@@ -160,7 +160,10 @@ impl Ops {
             };
             match answered {
                 Ok(opened) => return Answer::Now(Ok(opened)),
-                Err(Some(error)) => return Answer::Now(Err(error)),
+                Err(Some(error)) => {
+                    inode.close_if_unused(&mut held);
+                    return Answer::Now(Err(error));
+                }
                 Err(None) => {}
             }
         }

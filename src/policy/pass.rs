@@ -5,11 +5,12 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 use wasmtime::component::ResourceAny;
 
-use super::BATCH;
 use super::answer::{self, Wrong};
 use super::contract::{Action, Budget, Candidate, TenantContext};
 use super::instance::{Fault, Instance};
 use super::wasi::World;
+use super::{BATCH, STEP_TIME};
+use crate::sys;
 
 /// A tenant's candidates, coldest first.
 pub trait Offers: Send {
@@ -147,7 +148,9 @@ impl Live {
     pub(super) fn turn(&mut self, instance: &mut Instance) -> Result<Option<Ending>, Fault> {
         let weight = usize::try_from(self.request.weight.max(1)).unwrap_or(usize::MAX);
         self.deficit = self.deficit.saturating_add(BATCH.saturating_mul(weight));
-        while self.deficit > 0 {
+        let began = sys::thread_cpu_time();
+        // A policy that looks at little in each of its steps has no longer turn for that.
+        while self.deficit > 0 && sys::thread_cpu_time().saturating_sub(began) < STEP_TIME {
             if self.at == self.batch.len() {
                 self.at = 0;
                 self.batch = match self.request.offers.next(BATCH) {

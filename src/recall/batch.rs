@@ -147,10 +147,8 @@ impl Run<'_> {
                     drop(held);
                     file.coming.end(Ok(()));
                 }
-                Err(error) => {
-                    drop(held);
-                    self.undo(file, error);
-                }
+                // Under the same lock: whoever waits for it may change the file.
+                Err(error) => self.undo_held(file, held, error),
             }
         }
         if self.unfinished {
@@ -203,7 +201,11 @@ impl Run<'_> {
     }
 
     fn undo(&mut self, file: Begun, error: RecallError) {
-        let mut held = self.tier(&file.coming.inode);
+        let held = self.tier(&file.coming.inode);
+        self.undo_held(file, held, error);
+    }
+
+    fn undo_held(&mut self, file: Begun, mut held: TierGuard, error: RecallError) {
         self.unfinished |= !file.filling.undo(&self.recall.tenant, &mut held);
         drop(held);
         file.coming.end(Err(error));

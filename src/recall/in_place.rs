@@ -130,7 +130,10 @@ impl Filling {
             }
         }
         reach(CrashPoint::RecallBeforeClear);
-        put_back(privileges, inode, file);
+        // What somebody changed meanwhile stays as it was changed.
+        if record.ctime_shown == self.record.ctime_shown {
+            put_back(privileges, inode, file);
+        }
         inode.serve_at_home(held, file);
         Ok(())
     }

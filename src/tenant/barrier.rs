@@ -1,14 +1,16 @@
 //! What is known of the filesystem below, and what follows: how a batch of records or of bodies is
 //! made durable at once, and whether a ctime proves anything.
 //!
-//! On ext4 and xfs a journal commit carries every change before it, so the fsync of one
+//! On xfs and on an ext4 with a journal, a journal commit carries every change before it, so the fsync of one
 //! changed file is enough (measured; an fsync of an unchanged file or an fdatasync is not).
 //! Elsewhere the whole filesystem is synced.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
+use std::path::Path;
 
+use nix::sys::stat::fstat;
 use nix::sys::statfs::{BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, fstatfs};
 use nix::sys::time::TimeSpec;
 
@@ -37,8 +39,20 @@ pub(super) fn ctimes_prove(on: impl AsFd) -> io::Result<bool> {
 
 /// Whether one file's fsync commits what was changed on others before.
 pub(super) fn commits_together(on: impl AsFd) -> io::Result<bool> {
-    let kind = fstatfs(on)?.filesystem_type();
-    Ok(kind == EXT4_SUPER_MAGIC || kind.0 == XFS_SUPER_MAGIC)
+    let kind = fstatfs(&on)?.filesystem_type();
+    Ok(kind.0 == XFS_SUPER_MAGIC || kind == EXT4_SUPER_MAGIC && has_journal(on))
+}
+
+/// Whether an ext4 has a journal; one without syncs each file by itself. ext2 looks alike.
+fn has_journal(on: impl AsFd) -> bool {
+    let task = || {
+        let device = fstat(on).ok()?.st_dev;
+        let (major, minor) = (libc::major(device), libc::minor(device));
+        let device = std::fs::read_link(format!("/sys/dev/block/{major}:{minor}")).ok()?;
+        let about = Path::new("/sys/fs/ext4").join(device.file_name()?).join("journal_task");
+        std::fs::read_to_string(about).ok()?.trim().parse::<u32>().ok()
+    };
+    task().is_some()
 }
 
 pub(super) fn barrier(last: impl AsFd, commits_together: bool) -> io::Result<()> {

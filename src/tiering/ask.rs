@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::facts::evidence_word;
+use super::facts::{Times, evidence_word};
 use super::offers::owner;
 use super::run::{ending, requests};
 use super::{DECISIONS, Tiering, now, word};
@@ -98,7 +98,7 @@ impl Tiering {
             if !is_below(&path, &below) {
                 continue;
             }
-            let Ok(Some(offer)) = brief.part.offer(ino) else { continue };
+            let Ok(Some(offer)) = self.offer(&brief.part, ino) else { continue };
             let pin = match offer.dir {
                 Some(dir) => {
                     let mut none = lru::LruCache::new(std::num::NonZeroUsize::MIN);
@@ -138,7 +138,7 @@ impl Tiering {
     pub async fn explain(self: &Arc<Self>, found: &Found) -> Result<Explanation, String> {
         let brief = self.brief().await?;
         let ino = Ino(found.stat.st_ino);
-        let offer = brief.part.offer(ino).map_err(|error| error.to_string())?;
+        let offer = self.offer(&brief.part, ino).map_err(|error| error.to_string())?;
         let Some(offer) = offer else {
             return Err(
                 "it never moves: not a regular file of more than 4,096 bytes, or nobody can \
@@ -155,7 +155,7 @@ impl Tiering {
         };
         let moment = self.moment();
         let mut candidate =
-            moment.candidate(&offer, &self.times(&offer), self.opens(ino), found.pin);
+            moment.candidate(&offer, &Times::of(&offer), self.opens(ino), found.pin);
         let wants = brief.policy.rulebook.wants;
         let path = String::from_utf8_lossy(&found.path).into_owned();
         candidate.path = wants.contains(Wants::PATH).then(|| path.clone());

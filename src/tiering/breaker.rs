@@ -94,7 +94,7 @@ impl Breaker {
                 self.times += 1;
                 (self.tried, self.failed) = (0, [0; 3]);
             }
-            None if errors.is_empty() && files > 0 => (self.open, self.times) = (None, 0),
+            None if errors.is_empty() && files > 0 => *self = Self::default(),
             None => {}
         }
     }

@@ -25,6 +25,14 @@ pub(super) struct Times {
     pub(super) recalled: Second,
 }
 
+impl Times {
+    /// As a file is offered.
+    pub(super) fn of(offer: &Offer) -> Self {
+        let Offer { mtime_seconds, atime, heat, recalled, .. } = *offer;
+        Self { mtime_seconds, atime, heat, recalled }
+    }
+}
+
 impl Moment {
     /// For how long the probe proves that nobody used a file.
     fn observed_idle(&self, times: &Times) -> Option<u32> {

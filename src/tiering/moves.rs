@@ -7,7 +7,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::breaker::Class;
-use super::facts::evidence_word;
+use super::facts::{Times, evidence_word};
 use super::guards::{Held, Least, held};
 use super::run::{Brief, requests};
 use super::{PassSummary, Tiering, now, pressure, word};
@@ -30,6 +30,8 @@ const BATCH_BYTES: u64 = 256 << 20;
 /// How long a pause of a pass lasts at most before the pass gives up.
 const PAUSE: Duration = Duration::from_mins(5);
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// For how long a look at a file is believed.
+const LOOK_HOLDS: Duration = Duration::from_secs(2);
 
 /// A decision with its file, found and looked at.
 struct Ready {
@@ -117,7 +119,8 @@ impl Tiering {
         if found.stat.st_ino != ino.0 || !found.is_regular() {
             return Err(gone());
         }
-        let offer = brief.part.offer(ino).map_err(|error| failed(&error))?.ok_or_else(gone)?;
+        let offer = self.offer(&brief.part, ino).map_err(|error| failed(&error))?;
+        let offer = offer.ok_or_else(gone)?;
         let seen =
             Seen::of(&self.tenant, &found.fd, &found.stat).map_err(|error| failed(&error))?;
         // As it is, not as the catalog saw it last.
@@ -138,7 +141,7 @@ impl Tiering {
         pin: Option<Pin>,
     ) -> Option<Held> {
         let open = self.opens(offer.ino) > 0;
-        let facts = self.moment().facts(&self.times(offer), open, pin);
+        let facts = self.moment().facts(&Times::of(offer), open, pin);
         held(action, &facts, self.least(brief))
     }
 }
@@ -212,6 +215,7 @@ impl Carrying<'_> {
             tried += again.len() as u64;
             release.extend(again);
         }
+        release = self.proven(release).await;
         if !release.is_empty() && !self.cancel.is_cancelled() {
             let _released = self.moved(release, Action::Release, &mut errors).await;
         }
@@ -219,6 +223,19 @@ impl Carrying<'_> {
             self.come_home(ready).await;
         }
         self.tiering.state().breaker.note(tried, &errors, now());
+    }
+
+    /// Those of a batch that may still be released once each is proven to be what was stored.
+    async fn proven(&mut self, batch: Vec<Ready>) -> Vec<Ready> {
+        let began = now();
+        for ready in &batch {
+            self.tiering.migrator.prove(&ready.candidate, self.cancel).await;
+        }
+        if now().saturating_duration_since(began) < LOOK_HOLDS {
+            return batch;
+        }
+        // P9 anew: to read large files takes its time.
+        self.ready(batch.into_iter().map(|ready| ready.decided).collect()).await
     }
 
     /// Those of a batch that may still be moved.

@@ -130,25 +130,22 @@ impl Tiering {
         }
     }
 
-    /// A file's times, with what is not in its row yet: for one file, not for a pass over all.
-    pub(super) fn times(&self, offer: &Offer) -> Times {
-        let mut heat = offer.heat;
-        for touch in self.tenant.heat.waiting(offer.ino) {
-            heat.touch(touch.count, touch.last, touch.evidence, self.options.half_life);
+    /// A file as its row has it, with what is not in its row yet: for one file, not for a pass over
+    /// all.
+    pub(super) fn offer(&self, part: &Part, ino: Ino) -> Result<Option<Offer>, CatalogError> {
+        let ledger = &self.tenant.heat;
+        // In this order: what leaves the ledger meanwhile is in the row.
+        let (waiting, home) = (ledger.waiting(ino), ledger.home_since(ino).unwrap_or_default());
+        let Some(mut offer) = part.offer(ino)? else { return Ok(None) };
+        for touch in waiting {
+            offer.heat.touch(touch.count, touch.last, touch.evidence, self.options.half_life);
         }
-        let waiting = self.tenant.heat.home_since(offer.ino).unwrap_or_default();
-        Times {
-            mtime_seconds: offer.mtime_seconds,
-            atime: offer.atime,
-            heat,
-            recalled: offer.recalled.max(waiting),
-        }
+        offer.recalled = offer.recalled.max(home);
+        Ok(Some(offer))
     }
 
     pub(super) fn candidate(&self, moment: &Moment, offer: &Offer, pin: Option<Pin>) -> Candidate {
-        let Offer { mtime_seconds, atime, heat, recalled, .. } = *offer;
-        let times = Times { mtime_seconds, atime, heat, recalled };
-        moment.candidate(offer, &times, self.opens(offer.ino), pin)
+        moment.candidate(offer, &Times::of(offer), self.opens(offer.ino), pin)
     }
 
     /// Open file descriptions; one that is being opened or moved counts as open.
