@@ -206,12 +206,13 @@ impl<'t> Batch<'t> {
         let old = old.as_ref().map(|old| &old.seen);
         self.account(old, Some(&row.seen))?;
         let same = old.is_some_and(|old| old.handle == row.seen.handle);
+        let deep = self.todo.get(&key[..])?.is_some_and(|deep| deep.value() > 0);
         // The number is another's now: what was in it was in the directory that is gone.
         if old.is_some_and(|old| old.kind == Kind::Directory) && !same {
             self.empty(ino)?;
         }
         if row.seen.kind == Kind::Directory && !same {
-            self.list(ino, false)?;
+            self.list(ino, deep)?;
         }
         Ok(())
     }

@@ -377,7 +377,9 @@ impl Work {
             self.unread += looks.unread;
             looks.own(&self.eyes);
             let durable = self.durable();
-            self.part.write(durable, |batch| looks.write(batch, false))?;
+            // A directory that moves may leave what is still to be walked for what was.
+            let deep = !self.walked;
+            self.part.write(durable, |batch| looks.write(batch, deep))?;
             places = self.still_known(looks.astray)?;
             if again && !places.is_empty() {
                 // What is known of them leads nowhere.

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::vec::IntoIter;
 
 use super::CatalogError;
+use super::batch::Batch;
 use super::eyes::{Eyes, Looks};
 use super::part::Part;
 use crate::file_id::{FileHandle, Ino};
@@ -42,7 +43,8 @@ pub(super) fn step(
     durable: bool,
 ) -> Result<Step, CatalogError> {
     let mut step = Step::default();
-    let mut looks: Vec<(Looks, bool)> = Vec::new();
+    // Those of a listing with the directory that they are of.
+    let mut looks: Vec<(Looks, bool, Option<(Ino, FileHandle)>)> = Vec::new();
     let mut done: Vec<(Ino, FileHandle)> = Vec::new();
     let mut passed: Vec<Ino> = Vec::new();
     let mut last = None;
@@ -59,7 +61,7 @@ pub(super) fn step(
                     last = Some(dir);
                     step.looked_at += 1;
                     step.unread += seen.unread;
-                    looks.push((seen, deep));
+                    looks.push((seen, deep, None));
                     passed.push(dir);
                 }
                 Begun::NothingLeft => {
@@ -76,7 +78,7 @@ pub(super) fn step(
             seen.look(eyes, open.dir, open.fd.as_fd(), name);
         }
         step.unread += seen.unread;
-        looks.push((seen, open.deep));
+        looks.push((seen, open.deep, Some((open.dir, open.handle.clone()))));
         if open.names.len() == 0 {
             done.push((open.dir, open.handle.clone()));
             step.looked_at += 1;
@@ -86,17 +88,26 @@ pub(super) fn step(
     if looks.is_empty() {
         return Ok(step);
     }
-    looks.iter().for_each(|(seen, _)| seen.own(eyes));
+    looks.iter().for_each(|(seen, ..)| seen.own(eyes));
     part.write(durable, |batch| {
         for dir in &passed {
             batch.listed(*dir)?;
         }
-        for (seen, deep) in &looks {
+        // A directory's number may have gone to another, which is to be listed, and whose names are
+        // not those that went from the first.
+        let is_it = |batch: &Batch<'_>, dir: Ino, handle: &FileHandle| {
+            Ok::<_, CatalogError>(batch.row(dir)?.is_none_or(|row| row.seen.handle == *handle))
+        };
+        for (seen, deep, of) in &looks {
+            if let Some((dir, handle)) = of
+                && !is_it(batch, *dir, handle)?
+            {
+                continue;
+            }
             seen.write(batch, *deep)?;
         }
         for (dir, handle) in &done {
-            // Its number may have gone to another, which is to be listed.
-            if batch.row(*dir)?.is_none_or(|row| row.seen.handle == *handle) {
+            if is_it(batch, *dir, handle)? {
                 batch.listed(*dir)?;
             }
         }
