@@ -23,6 +23,9 @@ pub(super) struct Listing {
     names: IntoIter<Box<[u8]>>,
 }
 
+/// The directory that looks are of, where they are of one.
+type Listed = (Ino, FileHandle);
+
 /// What a step did.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Step {
@@ -43,8 +46,7 @@ pub(super) fn step(
     durable: bool,
 ) -> Result<Step, CatalogError> {
     let mut step = Step::default();
-    // Those of a listing with the directory that they are of.
-    let mut looks: Vec<(Looks, bool, Option<(Ino, FileHandle)>)> = Vec::new();
+    let mut looks: Vec<(Looks, bool, Option<Listed>)> = Vec::new();
     let mut done: Vec<(Ino, FileHandle)> = Vec::new();
     let mut passed: Vec<Ino> = Vec::new();
     let mut last = None;
