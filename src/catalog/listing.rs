@@ -7,7 +7,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::vec::IntoIter;
 
 use super::CatalogError;
-use super::batch::Batch;
 use super::eyes::{Eyes, Looks};
 use super::part::Part;
 use crate::file_id::{FileHandle, Ino};
@@ -22,9 +21,6 @@ pub(super) struct Listing {
     deep: bool,
     names: IntoIter<Box<[u8]>>,
 }
-
-/// The directory that looks are of, where they are of one.
-type Listed = (Ino, FileHandle);
 
 /// What a step did.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -46,7 +42,7 @@ pub(super) fn step(
     durable: bool,
 ) -> Result<Step, CatalogError> {
     let mut step = Step::default();
-    let mut looks: Vec<(Looks, bool, Option<Listed>)> = Vec::new();
+    let mut looks: Vec<(Looks, bool)> = Vec::new();
     let mut done: Vec<(Ino, FileHandle)> = Vec::new();
     let mut passed: Vec<Ino> = Vec::new();
     let mut last = None;
@@ -63,7 +59,7 @@ pub(super) fn step(
                     last = Some(dir);
                     step.looked_at += 1;
                     step.unread += seen.unread;
-                    looks.push((seen, deep, None));
+                    looks.push((seen, deep));
                     passed.push(dir);
                 }
                 Begun::NothingLeft => {
@@ -80,7 +76,7 @@ pub(super) fn step(
             seen.look(eyes, open.dir, open.fd.as_fd(), name);
         }
         step.unread += seen.unread;
-        looks.push((seen, open.deep, Some((open.dir, open.handle.clone()))));
+        looks.push((seen, open.deep));
         if open.names.len() == 0 {
             done.push((open.dir, open.handle.clone()));
             step.looked_at += 1;
@@ -90,26 +86,17 @@ pub(super) fn step(
     if looks.is_empty() {
         return Ok(step);
     }
-    looks.iter().for_each(|(seen, ..)| seen.own(eyes));
+    looks.iter().for_each(|(seen, _)| seen.own(eyes));
     part.write(durable, |batch| {
         for dir in &passed {
             batch.listed(*dir)?;
         }
-        // A directory's number may have gone to another, which is to be listed, and whose names are
-        // not those that went from the first.
-        let is_it = |batch: &Batch<'_>, dir: Ino, handle: &FileHandle| {
-            Ok::<_, CatalogError>(batch.row(dir)?.is_none_or(|row| row.seen.handle == *handle))
-        };
-        for (seen, deep, of) in &looks {
-            if let Some((dir, handle)) = of
-                && !is_it(batch, *dir, handle)?
-            {
-                continue;
-            }
+        for (seen, deep) in &looks {
             seen.write(batch, *deep)?;
         }
         for (dir, handle) in &done {
-            if is_it(batch, *dir, handle)? {
+            // Its number may have gone to another, which is to be listed.
+            if batch.row(*dir)?.is_none_or(|row| row.seen.handle == *handle) {
                 batch.listed(*dir)?;
             }
         }

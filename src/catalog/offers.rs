@@ -15,7 +15,7 @@ use super::CatalogError;
 use super::batch::range;
 use super::keys::{self, TenantNumber};
 use super::part::Part;
-use super::row::Row;
+use super::row::{Row, heat_of, pin_byte, pin_of, put_heat};
 use super::seen::{Kind, Standing};
 use crate::file_id::Ino;
 use crate::stub::STUB_LENGTH;
@@ -146,16 +146,8 @@ impl Offer {
         bytes.extend_from_slice(&self.mtime_seconds.to_le_bytes());
         bytes.extend_from_slice(&self.atime.0.to_le_bytes());
         bytes.extend_from_slice(&self.recalled.0.to_le_bytes());
-        bytes.extend_from_slice(&self.heat.since.0.to_le_bytes());
-        bytes.extend_from_slice(&self.heat.last.0.to_le_bytes());
-        bytes.extend_from_slice(&self.heat.accesses.to_le_bytes());
-        bytes.extend_from_slice(&self.heat.score_at_last().to_le_bytes());
-        bytes.push(self.heat.evidence.byte());
-        bytes.push(match self.pin {
-            None => 0,
-            Some(Pin::NeverArchive) => 1,
-            Some(Pin::NeverRelease) => 2,
-        });
+        put_heat(&mut bytes, &self.heat);
+        bytes.push(pin_byte(self.pin));
         bytes.extend_from_slice(&self.dir.map_or(0, |dir| dir.0).to_le_bytes());
         bytes
     }
@@ -165,17 +157,7 @@ impl Offer {
         let (size_bytes, local_bytes) = (fields.u64("size")?, fields.u64("local")?);
         let mtime_seconds = fields.i64("mtime")?;
         let (atime, recalled) = (Second(fields.u32("atime")?), Second(fields.u32("recalled")?));
-        let (since, last) = (Second(fields.u32("since")?), Second(fields.u32("last")?));
-        let accesses = fields.u32("accesses")?;
-        let score = f32::from_bits(fields.u32("score")?);
-        let heat = Heat::kept(since, last, accesses, score, fields.u8("evidence")?)
-            .ok_or(Cut { field: "heat" })?;
-        let pin = match fields.u8("pin")? {
-            0 => None,
-            1 => Some(Pin::NeverArchive),
-            2 => Some(Pin::NeverRelease),
-            _ => return Err(Cut { field: "pin" }),
-        };
+        let (heat, pin) = (heat_of(&mut fields)?, pin_of(&mut fields)?);
         let dir = Some(fields.u64("directory")?).filter(|dir| *dir != 0).map(Ino);
         Ok(Self {
             ino,

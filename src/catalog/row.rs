@@ -55,11 +55,7 @@ impl Row {
             Standing::Conflict => 4,
             Standing::Recorded(state) => RECORDED + state as u8,
         });
-        bytes.push(match seen.pin {
-            None => 0,
-            Some(Pin::NeverArchive) => 1,
-            Some(Pin::NeverRelease) => 2,
-        });
+        bytes.push(pin_byte(seen.pin));
         bytes.push(u8::from(self.named.is_some()) | u8::from(seen.remote.is_some()) << 1);
         bytes.extend_from_slice(&self.names.to_le_bytes());
         bytes.extend_from_slice(&seen.size_bytes.to_le_bytes());
@@ -70,11 +66,7 @@ impl Row {
         bytes.extend_from_slice(&seen.handle.kind.to_le_bytes());
         bytes.push(u8_of(seen.handle.bytes.len()));
         bytes.extend_from_slice(&seen.handle.bytes);
-        bytes.extend_from_slice(&self.heat.since.0.to_le_bytes());
-        bytes.extend_from_slice(&self.heat.last.0.to_le_bytes());
-        bytes.extend_from_slice(&self.heat.accesses.to_le_bytes());
-        bytes.extend_from_slice(&self.heat.score_at_last().to_le_bytes());
-        bytes.push(self.heat.evidence.byte());
+        put_heat(&mut bytes, &self.heat);
         if let Some((dir, name)) = &self.named {
             bytes.extend_from_slice(&dir.0.to_le_bytes());
             bytes.extend_from_slice(&u16_of(name.len()).to_le_bytes());
@@ -115,12 +107,7 @@ impl Row {
                 .map(Standing::Recorded)
                 .ok_or(Cut { field: "standing" })?,
         };
-        let pin = match fields.u8("pin")? {
-            0 => None,
-            1 => Some(Pin::NeverArchive),
-            2 => Some(Pin::NeverRelease),
-            _ => return Err(Cut { field: "pin" }),
-        };
+        let pin = pin_of(&mut fields)?;
         let has = fields.u8("has")?;
         if has > 3 {
             return Err(Cut { field: "has" });
@@ -136,11 +123,7 @@ impl Row {
             return Err(Cut { field: "handle length" });
         }
         let handle = FileHandle { kind: handle_kind, bytes: fields.take("handle", length)?.into() };
-        let (since, last) = (Second(fields.u32("since")?), Second(fields.u32("last")?));
-        let accesses = fields.u32("accesses")?;
-        let score = f32::from_bits(fields.u32("score")?);
-        let heat = Heat::kept(since, last, accesses, score, fields.u8("evidence")?)
-            .ok_or(Cut { field: "heat" })?;
+        let heat = heat_of(&mut fields)?;
         let named = if has & 1 == 0 {
             None
         } else {
@@ -172,6 +155,41 @@ impl Row {
         };
         Ok(Self { seen, names, named, heat, recalled })
     }
+}
+
+/// A pin as rows and offers have it.
+pub(super) fn pin_byte(pin: Option<Pin>) -> u8 {
+    match pin {
+        None => 0,
+        Some(Pin::NeverArchive) => 1,
+        Some(Pin::NeverRelease) => 2,
+    }
+}
+
+pub(super) fn pin_of(fields: &mut Fields<'_>) -> Result<Option<Pin>, Cut> {
+    match fields.u8("pin")? {
+        0 => Ok(None),
+        1 => Ok(Some(Pin::NeverArchive)),
+        2 => Ok(Some(Pin::NeverRelease)),
+        _ => Err(Cut { field: "pin" }),
+    }
+}
+
+/// Heat as rows and offers have it: 17 bytes.
+pub(super) fn put_heat(bytes: &mut Vec<u8>, heat: &Heat) {
+    bytes.extend_from_slice(&heat.since.0.to_le_bytes());
+    bytes.extend_from_slice(&heat.last.0.to_le_bytes());
+    bytes.extend_from_slice(&heat.accesses.to_le_bytes());
+    bytes.extend_from_slice(&heat.score_at_last().to_le_bytes());
+    bytes.push(heat.evidence.byte());
+}
+
+pub(super) fn heat_of(fields: &mut Fields<'_>) -> Result<Heat, Cut> {
+    let (since, last) = (Second(fields.u32("since")?), Second(fields.u32("last")?));
+    let accesses = fields.u32("accesses")?;
+    let score = f32::from_bits(fields.u32("score")?);
+    let heat = Heat::kept(since, last, accesses, score, fields.u8("evidence")?);
+    heat.ok_or(Cut { field: "heat" })
 }
 
 fn check(key: &[u8], body: &[u8]) -> [u8; CHECK_BYTES] {

@@ -17,3 +17,15 @@ pub use coldfs::policy::types::{
 pub use exports::coldfs::policy::policy::{
     Budget, ConfigError, Description, Guest as Policy, Rulebook, SettingSpec, StepResult, Verdict,
 };
+
+/// Nobody has said what anything costs.
+pub const UNPRICED: Tariff = Tariff {
+    currency_per_gib_month_local: 0.0,
+    currency_per_gib_month_remote: 0.0,
+    currency_per_put: 0.0,
+    currency_per_get: 0.0,
+    currency_per_gib_egress: 0.0,
+    files_per_put: 1_000.0,
+    minimum_billable_bytes: 0,
+    minimum_billable_seconds: 0,
+};

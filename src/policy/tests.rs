@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use super::code::Compiler;
 use super::contract::{
-    Action, Candidate, Evidence, Pin, Residency, Setting, SettingValue, Tariff, TenantContext,
+    Action, Candidate, Evidence, Pin, Residency, Setting, SettingValue, TenantContext, UNPRICED,
 };
 use super::settings::Written;
 use super::*;
@@ -67,16 +67,7 @@ fn context(tenant: u32, behaviour: Option<&str>) -> TenantContext {
         filesystem_capacity_bytes: 1 << 41,
         filesystem_used_bytes: 1 << 40,
         release_goal_bytes: 1 << 30,
-        tariff: Tariff {
-            currency_per_gib_month_local: 0.0,
-            currency_per_gib_month_remote: 0.0,
-            currency_per_put: 0.0,
-            currency_per_get: 0.0,
-            currency_per_gib_egress: 0.0,
-            files_per_put: 1_000.0,
-            minimum_billable_bytes: 0,
-            minimum_billable_seconds: 0,
-        },
+        tariff: UNPRICED,
         overrides: behaviour.map(overrides).unwrap_or_default(),
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::facts::{Times, evidence_word};
+use super::facts::evidence_word;
 use super::offers::owner;
 use super::run::{ending, requests};
 use super::{DECISIONS, Tiering, now, word};
@@ -154,8 +154,7 @@ impl Tiering {
             Class::Released => offer,
         };
         let moment = self.moment();
-        let mut candidate =
-            moment.candidate(&offer, &Times::of(&offer), self.opens(ino), found.pin);
+        let mut candidate = self.candidate(&moment, &offer, found.pin);
         let wants = brief.policy.rulebook.wants;
         let path = String::from_utf8_lossy(&found.path).into_owned();
         candidate.path = wants.contains(Wants::PATH).then(|| path.clone());

@@ -7,7 +7,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::breaker::Class;
-use super::facts::{Times, evidence_word};
+use super::facts::evidence_word;
 use super::guards::{Held, Least, held};
 use super::run::{Brief, requests};
 use super::{PassSummary, Tiering, now, pressure, word};
@@ -141,7 +141,7 @@ impl Tiering {
         pin: Option<Pin>,
     ) -> Option<Held> {
         let open = self.opens(offer.ino) > 0;
-        let facts = self.moment().facts(&Times::of(offer), open, pin);
+        let facts = self.moment().facts(offer, open, pin);
         held(action, &facts, self.least(brief))
     }
 }
@@ -244,11 +244,7 @@ impl Carrying<'_> {
             return Vec::new();
         }
         let tiering = Arc::clone(self.tiering);
-        let brief = Brief {
-            part: self.brief.part.clone(),
-            policy: Arc::clone(&self.brief.policy),
-            context: self.brief.context.clone(),
-        };
+        let brief = self.brief.clone();
         let looked = tokio::task::spawn_blocking(move || {
             let look = |decided: Decided| (tiering.look(&brief, &decided), decided);
             batch.into_iter().map(look).collect::<Vec<_>>()

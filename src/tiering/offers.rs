@@ -8,7 +8,7 @@ use std::sync::Arc;
 use lru::LruCache;
 use nix::sys::stat::FileStat;
 
-use super::facts::{Moment, Times};
+use super::facts::Moment;
 use super::{Tiering, now};
 use crate::catalog::offers::{Class, Cursor, Offer};
 use crate::catalog::{CatalogError, Part};
@@ -145,7 +145,7 @@ impl Tiering {
     }
 
     pub(super) fn candidate(&self, moment: &Moment, offer: &Offer, pin: Option<Pin>) -> Candidate {
-        moment.candidate(offer, &Times::of(offer), self.opens(offer.ino), pin)
+        moment.candidate(offer, self.opens(offer.ino), pin)
     }
 
     /// Open file descriptions; one that is being opened or moved counts as open.

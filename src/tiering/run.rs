@@ -12,7 +12,7 @@ use super::offers::CatalogOffers;
 use super::{DECISIONS, PassSummary, Tiering, now};
 use crate::catalog::Part;
 use crate::migrate::SEGMENT_BYTES;
-use crate::policy::contract::{Tariff, TenantContext};
+use crate::policy::contract::{TenantContext, UNPRICED};
 use crate::policy::{Ending, Loaded, PassReport, PassRequest};
 
 /// How long a pass waits until the catalog has what happened before it.
@@ -25,6 +25,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(15);
 const AGAIN_AFTER: Duration = Duration::from_secs(5);
 
 /// What a pass goes by.
+#[derive(Clone)]
 pub(super) struct Brief {
     pub(super) part: Part,
     pub(super) policy: Arc<Loaded>,
@@ -158,16 +159,7 @@ impl Tiering {
             filesystem_capacity_bytes: room.capacity_bytes,
             filesystem_used_bytes: room.used_bytes,
             release_goal_bytes: self.goal_bytes(),
-            tariff: Tariff {
-                currency_per_gib_month_local: 0.0,
-                currency_per_gib_month_remote: 0.0,
-                currency_per_put: 0.0,
-                currency_per_get: 0.0,
-                currency_per_gib_egress: 0.0,
-                files_per_put: 1_000.0,
-                minimum_billable_bytes: 0,
-                minimum_billable_seconds: 0,
-            },
+            tariff: UNPRICED,
             overrides: Vec::new(),
         };
         Ok(Brief { part, policy, context })
