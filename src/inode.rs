@@ -7,6 +7,7 @@
 //!
 //! Lock order: the tier lock ([`Inode::tier`]), then `serving`, then nothing.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -238,6 +239,14 @@ impl Inodes {
     /// Every inode that is in use now.
     pub fn all(&self) -> Vec<Arc<Inode>> {
         self.table.iter().map(|entry| Arc::clone(entry.value())).collect()
+    }
+
+    /// Files that are open or mapped now.
+    pub fn open_files(&self) -> HashSet<Ino> {
+        let all = self.all().into_iter();
+        let open =
+            all.filter(|inode| inode.is_regular && !matches!(inode.serving(), Serving::Closed));
+        open.map(|inode| inode.ino).collect()
     }
 
     /// Descriptors that inodes in use keep open; none where they are found by handle instead.

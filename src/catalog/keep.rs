@@ -22,7 +22,7 @@ use super::uses::{Uses, Weighing};
 use super::{Catalog, CatalogError, this_machine};
 use crate::file_id::{FileHandle, Ino};
 use crate::heat::Touch;
-use crate::inode::{Inodes, Serving};
+use crate::inode::Inodes;
 use crate::temperature::{HalfLife, Second, Warmth};
 use crate::tenant::{Places, Tenant};
 
@@ -354,10 +354,8 @@ impl Work {
 
     /// Adds the files that are open: a writer tells of nothing until it closes.
     fn with_open_files(&self, mut places: Places) -> Places {
-        for inode in self.eyes.inodes.all() {
-            if inode.is_regular && !matches!(inode.serving(), Serving::Closed) {
-                places.add_file(inode.ino);
-            }
+        for ino in self.eyes.inodes.open_files() {
+            places.add_file(ino);
         }
         places
     }

@@ -8,7 +8,6 @@ use super::eyes::Eyes;
 use super::part::Part;
 use crate::file_id::{FileHandle, Ino};
 use crate::heat::{FILES_WAITING, Sight, Source, Touch, Via};
-use crate::inode::Serving;
 use crate::temperature::{Evidence, HalfLife, Heat, Second, Warmth};
 
 /// How often uses go from the ledger to the rows: often enough that a death of the machine
@@ -88,11 +87,7 @@ impl Uses {
     /// Files that are open now and were at the last round: whoever has one mapped uses it, and
     /// nobody sees that.
     fn held(&mut self, eyes: &Eyes) -> Vec<(Ino, Touch, u32)> {
-        let inodes = eyes.inodes.all();
-        let open = inodes
-            .iter()
-            .filter(|inode| inode.is_regular && !matches!(inode.serving(), Serving::Closed));
-        let open: HashSet<Ino> = open.map(|inode| inode.ino).collect();
+        let open = eyes.inodes.open_files();
         let (last, evidence) = (Second::now(), Evidence::Held);
         let touch = Touch { via: Via::Below, generation: 0, count: 0, last, evidence };
         let before = std::mem::replace(&mut self.open, open);

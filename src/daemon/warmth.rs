@@ -14,8 +14,6 @@ use crate::catalog::seen::Kind;
 use crate::control::wire::{
     Band, DirectoryHeat, FileWarmth, HeatReport, HeatRequest, Problem, ProblemKind,
 };
-use crate::file_id::Ino;
-use crate::inode::Serving;
 use crate::walk::Found;
 
 /// Files are told apart by whether they were used within an hour, a day, a week, 30 days.
@@ -33,7 +31,7 @@ pub(super) fn tree(
     files: &Sender<FileWarmth>,
     stop: &Stop,
 ) -> Result<HeatReport, Problem> {
-    let open = open_files(served);
+    let open = served.inodes.open_files();
     let weighing = served.keeper.weighing();
     let mut sums = Sums::new(start, request);
     let mut counted = HashSet::new();
@@ -65,12 +63,6 @@ pub(super) fn tree(
     };
     let what = format!("{}: heat is in the catalog: {why}", request.path);
     Err(Problem::new(ProblemKind::Failed, what, "`coldfs status` shows how far it is; ask again"))
-}
-
-fn open_files(served: &Served) -> HashSet<Ino> {
-    let inodes = served.inodes.all();
-    let open = inodes.iter().filter(|inode| !matches!(inode.serving(), Serving::Closed));
-    open.map(|inode| inode.ino).collect()
 }
 
 /// Sums of a tree.
