@@ -378,6 +378,7 @@ impl Work {
             // A directory that moves may leave what is still to be walked for what was.
             let deep = !self.walked;
             self.part.write(durable, |batch| looks.write(batch, deep))?;
+            listing::abandon(&self.part, &mut self.listing)?;
             places = self.still_known(looks.astray)?;
             if again && !places.is_empty() {
                 // What is known of them leads nowhere.

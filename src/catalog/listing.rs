@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::vec::IntoIter;
 
 use super::CatalogError;
+use super::batch::Batch;
 use super::eyes::{Eyes, Looks};
 use super::part::Part;
 use crate::file_id::{FileHandle, Ino};
@@ -42,9 +43,7 @@ pub(super) fn step(
     durable: bool,
 ) -> Result<Step, CatalogError> {
     let mut step = Step::default();
-    let mut looks: Vec<(Looks, bool)> = Vec::new();
-    let mut done: Vec<(Ino, FileHandle)> = Vec::new();
-    let mut passed: Vec<Ino> = Vec::new();
+    let mut events: Vec<Event> = Vec::new();
     let mut last = None;
     let mut room = limit;
     while room > 0 {
@@ -59,8 +58,8 @@ pub(super) fn step(
                     last = Some(dir);
                     step.looked_at += 1;
                     step.unread += seen.unread;
-                    looks.push((seen, deep));
-                    passed.push(dir);
+                    events.push(Event::Passed(dir));
+                    events.push(Event::Looked(seen, deep));
                 }
                 Begun::NothingLeft => {
                     step.nothing_left = last.is_none();
@@ -76,33 +75,59 @@ pub(super) fn step(
             seen.look(eyes, open.dir, open.fd.as_fd(), name);
         }
         step.unread += seen.unread;
-        looks.push((seen, open.deep));
+        events.push(Event::Looked(seen, open.deep));
         if open.names.len() == 0 {
-            done.push((open.dir, open.handle.clone()));
+            events.push(Event::Listed(open.dir, open.handle.clone()));
             step.looked_at += 1;
             *listing = None;
         }
     }
-    if looks.is_empty() {
+    if events.is_empty() {
         return Ok(step);
     }
-    looks.iter().for_each(|(seen, _)| seen.own(eyes));
-    part.write(durable, |batch| {
-        for dir in &passed {
-            batch.listed(*dir)?;
+    for event in &events {
+        if let Event::Looked(seen, _) = event {
+            seen.own(eyes);
         }
-        for (seen, deep) in &looks {
-            seen.write(batch, *deep)?;
-        }
-        for (dir, handle) in &done {
-            // Its number may have gone to another, which is to be listed.
-            if batch.row(*dir)?.is_none_or(|row| row.seen.handle == *handle) {
-                batch.listed(*dir)?;
-            }
-        }
-        Ok(())
-    })?;
+    }
+    // In the order in which it happened: what is to be listed again since stays so.
+    part.write(durable, |batch| events.iter().try_for_each(|event| event.write(batch)))?;
+    abandon(part, listing)?;
     Ok(step)
+}
+
+/// Gives a listing up whose directory is known no more: what it wrote down so far went with the
+/// row, and its end is not that of a listing of what may come back.
+pub(super) fn abandon(part: &Part, listing: &mut Option<Listing>) -> Result<(), CatalogError> {
+    let Some(open) = listing else { return Ok(()) };
+    let row = part.read()?.row(open.dir)?;
+    if row.is_none_or(|row| row.seen.handle != open.handle) {
+        *listing = None;
+    }
+    Ok(())
+}
+
+/// What happened in a step.
+enum Event {
+    Looked(Looks, bool),
+    /// All names of a directory were looked at.
+    Listed(Ino, FileHandle),
+    /// A directory cannot be listed.
+    Passed(Ino),
+}
+
+impl Event {
+    fn write(&self, batch: &mut Batch<'_>) -> Result<(), CatalogError> {
+        match self {
+            Event::Looked(seen, deep) => seen.write(batch, *deep),
+            // Its number may have gone to another, which is to be listed.
+            Event::Listed(dir, handle) => match batch.row(*dir)? {
+                Some(row) if row.seen.handle != *handle => Ok(()),
+                Some(_) | None => batch.listed(*dir),
+            },
+            Event::Passed(dir) => batch.listed(*dir),
+        }
+    }
 }
 
 enum Begun {

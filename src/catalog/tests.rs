@@ -8,6 +8,7 @@ mod property;
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::ControlFlow;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -19,11 +20,11 @@ use super::part::Part;
 use super::seen::Seen;
 use super::totals::Totals;
 use super::{Catalog, CatalogError};
-use crate::file_id::{EntryRef, SegmentId, TimeNs};
+use crate::file_id::{EntryRef, Ino, SegmentId, TimeNs};
 use crate::inode::Inodes;
 use crate::record::Record;
 use crate::store::memory::MemoryStore;
-use crate::tenant::{Home, Pin, Tenant};
+use crate::tenant::{Home, Pin, Places, Tenant};
 use crate::tier::State;
 use crate::walk::{find, walk};
 
@@ -247,6 +248,38 @@ fn more_than_can_be_remembered_is_walked_anew() {
     }
     work.look(world.tenant.noticed.take()).unwrap();
     assert!(!work.walked);
+    finish(&mut work);
+    world.agrees(&part);
+}
+
+#[test]
+fn a_directory_that_goes_and_comes_back_while_it_is_listed_is_listed_anew() {
+    let world = World::new();
+    for dir in ["a", "b", "a/c"] {
+        std::fs::create_dir(world.data(dir)).unwrap();
+    }
+    for number in 0..20 {
+        std::fs::write(world.data("a/c").join(number.to_string()), b"x").unwrap();
+    }
+    let number = |path: &str| Ino(std::fs::metadata(world.data(path)).unwrap().ino());
+    let (a, b, c) = (number("a"), number("b"), number("a/c"));
+    let (part, mut work) = world.attach().unwrap();
+    while part.read().unwrap().names(c).unwrap().len() < 5 {
+        work.step(1).unwrap();
+    }
+    let told = |dir: Ino, name: &[u8]| {
+        let mut places = Places::default();
+        places.add_name(dir, name);
+        places
+    };
+    std::fs::rename(world.data("a/c"), world.data("b/c")).unwrap();
+    work.look(told(a, b"c")).unwrap();
+    std::fs::write(world.data("b/c/0new"), b"x").unwrap();
+    work.look(told(c, b"0new")).unwrap();
+    work.look(told(b, b"c")).unwrap();
+    while !work.walked {
+        work.step(1).unwrap();
+    }
     finish(&mut work);
     world.agrees(&part);
 }

@@ -242,9 +242,7 @@ pub(super) fn take(migrator: &Migrator, inode: &Arc<Inode>) -> Result<Taken, Out
             State::Archived | State::Suspect => {}
         },
     }
-    if stat.st_size.cast_unsigned() <= NEVER_MIGRATED_BYTES
-        || stat.st_blocks.cast_unsigned() * 512 <= NEVER_MIGRATED_BYTES
-    {
+    if is_too_small(&file, &stat).map_err(|error| failed("stat", error))? {
         return Err(Skip::TooSmall.into());
     }
     if looks_like_stub(&file).map_err(|error| failed("read", error))? {
@@ -262,6 +260,22 @@ pub(super) fn take(migrator: &Migrator, inode: &Arc<Inode>) -> Result<Taken, Out
     file.sync_data().map_err(|error| failed("fdatasync", error))?;
     let (lease, stat) = take_lease(migrator, inode, &mut held, file)?;
     Ok(Taken { file: Arc::clone(lease.file()), lease, stat })
+}
+
+/// Whether no space would come of the file.
+fn is_too_small(file: &File, stat: &FileStat) -> io::Result<bool> {
+    let allocates_little =
+        |stat: &FileStat| stat.st_blocks.cast_unsigned() * 512 <= NEVER_MIGRATED_BYTES;
+    if stat.st_size.cast_unsigned() <= NEVER_MIGRATED_BYTES {
+        return Ok(true);
+    }
+    if !allocates_little(stat) {
+        return Ok(false);
+    }
+    // While the kernel writes delayed blocks out, there is a moment when ext4 counts them neither
+    // as reserved nor as allocated.
+    file.sync_data()?;
+    Ok(allocates_little(&fstat(file)?))
 }
 
 /// What is to be said of a file whose record says that its bytes are remote: that they are, or
