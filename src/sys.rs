@@ -10,6 +10,7 @@ pub mod handle;
 pub mod killed;
 pub mod lease;
 pub mod mount;
+pub mod mount_table;
 pub mod pages;
 pub mod wasm;
 pub mod xattr;

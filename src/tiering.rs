@@ -25,6 +25,7 @@ use crate::migrate::Migrator;
 use crate::policy::contract::Action;
 use crate::policy::{self, Judge};
 use crate::recall::Recall;
+use crate::sys::mount_table::Mounted;
 use crate::temperature::HalfLife;
 use crate::tenant::{Notebook, Tenant};
 
@@ -191,7 +192,7 @@ impl Tiering {
         options: Options,
         frees: bool,
     ) -> Self {
-        let keeps_atime = crate::sys::mount::keeps_atime(tenant.root()).unwrap_or(false);
+        let keeps_atime = Mounted::of(tenant.root()).is_ok_and(|mount| mount.keeps_atime());
         let now = now();
         let state = State {
             doing: if options.enabled { "waiting" } else { "off" }.to_owned(),

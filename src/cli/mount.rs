@@ -9,13 +9,14 @@ use serde::Serialize;
 use super::output::{Output, unwritten};
 use super::{Outcome, log_filter, log_to_stderr};
 use crate::background::{self, BoundedLog, Ready};
-use crate::config::checks::{self, MountTable};
+use crate::config::checks;
 use crate::config::file::ConfigFile;
 use crate::config::mount_flags::OptionList;
 use crate::config::{MountOptions, S3Options, StoreUrl, TenantName, state};
 use crate::control::runtime::RuntimeDir;
 use crate::control::wire::{Problem, ProblemKind, WirePath};
 use crate::daemon;
+use crate::sys::mount_table::MountTable;
 use crate::tenant::Succession;
 
 const EXAMPLES: &str = "\

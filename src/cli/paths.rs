@@ -3,10 +3,11 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use crate::config::checks::{FS_TYPE, MountTable};
+use crate::config::checks::FS_TYPE;
 use crate::control::client::{Client, Daemon, daemons, serving};
 use crate::control::runtime::RuntimeDir;
 use crate::control::wire::{Problem, ProblemKind, WirePath};
+use crate::sys::mount_table::MountTable;
 
 /// Paths that one daemon serves.
 #[derive(Debug)]

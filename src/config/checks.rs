@@ -2,16 +2,15 @@
 //! next step. What only the daemon can see (a lock, another owner in the store) it refuses
 //! itself.
 
-use std::ffi::OsString;
 use std::fs::Metadata;
 use std::io;
-use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::{StoreUrl, usage};
 use crate::control::wire::Problem;
 use crate::sys;
+use crate::sys::mount_table::MountTable;
 
 /// A mount's type in the kernel's table.
 pub const FS_TYPE: &str = "fuse.coldfs";
@@ -32,57 +31,6 @@ pub struct Places {
     pub notes: Vec<String>,
     /// Whether the store is on another filesystem than the data.
     pub store_apart: bool,
-}
-
-/// What is mounted where, as `/proc/self/mountinfo` says.
-#[derive(Clone, Debug, Default)]
-pub struct MountTable(Vec<(PathBuf, String)>);
-
-impl MountTable {
-    /// The table of this process.
-    pub fn read() -> io::Result<Self> {
-        std::fs::read("/proc/self/mountinfo").map(|text| Self::parse(&text))
-    }
-
-    fn parse(text: &[u8]) -> Self {
-        let entry = |line: &[u8]| {
-            let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
-            let dash = fields.iter().position(|field| *field == b"-")?;
-            let kind = String::from_utf8_lossy(fields.get(dash + 1)?).into_owned();
-            Some((unescape(fields.get(4)?), kind))
-        };
-        Self(text.split(|byte| *byte == b'\n').filter_map(entry).collect())
-    }
-
-    /// The type of what is mounted exactly there, the topmost.
-    pub fn type_at(&self, path: &Path) -> Option<&str> {
-        self.0.iter().rev().find(|(at, _)| at == path).map(|(_, kind)| kind.as_str())
-    }
-
-    /// The mountpoint of the filesystem that a path is on, and its type.
-    pub fn holding<'a>(&'a self, path: &'a Path) -> Option<(&'a Path, &'a str)> {
-        path.ancestors().find_map(|at| Some((at, self.type_at(at)?)))
-    }
-}
-
-/// `\040` and the like are how the table writes blanks.
-fn unescape(field: &[u8]) -> PathBuf {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((first, tail)) = rest.split_first() {
-        let octal = tail.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
-        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) if *first == b'\\' => {
-                bytes.push(byte);
-                rest = &tail[3..];
-            }
-            _ => {
-                bytes.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    OsString::from_vec(bytes).into()
 }
 
 /// Whether these three places can work together.
@@ -380,15 +328,5 @@ mod tests {
         // procfs has neither handles nor attributes.
         let problem = check_filesystem(Path::new("/proc")).unwrap_err();
         assert!(problem.to_string().contains("ext4, xfs or btrfs"), "{problem}");
-    }
-
-    #[test]
-    fn mountpoints_with_blanks_are_found() {
-        let table = MountTable::parse(
-            b"1 0 8:1 / / rw - ext4 /dev/x rw\n2 1 0:9 / /a\\040b rw shared:1 - fuse.coldfs y rw\n",
-        );
-        assert_eq!(table.type_at(Path::new("/a b")), Some(FS_TYPE));
-        assert_eq!(table.holding(Path::new("/a b/c")), Some((Path::new("/a b"), FS_TYPE)));
-        assert_eq!(table.holding(Path::new("/c")), Some((Path::new("/"), "ext4")));
     }
 }

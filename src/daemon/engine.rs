@@ -21,7 +21,7 @@ use super::{check, known, moves, notes, pins, storm, tiering, warmth};
 use crate::catalog::seen::Seen;
 use crate::catalog::{Keeper, Met};
 use crate::config::MountOptions;
-use crate::config::checks::{FS_TYPE, MountTable};
+use crate::config::checks::FS_TYPE;
 use crate::control::engine::Engine;
 use crate::control::filter::Filter;
 use crate::control::wire::{
@@ -37,6 +37,7 @@ use crate::inode::{Inodes, Serving};
 use crate::migrate::Migrator;
 use crate::recall::{Chunks, Recall};
 use crate::sys;
+use crate::sys::mount_table::MountTable;
 use crate::tenant::{Standing, Tenant};
 use crate::tiering::Tiering;
 use crate::walk::{Found, find, walk};

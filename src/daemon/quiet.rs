@@ -5,12 +5,13 @@
 //! may warm files for some seconds.
 
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::guard::class::Classes;
 use crate::guard::reader::Reader;
 use crate::heat::Quiet;
+use crate::sys::mount_table::MountTable;
 
 /// How often all processes are looked at: 40 us each.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -19,7 +20,10 @@ const DEEPEST: usize = 8;
 
 /// Finds them anew whenever it is asked, processes now and then.
 pub(super) fn finder(classes: Classes) -> impl FnMut() -> Quiet + Send + 'static {
-    let unified = unified_hierarchy();
+    // Where the unified hierarchy is mounted.
+    let unified = MountTable::read()
+        .ok()
+        .and_then(|table| table.first_of("cgroup2").map(|mount| mount.at.clone()));
     let mut looked: Option<Instant> = None;
     let mut tasks = Vec::new();
     move || {
@@ -48,13 +52,6 @@ fn quiet_tasks(classes: &Classes) -> Vec<u32> {
     }
     tasks.sort_unstable();
     tasks
-}
-
-/// Where the unified hierarchy is mounted.
-fn unified_hierarchy() -> Option<PathBuf> {
-    let table = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
-    let line = table.lines().find(|line| line.contains(" - cgroup2 "))?;
-    line.split(' ').nth(4).map(PathBuf::from)
 }
 
 fn find_groups(classes: &Classes, root: &Path, dir: &Path, deepest: usize, found: &mut Vec<u64>) {

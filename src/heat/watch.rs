@@ -13,6 +13,7 @@ use super::probe::Probe;
 use super::proof::Proof;
 use super::{Choice, Kind};
 use crate::sys;
+use crate::sys::mount_table::Mounted;
 use crate::temperature::Second;
 
 /// A drain that found more than this share of the map full is followed by another soon.
@@ -133,7 +134,7 @@ impl Watch {
         };
         let kind = probe.kind;
         let mut notes = Vec::new();
-        let named = sys::mount::superblock_device(root).map(kernel_device);
+        let named = Mounted::of(root).map(|mount| kernel_device(mount.device));
         let (proof, tested) = match Proof::prepare(root, private) {
             Ok(proof) => {
                 let seen = proof.ask(probe);

@@ -1,7 +1,6 @@
 //! Which mount is at a path.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -36,38 +35,6 @@ impl MountId {
     pub fn device(&self) -> (u32, u32) {
         self.device
     }
-}
-
-/// Major and minor number of the filesystem that a descriptor is on, as the kernel's mount table
-/// says: on btrfs `st_dev` is another, a subvolume's.
-pub fn superblock_device(fd: impl AsFd) -> io::Result<(u32, u32)> {
-    let line = table_line(fd)?;
-    let device = line.split(' ').nth(2).and_then(|device| {
-        let (major, minor) = device.split_once(':')?;
-        Some((major.parse().ok()?, minor.parse().ok()?))
-    });
-    device.ok_or_else(unknown)
-}
-
-/// Whether reads move atimes there, be it once a day (relatime): not where it is mounted noatime.
-pub fn keeps_atime(fd: impl AsFd) -> io::Result<bool> {
-    let line = table_line(fd)?;
-    let options = line.split(' ').nth(5).ok_or_else(unknown)?;
-    Ok(!options.split(',').any(|option| option == "noatime"))
-}
-
-fn unknown() -> io::Error {
-    io::Error::other("the mount table does not say")
-}
-
-/// The line of the mount that a descriptor is on.
-fn table_line(fd: impl AsFd) -> io::Result<String> {
-    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd()))?;
-    let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:")).ok_or_else(unknown)?;
-    let table = std::fs::read("/proc/self/mountinfo")?;
-    let mut lines = table.split(|byte| *byte == b'\n').map(String::from_utf8_lossy);
-    let line = lines.find(|line| line.split(' ').next() == Some(id.trim()));
-    line.map(std::borrow::Cow::into_owned).ok_or_else(unknown)
 }
 
 /// The topmost mount at a path, asked of the kernel alone: the filesystem need not answer.
