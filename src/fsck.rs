@@ -127,8 +127,9 @@ impl<'a> Fsck<'a> {
             // Somebody used it meanwhile: whoever opened it judged it.
             return Ok(None);
         }
+        let verdict = judged.verdict;
         let concluded = self.conclude(inode, &file, judged, remote).await;
-        if self.mode != Mode::Check {
+        if self.mode != Mode::Check && is_another(verdict, &concluded) {
             // Before anybody opens it: a read or an append by the old size would be wrong.
             self.inodes.tell_kernel(inode.ino);
         }
@@ -409,6 +410,29 @@ impl<'a> Fsck<'a> {
         }
         self.indexes.insert(at.segment, answer.clone());
         Ok(answer)
+    }
+}
+
+/// Whether a file may be another after a repair: what the kernel remembers of others stays true.
+fn is_another(verdict: Verdict, concluded: &io::Result<Option<Finding>>) -> bool {
+    let repaired = !matches!(concluded, Ok(None | Some(Finding { repaired: false, .. })));
+    match verdict {
+        // Its body is worked on, whatever came of that.
+        Verdict::FinishRelease
+        | Verdict::RewriteStub
+        | Verdict::CutBack
+        | Verdict::ArchivedProven
+        | Verdict::NeedsHash { .. }
+        | Verdict::ResidentDropRecord => true,
+        Verdict::Resident
+        | Verdict::ResidentEmpty
+        | Verdict::OrphanStub
+        | Verdict::OrphanOverRecord
+        | Verdict::Archived
+        | Verdict::Released
+        | Verdict::Lost
+        | Verdict::Conflict { .. }
+        | Verdict::ForeignKept { .. } => repaired,
     }
 }
 

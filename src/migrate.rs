@@ -24,6 +24,7 @@ mod archive;
 mod barred;
 mod indexes;
 mod proof;
+mod ready;
 mod release;
 mod stored;
 
@@ -88,6 +89,8 @@ pub enum Skip {
     Unwritable,
     /// More extents than a stub can carry.
     Fragmented,
+    /// Its bytes are on the realtime device of an xfs, which no barrier reaches.
+    Realtime,
     /// Pages of it are held by a pipe or socket.
     PagesHeld,
     /// Times or sizes that a record cannot hold, or a path that the work list cannot.
@@ -118,6 +121,7 @@ impl Skip {
             Skip::SetId => "set-id",
             Skip::Unwritable => "not-writable",
             Skip::Fragmented => "fragmented",
+            Skip::Realtime => "realtime",
             Skip::PagesHeld => "pages-held",
             Skip::OutOfRange => "out-of-range",
             Skip::Foreign => "foreign",
@@ -266,7 +270,7 @@ impl Migrator {
     /// Proves a file to be what was stored, as a release does before it touches anything; it then
     /// takes no time there. Where it cannot be proven, the release says why.
     pub async fn prove(self: &Arc<Self>, candidate: &Candidate, cancel: &CancellationToken) {
-        if let Err(outcome) = release::make_ready(self, candidate, cancel).await {
+        if let Err(outcome) = ready::make_ready(self, candidate, cancel).await {
             tracing::debug!(ino = %candidate.inode.ino, ?outcome, "not proven");
         }
     }

@@ -46,6 +46,7 @@ pub use chunks::Chunks;
 pub use error::RecallError;
 pub(crate) use in_place::{cut_to_stub, restore_mtime};
 pub use insist::{prove_remote, remote_index};
+pub(crate) use privileges::Privileges;
 use run::RUN_CHUNKS;
 
 /// What of a recall can be turned (DESIGN.md, admission).
@@ -280,8 +281,12 @@ impl Recall {
     }
 
     /// Begins the recall of a small file whose bytes are in memory already, and waits for nothing.
-    /// False: they are not, or there is no turn for it: whoever wants them has to wait.
+    /// False: they are not, there is no turn for it, or recalls are over: whoever wants them has to
+    /// wait, or is told.
     pub fn hold_at_once(self: &Arc<Self>, inode: &Arc<Inode>, cold: &Arc<Cold>) -> bool {
+        if self.stop.is_cancelled() {
+            return false;
+        }
         let Some(turn) = fill::turn_at_once(self, cold) else { return false };
         let Some(chunk) = self.chunks.small_at_hand(&cold.place) else { return false };
         let Some(stop) = cold.begin_fill() else { return cold.held_chunk().is_some() };

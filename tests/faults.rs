@@ -17,5 +17,7 @@ mod paths;
 mod runs;
 #[path = "faults/stopping.rs"]
 mod stopping;
+#[path = "faults/strays.rs"]
+mod strays;
 #[path = "faults/world.rs"]
 mod world;

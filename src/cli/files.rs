@@ -129,7 +129,7 @@ pub struct FindArgs {
     /// A directory on a coldfs mount
     path: PathBuf,
 
-    /// In any of these states: resident, archived, suspect, releasing, released, recalling, lost, orphan, foreign, conflict
+    /// In any of these states (every file below PATH is looked at): resident, archived, suspect, releasing, released, recalling, lost, orphan, foreign, conflict
     #[arg(long, value_name = "STATE", value_delimiter = ',', value_parser = parse_state)]
     state: Vec<FileState>,
 

@@ -245,6 +245,9 @@ pub(super) fn take(migrator: &Migrator, inode: &Arc<Inode>) -> Result<Taken, Out
     if is_too_small(&file, &stat).map_err(|error| failed("stat", error))? {
         return Err(Skip::TooSmall.into());
     }
+    if sys::extent::is_realtime(&file).map_err(|error| failed("ask for flags", error))? {
+        return Err(Skip::Realtime.into());
+    }
     if looks_like_stub(&file).map_err(|error| failed("read", error))? {
         return Err(Skip::Foreign.into());
     }

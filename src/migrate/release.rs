@@ -22,22 +22,21 @@ use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::sys::stat::{FileStat, fstat};
 use tokio_util::sync::CancellationToken;
 
-use super::archive::{moved, open_to_read};
 use super::barred::barred;
-use super::proof::prove;
+use super::ready::make_ready;
 use super::{Candidate, MigrateError, Migrator, Outcome, Skip, is_closed, is_free};
 use crate::failpoint::{CrashPoint, reach};
 use crate::file_id::{EntryRef, TimeNs};
 use crate::inode::{Inode, TierGuard};
 use crate::intents::{Intent, MAX_PATH_BYTES, Subject};
-use crate::recall::restore_mtime;
+use crate::recall::{Privileges, restore_mtime};
 use crate::record::Record;
-use crate::recover::{hash_local, unmark};
+use crate::recover::hash_local;
 use crate::segment::IndexEntry;
 use crate::stub::{STUB_BYTES, STUB_LENGTH, Stub};
 use crate::sys;
 use crate::sys::lease::{Lease, LeaseKind};
-use crate::tenant::{Pin, Recorded, Tenant};
+use crate::tenant::{Pin, Tenant};
 use crate::tier::State;
 
 /// Files released behind one barrier: at 100 us a stub, leases are held for a tenth of a second.
@@ -95,76 +94,6 @@ async fn gather(
         }
     }
     wanted
-}
-
-pub(super) async fn make_ready(
-    migrator: &Arc<Migrator>,
-    candidate: &Candidate,
-    cancel: &CancellationToken,
-) -> Result<IndexEntry, Outcome> {
-    let entry = tokio::select! {
-        biased;
-        () = cancel.cancelled() => return Err(Skip::Cancelled.into()),
-        looked_up = look_up(migrator, candidate) => looked_up?,
-    };
-    let (migrator, candidate, cancel) = (Arc::clone(migrator), candidate.clone(), cancel.clone());
-    let proven = tokio::task::spawn_blocking(move || {
-        prove(&migrator, &candidate, &entry, &cancel).map(|()| entry)
-    });
-    proven.await.unwrap_or_else(|_panic| Err(Skip::Cancelled.into()))
-}
-
-/// What the file's stub will say.
-async fn look_up(migrator: &Migrator, candidate: &Candidate) -> Result<IndexEntry, Outcome> {
-    let tenant = &migrator.tenant;
-    let inode = &candidate.inode;
-    if !inode.is_regular {
-        return Err(Outcome::Skipped(Skip::NotRegular));
-    }
-    let (record, stat) = {
-        let fd = migrator.inodes.path_fd(inode).map_err(gone)?;
-        if tenant.pin(&fd).map_err(failed)?.is_some() {
-            return Err(Outcome::Skipped(Skip::Pinned));
-        }
-        let stat = fstat(&fd).map_err(|error| failed(error.into()))?;
-        if let Some(skip) = barred(tenant, &fd, &stat).map_err(failed)? {
-            return Err(skip.into());
-        }
-        match tenant.recorded(&fd, &inode.handle).map_err(failed)? {
-            Recorded::Trusted(record) => (record, stat),
-            Recorded::Nothing | Recorded::Misfit => {
-                return Err(Outcome::Skipped(Skip::NotArchived));
-            }
-            Recorded::Foreign(_) => return Err(Outcome::Skipped(Skip::Foreign)),
-        }
-    };
-    match record.state {
-        State::Archived => {}
-        State::Releasing => take_mark_off(migrator, inode)?,
-        State::Suspect | State::Recalling => return Err(Outcome::Skipped(Skip::Open)),
-        State::Released | State::Lost if inode.is_coming_home() => return Err(Skip::Open.into()),
-        State::Released | State::Lost => {
-            let fd = migrator.inodes.path_fd(inode).map_err(gone)?;
-            return Err(moved(tenant, inode, fd, &stat));
-        }
-    }
-    let index = migrator.index(record.at).await.map_err(Outcome::Failed)?;
-    index.entry(record.at.entry).cloned().ok_or(Outcome::Skipped(Skip::NotArchived))
-}
-
-/// Takes off the mark of a release that was given up, or nobody would ever release the file.
-fn take_mark_off(migrator: &Migrator, inode: &Inode) -> Result<(), Outcome> {
-    let Some(held) = inode.try_tier() else { return Err(Skip::Open.into()) };
-    if !is_free(inode, &held) || held.is_being_released() {
-        return Err(Skip::Open.into());
-    }
-    let file = open_to_read(migrator, inode)?;
-    if unmark(&migrator.tenant, inode, &file).map_err(failed)? {
-        Ok(())
-    } else {
-        // In flight at a crash: the next open puts it in order.
-        Err(Skip::Open.into())
-    }
 }
 
 pub(super) fn failed(error: io::Error) -> Outcome {
@@ -356,8 +285,11 @@ impl Run {
         }
         let file = stubbed.lease.file();
         let done = (|| {
+            // A capability can be given to a file whose stub stands; whoever recalls it keeps it.
+            let privileges = Privileges::of(file)?;
             file.set_len(STUB_LENGTH)?;
             reach(CrashPoint::ReleaseAfterCut);
+            privileges.restore(file)?;
             restore_mtime(file, stubbed.marked.record.mtime)?;
             reach(CrashPoint::ReleaseAfterTimes);
             let released = Record { state: State::Released, ..stubbed.marked.record };
@@ -387,7 +319,9 @@ impl Run {
             if !lease.keeps_others_out() {
                 return Err(io::Error::other("its lease is gone, and somebody may write to it"));
             }
+            let privileges = Privileges::of(file)?;
             file.write_all_at(&*original, 0)?;
+            privileges.restore(file)?;
             restore_mtime(file, marked.record.mtime)?;
             set_archived(&self.migrator.tenant, file, inode, marked.record, None)
         })();
@@ -518,14 +452,15 @@ fn mark(
 }
 
 fn barrier(migrator: &Migrator, marked: &[Marked]) -> io::Result<()> {
-    // Any file whose record was just set commits all the others'.
-    for file in marked.iter().rev() {
-        match migrator.inodes.open(&file.candidate.inode, libc::O_RDONLY | libc::O_NONBLOCK) {
-            Ok(last) => return migrator.tenant.barrier(&last),
-            Err(_gone_or_leased) => {}
-        }
-    }
-    Ok(())
+    let open = |file: &Marked| {
+        migrator.inodes.open(&file.candidate.inode, libc::O_RDONLY | libc::O_NONBLOCK)
+    };
+    // Any file whose record was just set commits all the others'. None: gone, or leased, all of them.
+    let Some(last) = marked.iter().rev().find_map(|file| open(file).ok()) else { return Ok(()) };
+    migrator.tenant.barrier(&last).or_else(|error| {
+        tracing::debug!(%error, "no barrier for all: each file by itself");
+        marked.iter().try_for_each(|file| open(file)?.sync_all())
+    })
 }
 
 type TakenBody = (TierGuard, Lease, Box<[u8; STUB_BYTES]>, u64);
@@ -564,6 +499,9 @@ fn take(migrator: &Migrator, marked: &Marked) -> Result<TakenBody, Outcome> {
     }
     if let Some(skip) = barred(tenant, &*file, &stat).map_err(failed)? {
         return Err(skip.into());
+    }
+    if sys::extent::is_realtime(&*file).map_err(failed)? {
+        return Err(Skip::Realtime.into());
     }
     let mut original = Box::new([0; STUB_BYTES]);
     file.read_exact_at(&mut *original, 0).map_err(failed)?;

@@ -43,6 +43,8 @@ impl From<&RecallError> for Errno {
     fn from(error: &RecallError) -> Self {
         Self(match error {
             RecallError::Deadline { .. } => libc::ETIMEDOUT,
+            // The same to an application: what it waited for did not come in time.
+            RecallError::Queued { .. } => libc::ETIMEDOUT,
             RecallError::Lost { .. }
             | RecallError::Damaged { .. }
             | RecallError::Offline { .. } => libc::EIO,

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::handle::OpenFile;
 use super::open::blocking;
-use super::open_wait::stop_fill;
+use super::open_wait::{CloseUnused, stop_fill};
 use super::patience::Patience;
 use super::{Answer, Caller, Errno, Fh, Ops};
 use crate::guard::{Visit, Why};
@@ -229,11 +229,13 @@ impl Ops {
 
     /// The body of a file under its tier lock; whole, if its bytes are `wanted`.
     pub(super) async fn at_home(
-        &self,
+        self: &Arc<Self>,
         caller: Caller,
         inode: &Arc<Inode>,
         wanted: bool,
     ) -> Result<(TierGuard, Arc<File>), Errno> {
+        // Refused, or killed while it waits: the stub does not stay open.
+        let _unused = CloseUnused::of(self, inode);
         let mut patience = Patience::new();
         loop {
             let mut held = inode.tier().await;

@@ -49,7 +49,7 @@ impl Ops {
         mut first: Option<Wait>,
     ) -> Result<Opened, Errno> {
         // A caller that is killed drops this future wherever it is.
-        let mut unused = CloseUnused { ops: Arc::clone(&self), inode: Some(Arc::clone(&inode)) };
+        let mut unused = CloseUnused::of(&self, &inode);
         let mut patience = Patience::new();
         loop {
             let wait = match first.take() {
@@ -161,11 +161,17 @@ impl Ops {
     }
 }
 
-/// Closes a file that an open left cold and nobody uses.
-struct CloseUnused {
+/// Closes a file that an open, or a change of its size, left cold and nobody uses.
+pub(super) struct CloseUnused {
     ops: Arc<Ops>,
     /// None: it was opened.
     inode: Option<Arc<Inode>>,
+}
+
+impl CloseUnused {
+    pub(super) fn of(ops: &Arc<Ops>, inode: &Arc<Inode>) -> Self {
+        Self { ops: Arc::clone(ops), inode: Some(Arc::clone(inode)) }
+    }
 }
 
 impl Drop for CloseUnused {

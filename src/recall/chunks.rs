@@ -213,11 +213,13 @@ impl Chunks {
         number: u32,
         deadline: Duration,
     ) -> Result<Bytes, Flight> {
-        if let Some(chunk) = self.small_at_hand(place) {
-            return Ok(chunk);
-        }
         let at = place.entry.at();
         let key = (at.segment, at.entry, number);
+        if let Some(chunk) = self.small_at_hand(place) {
+            // What lies around it is proven once, and may go: whoever reads it again has it here.
+            self.lock().keep(key, chunk.clone(), self.capacity_bytes);
+            return Ok(chunk);
+        }
         let mut state = self.lock();
         if let Some(chunk) = state.cache.get(&key) {
             return Ok(chunk.clone());
@@ -371,6 +373,32 @@ mod tests {
             chunks.lock().keep(key, Bytes::from_static(b"read"), 1 << 20);
         }
         assert_eq!([0, 3, 7].map(|reader| chunks.first_kept(&place, reader)), [0, 2, 4]);
+    }
+
+    #[tokio::test]
+    async fn a_small_file_that_was_read_out_of_what_lay_around_it_is_kept_by_itself() {
+        use crate::segment::tests::support::{ID, Shelf, TENANT, add, key, noise, whole};
+        let mut builder = crate::segment::SegmentBuilder::new(TENANT, ID);
+        let names = ["a", "b", "c", "d"];
+        let entries = names.map(|name| add(&mut builder, whole(name, 5_000), &noise(5_000, 1)));
+        let shelf = Arc::new(Shelf::with(builder.finish().unwrap().bytes));
+        let store: Arc<dyn ObjectStore> = Arc::clone(&shelf) as _;
+        let chunks = Arc::new(Chunks::new(store, 4 << 20, tokio::runtime::Handle::current()));
+        let packing = Packing::new(5_000, &[Extent { offset: 0, length: 5_000 }]).unwrap();
+        let places = entries.map(|entry| {
+            let packing = packing.clone();
+            Place { key: key(), entry, packing, size_bytes: 5_000 }
+        });
+        let deadline = Duration::from_secs(5);
+        for place in &places {
+            chunks.get(place, 0, deadline).await.unwrap();
+        }
+        let gets = || shelf.gets.load(std::sync::atomic::Ordering::Relaxed);
+        let before = gets();
+        chunks.neighbours.forget(ID);
+        // The last came with the block that the third had fetched.
+        chunks.get(&places[3], 0, deadline).await.unwrap();
+        assert_eq!(gets(), before);
     }
 
     #[test]

@@ -25,6 +25,18 @@ pub enum RecallError {
         /// What the last attempt met.
         last: String,
     },
+    /// Its turn did not come for the deadline.
+    #[error(
+        "{at}: its turn to be filled did not come in {} s: other recalls are before it, or the data \
+         filesystem does not answer them",
+        deadline.as_secs()
+    )]
+    Queued {
+        /// What was asked for.
+        at: EntryRef,
+        /// The deadline.
+        deadline: Duration,
+    },
     /// Verified reads prove the bytes missing.
     #[error("{at}: its segment is not in the store any more: the file is lost there: {source}")]
     Lost {
@@ -112,6 +124,7 @@ impl RecallError {
     pub fn said_of(mut self, entry: EntryRef) -> Self {
         match &mut self {
             RecallError::Deadline { at, .. }
+            | RecallError::Queued { at, .. }
             | RecallError::Lost { at, .. }
             | RecallError::Damaged { at, .. }
             | RecallError::Newer { at, .. }
@@ -141,6 +154,10 @@ impl RecallError {
         match self {
             RecallError::Deadline { .. } => {
                 "check the store (`coldfs doctor --store URL`), then run the command again"
+            }
+            RecallError::Queued { .. } => {
+                "check the data filesystem, then run the command again; `coldfs top` shows what is \
+                 under way"
             }
             RecallError::Lost { .. } | RecallError::Damaged { .. } => {
                 "look for the object in the store's versions or its backup; `coldfs fsck` lists \

@@ -115,8 +115,7 @@ async fn turn<'recall>(
         () = recall.stop.cancelled() => Err(RecallError::Detaching),
         turn = recall.filling.acquire_many(parts) => turn.map_err(|_closed| RecallError::Detaching),
         () = tokio::time::sleep(deadline) => {
-            let last = "other recalls are before it".to_owned();
-            Err(RecallError::Deadline { at: cold.record.at, deadline, last })
+            Err(RecallError::Queued { at: cold.record.at, deadline })
         }
     }
 }

@@ -22,6 +22,7 @@ use crate::intents::{Intent, Subject};
 use crate::record::Record;
 use crate::segment::Piece;
 use crate::stub::{STUB_BYTES, STUB_LENGTH, Stub, StubHead};
+use crate::sys;
 use crate::sys::lease::{Lease, LeaseKind};
 use crate::temperature::Second;
 use crate::tenant::Tenant;
@@ -67,6 +68,7 @@ impl Filling {
             }
             other => Arc::new(other?),
         };
+        check_stub(tenant, inode, cold, &record)?;
         let (inode, cold) = (Arc::clone(inode), Arc::clone(cold));
         Ok((Self { inode, cold, record, lease, privileges, head_is_written: false }, share))
     }
@@ -112,7 +114,7 @@ impl Filling {
     /// All of it is on disk: makes the file what it was. Once its record says so it is at home,
     /// whatever fails after.
     pub(super) fn finish(&self, tenant: &Tenant, held: &mut Body) -> Result<(), RecallError> {
-        let Self { inode, cold, lease, privileges, .. } = self;
+        let Self { inode, cold, lease, .. } = self;
         let file = &cold.file;
         held.filling = false;
         let mut record = tenant.record(&**file, inode)?.unwrap_or(cold.record);
@@ -130,10 +132,7 @@ impl Filling {
             }
         }
         reach(CrashPoint::RecallBeforeClear);
-        // What somebody changed meanwhile stays as it was changed.
-        if record.ctime_shown == self.record.ctime_shown {
-            put_back(privileges, inode, file);
-        }
+        self.put_back_privileges(&record);
         inode.serve_at_home(held, file);
         Ok(())
     }
@@ -145,7 +144,7 @@ impl Filling {
         held.filling = false;
         let undone = self.try_undo(tenant);
         match &undone {
-            Ok(()) => put_back(&self.privileges, &self.inode, &self.cold.file),
+            Ok(record) => self.put_back_privileges(record),
             Err(error) => {
                 tracing::error!(ino = %self.inode.ino, %error, "cannot cut a recall back");
             }
@@ -153,7 +152,8 @@ impl Filling {
         undone.is_ok()
     }
 
-    fn try_undo(&self, tenant: &Tenant) -> io::Result<()> {
+    /// The record of the stub.
+    fn try_undo(&self, tenant: &Tenant) -> io::Result<Record> {
         if !self.lease.keeps_out() {
             return Err(io::Error::other("somebody has it open behind the mount by now"));
         }
@@ -163,7 +163,20 @@ impl Filling {
             cold.file.write_all_at(&stub, 0)?;
             cold.file.sync_data()?;
         }
-        cut_back(tenant, &self.inode, cold)
+        cut_back(tenant, &self.inode, cold)?;
+        Ok(tenant.record(&*cold.file, &self.inode)?.unwrap_or(self.record))
+    }
+
+    /// Gives back what writing took away. What somebody changed meanwhile stays as it was changed: a
+    /// set-ID bit that was taken off does not come back.
+    fn put_back_privileges(&self, now: &Record) {
+        if now.ctime_shown != self.record.ctime_shown {
+            return;
+        }
+        if let Err(error) = self.privileges.restore(&self.cold.file) {
+            let ino = self.inode.ino;
+            tracing::error!(%ino, %error, "a recall lost set-ID bits or capabilities");
+        }
     }
 }
 
@@ -184,10 +197,31 @@ fn recorded(tenant: &Tenant, inode: &Inode, cold: &Cold) -> Result<Record, Recal
     }
 }
 
-fn put_back(privileges: &Privileges, inode: &Inode, file: &File) {
-    if let Err(error) = privileges.restore(file) {
-        tracing::error!(ino = %inode.ino, %error, "a recall lost set-ID bits or capabilities");
+/// An error where the body is not the stub any more that it was opened as: whoever wrote to it behind
+/// the mount since wrote bytes that are nowhere else (I10). Asked under the lease: nobody can now.
+fn check_stub(
+    tenant: &Tenant,
+    inode: &Inode,
+    cold: &Cold,
+    record: &Record,
+) -> Result<(), RecallError> {
+    let stat = fstat(&*cold.file).map_err(io::Error::from)?;
+    let size_bytes = u64::try_from(stat.st_size).unwrap_or(u64::MAX);
+    // One that could not be cut back is filled again, over its stub.
+    let is_begun = record.state == State::Recalling && size_bytes == cold.place.size_bytes;
+    if (is_begun || size_bytes == STUB_LENGTH) && has_its_stub(tenant, cold)? {
+        return Ok(());
     }
+    let what = "somebody wrote to its stub behind the mount while it was open here";
+    tenant.note_conflict(inode, &cold.file, Some(record), what);
+    Err(RecallError::Conflict { what: what.to_owned() })
+}
+
+fn has_its_stub(tenant: &Tenant, cold: &Cold) -> io::Result<bool> {
+    let mut head = [0; STUB_BYTES];
+    let filled = sys::read_up_to(&cold.file, &mut head, 0)?;
+    let found = Stub::parse(&head[..filled], &tenant.seal);
+    Ok(matches!(found, StubHead::Sealed(stub) if stub == cold.stub))
 }
 
 fn is_writable(file: &File) -> io::Result<bool> {
@@ -271,17 +305,10 @@ fn cut_back(tenant: &Tenant, inode: &Inode, cold: &Cold) -> io::Result<()> {
         return Ok(());
     }
     // P6: cut to anything else, the file would read as its own beginning.
-    match Stub::parse(&head_of(&cold.file)?, &tenant.seal) {
-        StubHead::Sealed(stub) if stub == cold.stub => {}
-        _ => return Err(io::Error::other("its head is not its stub; the next open looks at it")),
+    if !has_its_stub(tenant, cold)? {
+        return Err(io::Error::other("its head is not its stub; the next open looks at it"));
     }
     cut_to_stub(tenant, inode, &cold.file, &mut record)
-}
-
-fn head_of(file: &File) -> io::Result<[u8; STUB_BYTES]> {
-    let mut head = [0; STUB_BYTES];
-    file.read_exact_at(&mut head, 0)?;
-    Ok(head)
 }
 
 /// Cuts a file whose head is its stub to that stub, and says so.

@@ -235,7 +235,7 @@ impl Neighbours {
     }
 
     /// Forgets the blocks of a segment: one of them was wrong.
-    fn forget(&self, id: SegmentId) {
+    pub(super) fn forget(&self, id: SegmentId) {
         let mut state = self.lock();
         state.segments.pop(&id);
         let Some(blocks) = &mut state.blocks else { return };

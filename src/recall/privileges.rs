@@ -1,4 +1,4 @@
-//! What a file loses whenever somebody writes to it, and a recall gives back.
+//! What a file loses whenever somebody writes to it, and a move gives back.
 
 use std::fs::File;
 use std::io;
@@ -7,9 +7,9 @@ use nix::sys::stat::{Mode, fchmod, fstat};
 
 use crate::sys::xattr;
 
-/// Given to the stub, they are the file's.
+/// A file's privileges as they were before a write. Given to the stub, they are the file's.
 #[derive(Debug)]
-pub(super) struct Privileges {
+pub(crate) struct Privileges {
     capabilities: Option<Vec<u8>>,
     mode: u32,
 }
@@ -17,13 +17,13 @@ pub(super) struct Privileges {
 const SET_ID_BITS: u32 = libc::S_ISUID | libc::S_ISGID;
 
 impl Privileges {
-    pub(super) fn of(file: &File) -> io::Result<Self> {
+    pub(crate) fn of(file: &File) -> io::Result<Self> {
         let capabilities = xattr::value(file, xattr::FILE_CAPABILITIES)?;
         Ok(Self { capabilities, mode: fstat(file)?.st_mode })
     }
 
     /// Puts back what was lost since.
-    pub(super) fn restore(&self, file: &File) -> io::Result<()> {
+    pub(crate) fn restore(&self, file: &File) -> io::Result<()> {
         if self.mode & SET_ID_BITS & !fstat(file)?.st_mode != 0 {
             fchmod(file, Mode::from_bits_truncate(self.mode))?;
         }

@@ -77,25 +77,40 @@ pub(super) fn bodies(files: &[&File], commits_together: bool) -> Vec<io::Result<
         .zip(files)
         .map(|(started, file)| started.and(sys::pages::await_write_out(file, TO_THE_END)))
         .collect();
-    let Some(last) = files.last() else { return written };
-    let kept = commit(last, commits_together);
-    if let Err(error) = kept {
-        let again = || match error.raw_os_error() {
-            Some(errno) => io::Error::from_raw_os_error(errno),
-            None => io::Error::other(error.to_string()),
-        };
-        written.fill_with(|| Err(again()));
+    if files.is_empty() {
+        return written;
+    }
+    let committed = commit(files, commits_together);
+    if let Err(error) = &committed {
+        tracing::debug!(%error, "no barrier for all: each file by itself");
+    }
+    for (written, file) in written.iter_mut().zip(files) {
+        if written.is_ok() && (committed.is_err() || is_elsewhere(file, commits_together)) {
+            *written = file.sync_data();
+        }
     }
     written
 }
 
-/// Has the device keep what is written, and what the journal has of it.
-fn commit(last: &File, commits_together: bool) -> io::Result<()> {
-    if commits_together {
-        // Changed after all others, whatever the clock's tick: only then its fsync commits theirs.
-        nix::sys::stat::futimens(last, &TimeSpec::UTIME_OMIT, &TimeSpec::UTIME_NOW)?;
-    }
+/// Has the device keep what is written, and what the journal has of it. An error may be some other
+/// file's: `syncfs` tells of any on the filesystem, and an overlay may have none.
+fn commit(files: &[&File], commits_together: bool) -> io::Result<()> {
+    // Changed after all others, whatever the clock's tick: only then its fsync commits theirs.
+    let touch = |file: &&&File| {
+        let touched = nix::sys::stat::futimens(file, &TimeSpec::UTIME_OMIT, &TimeSpec::UTIME_NOW);
+        touched.is_ok()
+    };
+    let last = match commits_together {
+        true => files.iter().rev().find(touch),
+        false => files.last(),
+    };
+    let last = last.ok_or_else(|| io::Error::other("no file of these takes a new time"))?;
     barrier(last, commits_together)
+}
+
+/// Whether the journal's device does not have the file's bytes, or that is not known.
+fn is_elsewhere(file: &File, commits_together: bool) -> bool {
+    commits_together && sys::extent::is_realtime(file).unwrap_or(true)
 }
 
 #[cfg(test)]
@@ -120,5 +135,30 @@ mod tests {
         assert_eq!(synced, [true, false, true]);
         assert!(bodies(&[&pipe], together)[0].is_err());
         assert!(bodies(&[], together).is_empty());
+    }
+
+    #[test]
+    fn a_file_that_takes_no_new_time_costs_the_others_nothing() {
+        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let file = |name: &str| File::create_new(dir.path().join(name)).unwrap();
+        let (first, last) = (file("first"), file("last"));
+        let flag = |how: &str| {
+            let path = dir.path().join("last");
+            std::process::Command::new("chattr")
+                .arg(how)
+                .arg(path)
+                .status()
+                .is_ok_and(|status| status.success())
+        };
+        if !flag("+i") {
+            return;
+        }
+        let all: Vec<_> = [&[&first, &last][..], &[&last, &last]]
+            .into_iter()
+            .flat_map(|files| bodies(files, true))
+            .map(|synced| synced.map_err(|error| error.to_string()))
+            .collect();
+        flag("-i");
+        assert_eq!(all, [Ok(()), Ok(()), Ok(()), Ok(())]);
     }
 }

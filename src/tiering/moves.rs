@@ -333,6 +333,7 @@ impl Carrying<'_> {
             | Skip::SetId
             | Skip::Unwritable
             | Skip::Fragmented
+            | Skip::Realtime
             | Skip::OutOfRange
             | Skip::Foreign => self.tiering.state().quarantine.put(ino, skip.word(), now()),
         }

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::sync::{Arc, Once};
+use std::sync::{Arc, Mutex, Once};
 use std::time::Duration;
 
 use coldfs::catalog::Keeper;
@@ -89,6 +89,8 @@ pub struct World {
     pub store: FaultyStore,
     /// The segment of other files of the same names' lengths and sizes.
     pub twin: Option<ObjectKey>,
+    /// What the guard of the next life goes by.
+    pub rules: Rules,
     life: Option<Life>,
 }
 
@@ -143,7 +145,8 @@ impl World {
         let memory = MemoryStore::new();
         let store = FaultyStore::new(Arc::new(memory.clone()));
         std::fs::create_dir(dir.path().join("data")).unwrap();
-        let mut world = Self { dir, memory, store, twin: None, life: None };
+        let mut world =
+            Self { dir, memory, store, twin: None, rules: Rules::default(), life: None };
         for file in files {
             world.write(file);
         }
@@ -188,7 +191,7 @@ impl World {
         let (of, on) = (Arc::clone(&tenant), Arc::clone(&inodes));
         let recall = Arc::new(Recall::new(of, on, chunks, options, runtime));
         let migrator = Arc::new(Migrator::new(Arc::clone(&tenant), Arc::clone(&inodes)));
-        let guard = Arc::new(Guard::new(Arc::clone(&tenant), Rules::default(), DEADLINE));
+        let guard = Arc::new(Guard::new(Arc::clone(&tenant), self.rules.clone(), DEADLINE));
         let keeper = Arc::new(Keeper::without(Arc::clone(&tenant), "not in question".into()));
         let (of, on, by) = (Arc::clone(&tenant), Arc::clone(&inodes), Arc::clone(&recall));
         let ops = Ops::new(of, on, by, guard, keeper);
@@ -234,6 +237,24 @@ impl Life {
     pub fn candidate(&self, file: &str) -> Candidate {
         let found = walk::find(&self.tenant, file.as_bytes()).unwrap();
         self.migrator.candidate(found.path, found.fd, &found.stat).unwrap()
+    }
+
+    /// Begins to end, as a daemon that is detached while somebody still asks.
+    pub async fn end(&self) {
+        self.recall.stop().await;
+    }
+
+    /// Whether the daemon keeps a descriptor of the file.
+    pub fn is_open(&self, file: &str) -> bool {
+        !matches!(self.candidate(file).inode.serving(), Serving::Closed)
+    }
+
+    /// The inodes of which the kernel is told from now on.
+    pub fn told(&self) -> Arc<Mutex<Vec<Ino>>> {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let tell = Arc::clone(&told);
+        self.inodes.on_change(move |ino| tell.lock().unwrap().push(ino));
+        told
     }
 
     /// Files and directories that the daemon keeps in mind.
@@ -352,6 +373,31 @@ impl Life {
             Ok(recalled.await?)
         };
         self.with_open(file, libc::O_RDONLY, replace).await
+    }
+
+    /// Reads the beginning of a file, and after something has happened, all of it.
+    pub async fn read_around(&self, file: &str, happens: impl FnOnce()) -> Result<(), i32> {
+        let read = async |fh| {
+            answered(on_fuse_thread(|| self.ops.read(fh, 0, 4_096))).await?;
+            happens();
+            let mut at = 0;
+            loop {
+                let part = answered(on_fuse_thread(|| self.ops.read(fh, at, 128 << 10))).await?;
+                if part.is_empty() {
+                    return Ok(());
+                }
+                at += part.len() as u64;
+            }
+        };
+        self.with_open(file, libc::O_RDONLY, read).await
+    }
+
+    pub async fn chmod(&self, file: &str, mode: u32) -> Result<(), i32> {
+        let ino = self.find(file)?;
+        let change = SetAttr { mode: Some(mode), ..SetAttr::default() };
+        let done = answered(on_fuse_thread(|| self.ops.setattr(caller(), ino, change))).await;
+        on_fuse_thread(|| self.ops.forget(ino, 1));
+        done.map(drop).map_err(|errno| errno.0)
     }
 
     /// Changes attributes of a file that is open for writing meanwhile.
