@@ -293,10 +293,13 @@ impl S3 for DiskStore {
                     .map(|slot| store.0.workers.keep(slot))
             })
             .await?;
-        let received = body::receive(self, body, &claim, &slot.file, slot.offset).await?;
+        let received = body::receive(self, body, &claim, &slot.file, slot.offset).await;
+        // Its lock goes before the answer, a refusal too: the upload may be ended then.
         let (received, record) = self
             .blocking(move |_| {
-                multipart::keep_part(&slot.into_inner(), &received).map(|record| (received, record))
+                let slot = slot.into_inner();
+                let received = received?;
+                multipart::keep_part(&slot, &received).map(|record| (received, record))
             })
             .await?;
         Ok(S3Response::new(UploadPartOutput {
