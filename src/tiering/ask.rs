@@ -11,6 +11,7 @@ use super::run::{ending, requests};
 use super::{DECISIONS, Tiering, now, word};
 use crate::catalog::offers::{Class, Offer};
 use crate::file_id::Ino;
+use crate::catalog::seen::last_use;
 use crate::policy::contract::{Action, Wants};
 use crate::walk::Found;
 
@@ -146,7 +147,7 @@ impl Tiering {
                     .to_owned(),
             );
         };
-        let atime = crate::temperature::Second::of_unix(found.stat.st_atime);
+        let atime = last_use(&found.fd, &found.stat);
         let offer = match offer.class {
             Class::Resident | Class::Archived => {
                 Offer { mtime_seconds: found.stat.st_mtime, atime, ..offer }
