@@ -65,6 +65,8 @@ impl Tiering {
         self.state().next = Some(until);
         self.doing("waiting");
         let was_pressed = self.goal_bytes() > 0;
+            // A clock that is set and set again is to be seen at it.
+            self.clock.read();
         loop {
             let left = until.saturating_duration_since(now());
             // One that was pressed before has had its pass: it found nothing more to move.
@@ -146,12 +148,13 @@ impl Tiering {
         let (part, local_bytes) =
             known.await.unwrap_or_else(|_panic| Err("the catalog cannot be read".to_owned()))?;
         let room = self.room();
-        let now_seconds = self.clock.now().0.into();
+        let now = self.clock.read().now;
+        let now_seconds = now.0.into();
         let context = TenantContext {
             tenant: self.tenant.seal.tenant().number(),
             now_seconds,
             seed: u64::from(self.tenant.seal.tenant().number()) << 32
-                ^ u64::from(self.clock.now().0),
+                ^ u64::from(now.0),
             heat_half_life_seconds: u32::try_from(self.options.half_life.0.as_secs())
                 .unwrap_or(u32::MAX),
             tenant_local_bytes: local_bytes,
