@@ -7,11 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use super::facts::evidence_word;
 use super::offers::owner;
-use super::run::{ending, requests};
+use super::batch::Tally;
+use super::run::ending;
 use super::{DECISIONS, Tiering, now, word};
 use crate::catalog::offers::{Class, Offer};
-use crate::file_id::Ino;
 use crate::catalog::seen::last_use;
+use crate::file_id::Ino;
 use crate::policy::contract::{Action, Wants};
 use crate::walk::Found;
 
@@ -91,7 +92,7 @@ impl Tiering {
             cut_short: ending(&report.ending),
             ..PlanSummary::default()
         };
-        let (mut stored, mut stored_bytes) = (0, 0);
+        let mut moved = Vec::new();
         let mut all = Vec::new();
         for decided in report.decided {
             let ino = Ino(decided.file.file_id);
@@ -115,10 +116,7 @@ impl Tiering {
             } else {
                 *summary.files.entry(action.clone()).or_default() += 1;
                 *summary.bytes.entry(action.clone()).or_default() += decided.file.size_bytes;
-                if matches!(decided.action, Action::Archive | Action::Migrate) {
-                    stored += 1;
-                    stored_bytes += decided.file.size_bytes;
-                }
+                moved.push(decided.clone());
             }
             let rule = report.rules.get(usize::from(decided.rule)).cloned().unwrap_or_default();
             all.push(Planned {
@@ -131,7 +129,7 @@ impl Tiering {
                 held: held.map(|held| held.word().to_owned()),
             });
         }
-        summary.requests = requests(stored, stored_bytes);
+        summary.requests = Tally::of(&moved).cost().requests;
         Ok((summary, all))
     }
 

@@ -57,6 +57,7 @@ impl Moment {
     /// For the guards.
     pub(super) fn facts(&self, offer: &Offer, open: bool, pin: Option<Pin>) -> Facts {
         Facts {
+            size_bytes: offer.size_bytes,
             open,
             pin,
             observed_idle: self.observed_idle(offer),
