@@ -5,14 +5,15 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::batch::Tally;
 use super::facts::evidence_word;
 use super::offers::owner;
-use super::batch::Tally;
-use super::run::ending;
-use super::{DECISIONS, Tiering, now, word};
+use super::run::{Brief, ending};
+use super::{Tiering, now, word};
 use crate::catalog::offers::{Class, Offer};
 use crate::catalog::seen::last_use;
 use crate::file_id::Ino;
+use crate::policy::PassReport;
 use crate::policy::contract::{Action, Wants};
 use crate::walk::Found;
 
@@ -85,7 +86,19 @@ impl Tiering {
         self: &Arc<Self>,
         below: Vec<u8>,
     ) -> Result<(PlanSummary, Vec<Planned>), String> {
-        let (brief, report) = self.judged(DECISIONS).await?;
+        let (brief, report) = self.judged(true).await?;
+        let asked = Arc::clone(self);
+        // A path and pins of each: not for a thread that others wait for.
+        let planned = tokio::task::spawn_blocking(move || asked.planned(&brief, report, &below));
+        planned.await.map_err(|_panic| "the catalog cannot be read".to_owned())
+    }
+
+    fn planned(
+        &self,
+        brief: &Brief,
+        report: PassReport,
+        below: &[u8],
+    ) -> (PlanSummary, Vec<Planned>) {
         let mut summary = PlanSummary {
             judged: report.judged,
             goal_bytes: brief.context.release_goal_bytes,
@@ -97,7 +110,7 @@ impl Tiering {
         for decided in report.decided {
             let ino = Ino(decided.file.file_id);
             let Ok(Some(path)) = brief.part.path(ino) else { continue };
-            if !is_below(&path, &below) {
+            if !is_below(&path, below) {
                 continue;
             }
             let Ok(Some(offer)) = self.offer(&brief.part, ino) else { continue };
@@ -109,7 +122,7 @@ impl Tiering {
                 None => None,
             };
             let pin = crate::tenant::Pin::harder(offer.pin, pin);
-            let held = self.held(&brief, decided.action, &offer, pin);
+            let held = self.held(brief, decided.action, &offer, pin);
             let action = word(decided.action).to_owned();
             if let Some(held) = held {
                 *summary.held.entry(held.word().to_owned()).or_default() += 1;
@@ -130,7 +143,7 @@ impl Tiering {
             });
         }
         summary.requests = Tally::of(&moved).cost().requests;
-        Ok((summary, all))
+        (summary, all)
     }
 
     /// Why a file moves, or does not.

@@ -93,7 +93,7 @@ impl Tiering {
         }
         self.doing("judging");
         let judged = tokio::select! {
-            judged = self.judged(DECISIONS) => judged,
+            judged = self.judged(false) => judged,
             () = cancel.cancelled() => return (summary, 0),
         };
         let mut set_aside = 0;
@@ -114,10 +114,10 @@ impl Tiering {
         (summary, set_aside)
     }
 
-    /// What the policy says now.
+    /// What the policy says now; on trial, if nothing is to come of it.
     pub(super) async fn judged(
         self: &Arc<Self>,
-        max_decisions: usize,
+        is_trial: bool,
     ) -> Result<(Brief, PassReport), String> {
         let brief = self.brief().await?;
         let offers =
@@ -126,7 +126,9 @@ impl Tiering {
             context: brief.context.clone(),
             weight: 1,
             offers: Box::new(offers),
-            max_decisions,
+            max_decisions: DECISIONS,
+            policy: Some(Arc::clone(&brief.policy)),
+            is_trial,
         };
         let report = self.judge.pass(request).await.map_err(|error| error.to_string())?;
         Ok((brief, report))
@@ -153,8 +155,7 @@ impl Tiering {
         let context = TenantContext {
             tenant: self.tenant.seal.tenant().number(),
             now_seconds,
-            seed: u64::from(self.tenant.seal.tenant().number()) << 32
-                ^ u64::from(now.0),
+            seed: u64::from(self.tenant.seal.tenant().number()) << 32 ^ u64::from(now.0),
             heat_half_life_seconds: u32::try_from(self.options.half_life.0.as_secs())
                 .unwrap_or(u32::MAX),
             tenant_local_bytes: local_bytes,
@@ -212,6 +213,8 @@ pub(super) fn ending(ending: &Ending) -> Option<String> {
     match ending {
         Ending::Complete => None,
         Ending::Full => Some(format!("{DECISIONS} decisions are enough for one pass")),
+        Ending::Slow => Some("the policy is slow: the pass had its time".to_owned()),
+        Ending::Replaced => Some("another policy was put in force".to_owned()),
         Ending::Failed(fault) => Some(format!("the policy: {fault}")),
         Ending::LeftOut => {
             Some("the policy failed too often: `coldfs policy reload` asks it again".to_owned())
