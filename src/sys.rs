@@ -170,9 +170,8 @@ pub fn birth(fd: impl AsFd) -> Option<i64> {
     let fd = fd.as_fd().as_raw_fd();
     let mut found = std::mem::MaybeUninit::<libc::statx>::zeroed();
     // SAFETY: the path is NUL-terminated and the answer has room; both outlive the call.
-    let told = unsafe {
-        libc::statx(fd, c"".as_ptr(), flags, libc::STATX_BTIME, found.as_mut_ptr())
-    };
+    let told =
+        unsafe { libc::statx(fd, c"".as_ptr(), flags, libc::STATX_BTIME, found.as_mut_ptr()) };
     // SAFETY: all of it is numbers, for which zeros will do.
     let found = unsafe { found.assume_init() };
     let is_told = told == 0 && found.stx_mask & libc::STATX_BTIME != 0;

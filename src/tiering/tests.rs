@@ -141,9 +141,8 @@ fn pass(seed: u64) -> u64 {
         stay: dice.random_range(0..30 * DAY),
     };
     let files: Vec<_> = (0..200).map(|ino| file(dice, &moment, ino)).collect();
-    let candidate = |(truth, offer): &(Truth, Offer)| {
-        moment.candidate(offer, u32::from(truth.open), truth.pin)
-    };
+    let candidate =
+        |(truth, offer): &(Truth, Offer)| moment.candidate(offer, u32::from(truth.open), truth.pin);
     let batch: Vec<_> = files.iter().map(candidate).collect();
     let budget = Budget { max_candidates: 200, max_decisions: 200 };
     let Ok(step) = answer::step(batch.len(), &budget, 3, answered(dice, 200)) else { return 0 };
@@ -198,7 +197,8 @@ fn pass(seed: u64) -> u64 {
             gone += went.iter().filter(|went| went.action != Action::Recall).count() as u64;
             moved.extend(went);
         }
-        let bytes = moved.iter().fold(0_u64, |sum, moved| sum.saturating_add(moved.file.size_bytes));
+        let bytes =
+            moved.iter().fold(0_u64, |sum, moved| sum.saturating_add(moved.file.size_bytes));
         let files = moved.len() as u64;
         assert!(files <= limits.files, "{files} files of {limits:?}");
         assert!(bytes <= limits.bytes || files == 1, "{bytes} bytes of {limits:?}");
