@@ -37,9 +37,11 @@ pub const DEFAULT: &[u8] = include_bytes!("../wasm-policy/policy.wasm");
 
 /// CPU time of one step. A batch of 1,024 takes some 50 us.
 const STEP_TIME: Duration = Duration::from_millis(250);
+/// CPU time of one pass: a policy that is slow on each file would go on for ever.
+const PASS_TIME: Duration = Duration::from_mins(2);
 /// CPU time of any other call: runtimes of other languages take a while to begin.
 const CALL_TIME: Duration = Duration::from_secs(2);
-/// Memory of a component.
+/// Memory of a component, all its memories together.
 const MEMORY_BYTES: usize = 128 << 20;
 /// What a component may hand over in one call, its journal's lines included.
 const ANSWER_BYTES: usize = 16 << 20;

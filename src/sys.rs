@@ -164,6 +164,21 @@ pub fn boot_clock() -> std::time::Duration {
         + std::time::Duration::from_nanos(u64::try_from(now.tv_nsec).unwrap_or(0))
 }
 
+/// When a file was made, in seconds since 1970, which nobody can set; none: its filesystem does not
+/// tell (ext4 with inodes of 128 bytes).
+pub fn birth(fd: impl AsFd) -> Option<i64> {
+    let flags = libc::AT_EMPTY_PATH | libc::AT_STATX_DONT_SYNC;
+    let fd = fd.as_fd().as_raw_fd();
+    let mut found = std::mem::MaybeUninit::<libc::statx>::zeroed();
+    // SAFETY: the path is NUL-terminated and the answer has room; both outlive the call.
+    let told =
+        unsafe { libc::statx(fd, c"".as_ptr(), flags, libc::STATX_BTIME, found.as_mut_ptr()) };
+    // SAFETY: all of it is numbers, for which zeros will do.
+    let found = unsafe { found.assume_init() };
+    let is_told = told == 0 && found.stx_mask & libc::STATX_BTIME != 0;
+    is_told.then_some(found.stx_btime.tv_sec)
+}
+
 /// Bytes of a page of memory.
 pub fn page_bytes() -> u64 {
     // SAFETY: sysconf takes no pointers.

@@ -30,6 +30,7 @@ use crate::temperature::HalfLife;
 use crate::tenant::{Notebook, Tenant};
 
 mod ask;
+mod batch;
 pub mod breaker;
 pub mod caps;
 pub mod clock;
@@ -41,6 +42,9 @@ mod offers;
 pub mod pressure;
 pub mod quarantine;
 mod run;
+
+#[cfg(test)]
+mod tests;
 
 pub use ask::{Explanation, PlanSummary, Planned};
 

@@ -50,7 +50,8 @@ pub struct Seen {
     pub local_bytes: u64,
     /// Last modification.
     pub mtime: TimeNs,
-    /// Last access as the filesystem below has it; 0 where nothing goes by it.
+    /// Last access as the filesystem below has it, not before it was made there; 0 where nothing
+    /// goes by it.
     pub atime: Second,
 }
 
@@ -83,10 +84,24 @@ impl Seen {
             local_bytes: stat.st_blocks.cast_unsigned() * 512,
             mtime: TimeNs::nearest_mtime(stat),
             atime: match kind {
-                Kind::Regular => Second::of_unix(stat.st_atime),
+                Kind::Regular => last_use(fd, stat),
                 Kind::Directory | Kind::Other => Second::default(),
             },
         })
+    }
+}
+
+/// The last use of a file that its filesystem knows of.
+pub fn last_use(fd: impl AsFd, stat: &FileStat) -> Second {
+    used(Second::of_unix(stat.st_atime), sys::birth(fd).map(Second::of_unix))
+}
+
+/// Whoever copies a file with its times (`cp -a`, rsync, tar) gives the copy an old atime: it was
+/// used when it was made all the same. An atime of 0 is that of a filesystem that keeps none.
+pub(crate) fn used(atime: Second, born: Option<Second>) -> Second {
+    match atime {
+        Second(0) => atime,
+        atime => atime.max(born.unwrap_or_default()),
     }
 }
 

@@ -1,6 +1,6 @@
 //! What was seen of one tenant's files and is not yet in its catalog.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Kind;
@@ -82,11 +82,12 @@ type Place = (Arc<Mutex<Owners>>, Number);
 #[derive(Debug, Default)]
 struct Inner {
     sight: Sight,
-    touched: HashMap<(Ino, u32), Touch>,
+    /// In order: what waits of one file is found without a look at all.
+    touched: BTreeMap<(Ino, u32), Touch>,
     /// Files that came home, and when.
     recalled: HashMap<Ino, Second>,
     /// On their way into the rows.
-    touched_taken: HashMap<(Ino, u32), Touch>,
+    touched_taken: BTreeMap<(Ino, u32), Touch>,
     recalled_taken: HashMap<Ino, Second>,
     place: Option<Place>,
 }
@@ -238,8 +239,9 @@ impl Ledger {
     /// What waits of one file, whatever its generation.
     pub fn waiting(&self, ino: Ino) -> Vec<Touch> {
         let inner = self.lock();
-        let all = inner.touched.iter().chain(&inner.touched_taken);
-        all.filter(|((of, _), _)| *of == ino).map(|(_, touch)| *touch).collect()
+        let of_it = (ino, 0)..=(ino, u32::MAX);
+        let all = inner.touched.range(of_it.clone()).chain(inner.touched_taken.range(of_it));
+        all.map(|(_, touch)| *touch).collect()
     }
 
     /// What waits of each file.

@@ -141,7 +141,7 @@ impl Court {
         lock(&self.counts).left_out.clear();
         // What was judged by other rules is not to be taken for an answer of these.
         for live in std::mem::take(&mut self.live) {
-            live.end(Ending::Failed(Fault::Unfit("another policy was put in force".into())));
+            live.end(Ending::Replaced);
         }
         Ok(loaded)
     }
@@ -154,6 +154,11 @@ impl Court {
         if self.failures.get(&tenant).is_some_and(|failures| *failures >= FAILURES) {
             return Live::new(request, rules, reply).end(Ending::LeftOut);
         }
+        let in_force = self.source.as_ref().map(|source| &source.loaded);
+        let is_other = |wanted| !in_force.is_some_and(|loaded| Arc::ptr_eq(loaded, wanted));
+        if request.policy.as_ref().is_some_and(is_other) {
+            return Live::new(request, rules, reply).end(Ending::Replaced);
+        }
         let rules = match overrides.is_empty() {
             true => Ok(rules),
             false => self.check(&overrides).map(|rulebook| rulebook.rules.into()),
@@ -161,7 +166,9 @@ impl Court {
         match rules {
             Ok(rules) => self.live.push_back(Live::new(request, rules, reply)),
             Err(fault) => {
-                self.failed(tenant, &fault);
+                if !request.is_trial {
+                    self.failed(tenant, &fault);
+                }
                 Live::new(request, [].into(), reply).end(Ending::Failed(fault));
             }
         }
@@ -181,7 +188,10 @@ impl Court {
                 live.end(ending);
             }
             Err(fault) => {
-                self.failed(live.tenant(), &fault);
+                match live.is_trial() {
+                    true => self.count(&fault),
+                    false => self.failed(live.tenant(), &fault),
+                }
                 self.forget_instance();
                 live.end(Ending::Failed(fault));
             }

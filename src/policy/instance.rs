@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use wasmtime::component::{Component, Linker, ResourceAny};
-use wasmtime::{Config, Engine, Store, StoreLimits, StoreLimitsBuilder, UpdateDeadline};
+use wasmtime::{
+    Config, Engine, ResourceLimiter, Store, StoreLimits, StoreLimitsBuilder, UpdateDeadline,
+};
 
 use super::answer::Wrong;
 use super::contract::{Level, Policy, TieringPolicy, coldfs};
@@ -38,9 +40,52 @@ pub enum Fault {
     Unfit(String),
 }
 
+/// What a guest may take. The engine's own limit is a memory's, of which a component has several.
+struct Limits {
+    each: StoreLimits,
+    memory_bytes: usize,
+}
+
+impl ResourceLimiter for Limits {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let all = self.memory_bytes.saturating_add(desired.saturating_sub(current));
+        let fits = all <= MEMORY_BYTES && self.each.memory_growing(current, desired, maximum)?;
+        if fits {
+            self.memory_bytes = all;
+        }
+        Ok(fits)
+    }
+
+    fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        self.each.table_growing(current, desired, maximum)
+    }
+
+    fn instances(&self) -> usize {
+        self.each.instances()
+    }
+
+    fn tables(&self) -> usize {
+        self.each.tables()
+    }
+
+    fn memories(&self) -> usize {
+        self.each.memories()
+    }
+}
+
 /// What the host keeps of a guest.
 pub(super) struct Guest {
-    limits: StoreLimits,
+    limits: Limits,
     /// The thread's CPU time at which the call under way is over.
     until: Duration,
     pub(super) journal: Journal,
@@ -92,7 +137,7 @@ impl Program {
 
     /// A fresh instance, of which nobody has asked anything.
     pub(super) fn instance(&self) -> Result<Instance, Fault> {
-        let limits = StoreLimitsBuilder::new()
+        let each = StoreLimitsBuilder::new()
             .memory_size(MEMORY_BYTES)
             .memories(4)
             .table_elements(TABLE_ENTRIES)
@@ -100,7 +145,7 @@ impl Program {
             .instances(CORE_INSTANCES)
             .build();
         let guest = Guest {
-            limits,
+            limits: Limits { each, memory_bytes: 0 },
             until: Duration::ZERO,
             journal: Journal::default(),
             world: World::default(),
@@ -131,7 +176,7 @@ fn begin<'a>(
     time: Duration,
 ) -> super::ticker::Running<'a> {
     store.data_mut().until = sys::thread_cpu_time() + time;
-    store.data_mut().journal.begin();
+    store.data_mut().journal.begin(sys::boot_clock());
     store.set_epoch_deadline(1);
     ticker.run()
 }
@@ -177,5 +222,23 @@ impl Instance {
     /// Lines of the journal that were too many.
     pub(super) fn lines_dropped(&self) -> u64 {
         self.store.data().journal.dropped
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memories_share_one_limit() {
+        let each = StoreLimitsBuilder::new().memory_size(MEMORY_BYTES).build();
+        let mut limits = Limits { each, memory_bytes: 0 };
+        let half = MEMORY_BYTES / 2;
+        assert!(limits.memory_growing(0, half, None).unwrap(), "one");
+        assert!(limits.memory_growing(0, half, None).unwrap(), "another");
+        assert!(
+            !limits.memory_growing(half, half + 1, None).unwrap(),
+            "together they are too much"
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! One pass over one tenant, as the host keeps it: its cursor survives the component's end.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 use wasmtime::component::ResourceAny;
@@ -8,8 +9,9 @@ use wasmtime::component::ResourceAny;
 use super::answer::{self, Wrong};
 use super::contract::{Action, Budget, Candidate, TenantContext};
 use super::instance::{Fault, Instance};
+use super::judge::Loaded;
 use super::wasi::World;
-use super::{BATCH, STEP_TIME};
+use super::{BATCH, PASS_TIME, STEP_TIME};
 use crate::sys;
 
 /// A tenant's candidates, coldest first.
@@ -28,6 +30,10 @@ pub struct PassRequest {
     pub offers: Box<dyn Offers>,
     /// Decisions after which the pass ends: what is decided is kept in memory.
     pub max_decisions: usize,
+    /// The policy that the offers were made for; none: whichever is in force.
+    pub policy: Option<Arc<Loaded>>,
+    /// Nothing is done by it: where the component fails, no failure is counted for the tenant.
+    pub is_trial: bool,
 }
 
 /// A decision that may be believed as far as its form goes.
@@ -50,6 +56,10 @@ pub enum Ending {
     Complete,
     /// As much was decided as may be.
     Full,
+    /// It took more time than a pass has.
+    Slow,
+    /// Another policy was put in force meanwhile.
+    Replaced,
     /// The component failed.
     Failed(Fault),
     /// It failed too often: the tenant is left out until somebody reloads.
@@ -84,6 +94,8 @@ pub(super) struct Live {
     /// How far the batch is judged.
     at: usize,
     deficit: usize,
+    /// CPU time so far.
+    spent: Duration,
     stuck: bool,
     /// What decisions so far free.
     freed_bytes: u64,
@@ -112,6 +124,7 @@ impl Live {
             batch: Vec::new(),
             at: 0,
             deficit: 0,
+            spent: Duration::ZERO,
             stuck: false,
             freed_bytes: 0,
             report,
@@ -131,6 +144,10 @@ impl Live {
     /// Takes the component's side of the pass, to be dropped.
     pub(super) fn take_pass(&mut self) -> Option<ResourceAny> {
         self.pass.take()
+    }
+
+    pub(super) fn is_trial(&self) -> bool {
+        self.request.is_trial
     }
 
     /// Whether nobody waits for it any more.
@@ -167,7 +184,10 @@ impl Live {
                 return Ok(Some(Ending::Complete));
             }
         }
-        Ok(None)
+        // What a turn that ended by time has left is no credit.
+        self.deficit = 0;
+        self.spent += sys::thread_cpu_time().saturating_sub(began);
+        Ok((self.spent >= PASS_TIME).then_some(Ending::Slow))
     }
 
     /// One step; whether the policy needs no more.

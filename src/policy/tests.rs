@@ -84,7 +84,14 @@ impl Offers for Files {
 
 fn request(tenant: u32, behaviour: Option<&str>) -> PassRequest {
     let context = context(tenant, behaviour);
-    PassRequest { context, weight: 1, offers: Box::new(Files(0)), max_decisions: 100_000 }
+    PassRequest {
+        context,
+        weight: 1,
+        offers: Box::new(Files(0)),
+        max_decisions: 100_000,
+        policy: None,
+        is_trial: false,
+    }
 }
 
 /// The hostile guest, tame but where a tenant's override says otherwise.
@@ -252,6 +259,29 @@ fn a_tenant_whose_passes_fail_three_times_is_left_out_until_a_reload() {
     run(judge.load(options(Some(guest("hostile")), Some("tame")))).unwrap();
     assert!(judge.counts().left_out.is_empty());
     assert_eq!(beside(&judge, "tame").ending, Ending::Complete);
+}
+
+#[test]
+fn a_trial_that_fails_counts_for_nobody() {
+    let judge = court("trap");
+    for _ in 0..=FAILURES {
+        let trial = PassRequest { is_trial: true, ..request(1, None) };
+        assert!(matches!(run(judge.pass(trial)).unwrap().ending, Ending::Failed(_)));
+    }
+    assert!(judge.counts().left_out.is_empty());
+}
+
+#[test]
+fn what_was_offered_to_one_policy_is_not_judged_by_another() {
+    let judge = court("archive-all");
+    let before = judge.loaded();
+    let asked = |policy| PassRequest { policy, ..request(1, None) };
+    assert_eq!(run(judge.pass(asked(before.clone()))).unwrap().ending, Ending::Complete);
+    run(judge.load(options(Some(guest("hostile")), Some("release-all")))).unwrap();
+    let report = run(judge.pass(asked(before))).unwrap();
+    assert!(report.ending == Ending::Replaced && report.decided.is_empty(), "{report:?}");
+    assert_eq!(run(judge.pass(asked(judge.loaded()))).unwrap().ending, Ending::Complete);
+    assert_eq!(judge.counts().faults, 0);
 }
 
 #[test]

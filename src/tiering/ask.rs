@@ -5,12 +5,15 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::batch::Tally;
 use super::facts::evidence_word;
 use super::offers::owner;
-use super::run::{ending, requests};
-use super::{DECISIONS, Tiering, now, word};
+use super::run::{Brief, ending};
+use super::{Tiering, now, word};
 use crate::catalog::offers::{Class, Offer};
+use crate::catalog::seen::last_use;
 use crate::file_id::Ino;
+use crate::policy::PassReport;
 use crate::policy::contract::{Action, Wants};
 use crate::walk::Found;
 
@@ -83,19 +86,31 @@ impl Tiering {
         self: &Arc<Self>,
         below: Vec<u8>,
     ) -> Result<(PlanSummary, Vec<Planned>), String> {
-        let (brief, report) = self.judged(DECISIONS).await?;
+        let (brief, report) = self.judged(true).await?;
+        let asked = Arc::clone(self);
+        // A path and pins of each: not for a thread that others wait for.
+        let planned = tokio::task::spawn_blocking(move || asked.planned(&brief, report, &below));
+        planned.await.map_err(|_panic| "the catalog cannot be read".to_owned())
+    }
+
+    fn planned(
+        &self,
+        brief: &Brief,
+        report: PassReport,
+        below: &[u8],
+    ) -> (PlanSummary, Vec<Planned>) {
         let mut summary = PlanSummary {
             judged: report.judged,
             goal_bytes: brief.context.release_goal_bytes,
             cut_short: ending(&report.ending),
             ..PlanSummary::default()
         };
-        let (mut stored, mut stored_bytes) = (0, 0);
+        let mut moved = Vec::new();
         let mut all = Vec::new();
         for decided in report.decided {
             let ino = Ino(decided.file.file_id);
             let Ok(Some(path)) = brief.part.path(ino) else { continue };
-            if !is_below(&path, &below) {
+            if !is_below(&path, below) {
                 continue;
             }
             let Ok(Some(offer)) = self.offer(&brief.part, ino) else { continue };
@@ -107,17 +122,14 @@ impl Tiering {
                 None => None,
             };
             let pin = crate::tenant::Pin::harder(offer.pin, pin);
-            let held = self.held(&brief, decided.action, &offer, pin);
+            let held = self.held(brief, decided.action, &offer, pin);
             let action = word(decided.action).to_owned();
             if let Some(held) = held {
                 *summary.held.entry(held.word().to_owned()).or_default() += 1;
             } else {
                 *summary.files.entry(action.clone()).or_default() += 1;
                 *summary.bytes.entry(action.clone()).or_default() += decided.file.size_bytes;
-                if matches!(decided.action, Action::Archive | Action::Migrate) {
-                    stored += 1;
-                    stored_bytes += decided.file.size_bytes;
-                }
+                moved.push(decided.clone());
             }
             let rule = report.rules.get(usize::from(decided.rule)).cloned().unwrap_or_default();
             all.push(Planned {
@@ -130,8 +142,8 @@ impl Tiering {
                 held: held.map(|held| held.word().to_owned()),
             });
         }
-        summary.requests = requests(stored, stored_bytes);
-        Ok((summary, all))
+        summary.requests = Tally::of(&moved).cost().requests;
+        (summary, all)
     }
 
     /// Why a file moves, or does not.
@@ -146,7 +158,7 @@ impl Tiering {
                     .to_owned(),
             );
         };
-        let atime = crate::temperature::Second::of_unix(found.stat.st_atime);
+        let atime = last_use(&found.fd, &found.stat);
         let offer = match offer.class {
             Class::Resident | Class::Archived => {
                 Offer { mtime_seconds: found.stat.st_mtime, atime, ..offer }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::Broken;
 use crate::migrate::{MigrateError, Unproven};
+use crate::recall::RecallError;
 use crate::segment::verify::VerifyError;
 
 const SHORTEST: Duration = Duration::from_secs(30);
@@ -44,14 +45,41 @@ impl Class {
                 Unproven::Stored(_) | Unproven::Verified(VerifyError::Store { .. }) => Class::Store,
                 Unproven::Built(_) | Unproven::Verified(VerifyError::Differs { .. }) => Class::File,
             },
-            MigrateError::Local { source, .. } => match source.raw_os_error() {
-                Some(libc::ENOSPC | libc::EDQUOT | libc::EIO | libc::EROFS) => Class::Disk,
-                _ => Class::File,
-            },
+            MigrateError::Local { source, .. } => Class::local(source),
             MigrateError::Index(error) if !error.is_loss() => Class::Store,
             MigrateError::Index(_) | MigrateError::Unlike(_) | MigrateError::OtherOwner { .. } => {
                 Class::File
             }
+        }
+    }
+}
+
+impl Class {
+    /// Of an error of a recall; none: somebody was faster, and nothing went wrong.
+    pub fn of_recall(error: &RecallError) -> Option<Self> {
+        match error {
+            RecallError::Deadline { .. } | RecallError::Refused { .. } => Some(Class::Store),
+            RecallError::NoSpace { .. } => Some(Class::Disk),
+            RecallError::Local(error) => Some(Class::local(error)),
+            RecallError::Lost { .. }
+            | RecallError::Damaged { .. }
+            | RecallError::Newer { .. }
+            | RecallError::Offline { .. }
+            | RecallError::Orphan
+            | RecallError::Stranger { .. }
+            | RecallError::Conflict { .. }
+            | RecallError::Unwritable => Some(Class::File),
+            RecallError::Busy
+            | RecallError::Cancelled
+            | RecallError::Superseded
+            | RecallError::Detaching => None,
+        }
+    }
+
+    fn local(error: &std::io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(libc::ENOSPC | libc::EDQUOT | libc::EIO | libc::EROFS) => Class::Disk,
+            _ => Class::File,
         }
     }
 }

@@ -11,6 +11,8 @@ use crate::tenant::Pin;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Moment {
     pub(super) now: Second,
+    /// Times from before this are another clock's.
+    pub(super) since: Second,
     pub(super) sight: Sight,
     pub(super) keeps_atime: bool,
     pub(super) half_life: HalfLife,
@@ -37,20 +39,25 @@ impl Moment {
             return None;
         }
         let last = offer.atime.max(offer.heat.last);
-        Some(self.now.since(last).min(self.unchanged(offer)))
+        Some(self.passed(last).min(self.unchanged(offer)))
     }
 
     fn unchanged(&self, offer: &Offer) -> u32 {
-        self.now.since(Second::of_unix(offer.mtime_seconds))
+        self.passed(Second::of_unix(offer.mtime_seconds))
+    }
+
+    fn passed(&self, then: Second) -> u32 {
+        self.now.since(then.max(self.since))
     }
 
     fn recalled_seconds(&self, offer: &Offer) -> Option<u32> {
-        (offer.recalled != Second(0)).then(|| self.now.since(offer.recalled))
+        (offer.recalled != Second(0)).then(|| self.passed(offer.recalled))
     }
 
     /// For the guards.
     pub(super) fn facts(&self, offer: &Offer, open: bool, pin: Option<Pin>) -> Facts {
         Facts {
+            size_bytes: offer.size_bytes,
             open,
             pin,
             observed_idle: self.observed_idle(offer),
@@ -134,7 +141,21 @@ mod tests {
 
     fn moment(source: Source, keeps_atime: bool) -> Moment {
         let sight = Sight { source, since: Second(19_990 * DAY), until: NOW, ..Sight::default() };
-        Moment { now: NOW, sight, keeps_atime, half_life: HalfLife::default() }
+        let half_life = HalfLife::default();
+        Moment { now: NOW, since: Second(0), sight, keeps_atime, half_life }
+    }
+
+    #[test]
+    fn what_a_wrong_clock_stamped_is_not_old_once_it_is_right() {
+        let set = |source, keeps_atime| {
+            let moment = Moment { since: Second(NOW.0 - 60), ..moment(source, keeps_atime) };
+            let home = Offer { recalled: Second(19_000 * DAY), ..offer() };
+            let heat = Heat::met(Second(19_000 * DAY));
+            moment.facts(&Offer { heat, ..home }, false, None)
+        };
+        let facts = set(Source::Opens, true);
+        assert_eq!((facts.atime_idle, facts.recalled_seconds), (Some(0), Some(60)));
+        assert_eq!(set(Source::Probe(Kind::TpBtf), false).observed_idle, Some(60));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What holds a file back, whatever a policy says (P9). Pure.
 
+use crate::migrate::NEVER_MIGRATED_BYTES;
 use crate::policy::contract::Action;
 use crate::tenant::Pin;
 
@@ -9,6 +10,8 @@ pub const ATIME_SECONDS: u32 = 86_400;
 /// What is known of a file that is to be moved.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
+    /// Its size as applications see it.
+    pub size_bytes: u64,
     /// Somebody has it open, or it is being moved.
     pub open: bool,
     /// The hardest pin on it or above it.
@@ -33,6 +36,8 @@ pub struct Least {
 /// Why a file stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Held {
+    /// A stub would take as much.
+    TooSmall,
     /// Somebody has it open.
     Open,
     /// A person pinned it.
@@ -43,17 +48,21 @@ pub enum Held {
     Used,
     /// It came home too lately.
     RecalledLately,
+    /// It would come home where there is no room for it.
+    NoRoom,
 }
 
 impl Held {
     /// For people and scripts.
     pub fn word(self) -> &'static str {
         match self {
+            Held::TooSmall => "too-small",
             Held::Open => "open",
             Held::Pinned => "pinned",
             Held::Unproven => "unproven",
             Held::Used => "used-lately",
             Held::RecalledLately => "recalled-lately",
+            Held::NoRoom => "no-room",
         }
     }
 }
@@ -73,6 +82,9 @@ pub fn held(action: Action, facts: &Facts, least: Least) -> Option<Held> {
         Action::Archive => false,
         Action::Release | Action::Migrate => true,
     };
+    if facts.size_bytes <= NEVER_MIGRATED_BYTES {
+        return Some(Held::TooSmall);
+    }
     if facts.open {
         return Some(Held::Open);
     }
@@ -102,10 +114,11 @@ mod tests {
 
     #[test]
     fn no_answer_of_a_policy_moves_what_is_open_pinned_unproven_or_just_home() {
-        let cold = Facts { observed_idle: Some(100), ..Facts::default() };
+        let cold = Facts { size_bytes: 5_000, observed_idle: Some(100), ..Facts::default() };
         let cases = [
             (cold, [None, None, None]),
             (Facts { atime_idle: Some(100), observed_idle: None, ..cold }, [None, None, None]),
+            (Facts { size_bytes: 4_096, ..cold }, [Some(Held::TooSmall); 3]),
             (Facts { open: true, ..cold }, [Some(Held::Open); 3]),
             (Facts { pin: Some(Pin::NeverArchive), ..cold }, [Some(Held::Pinned); 3]),
             (

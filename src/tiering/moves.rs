@@ -6,10 +6,12 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
+use super::batch::{self, Tally};
 use super::breaker::Class;
 use super::facts::evidence_word;
 use super::guards::{Held, Least, held};
-use super::run::{Brief, requests};
+use super::quarantine::Failing;
+use super::run::Brief;
 use super::{PassSummary, Tiering, now, pressure, word};
 use crate::catalog::offers::Offer;
 use crate::catalog::seen::Seen;
@@ -23,10 +25,6 @@ use crate::temperature::Second;
 use crate::tenant::Pin;
 use crate::walk::find;
 
-/// Files a batch: between two batches caps, pauses and the end are looked at.
-const BATCH_FILES: usize = 512;
-/// Bytes a batch; one file may be larger.
-const BATCH_BYTES: u64 = 256 << 20;
 /// How long a pause of a pass lasts at most before the pass gives up.
 const PAUSE: Duration = Duration::from_mins(5);
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
@@ -37,6 +35,16 @@ const LOOK_HOLDS: Duration = Duration::from_secs(2);
 struct Ready {
     candidate: Candidate,
     decided: Decided,
+}
+
+/// Why a file is not moved.
+enum Stays {
+    /// The host holds it back.
+    Held(Held),
+    /// It is not there any more.
+    Gone,
+    /// It cannot be looked at.
+    Unreadable(String),
 }
 
 /// A line of the notebook.
@@ -58,30 +66,39 @@ struct Carrying<'a> {
     rules: Arc<[String]>,
     summary: &'a mut PassSummary,
     cancel: &'a CancellationToken,
+    /// Files that others are asked instead of, from the next pass on.
+    set_aside: u64,
+    /// Bytes that came home.
+    home_bytes: u64,
 }
 
 impl Tiering {
+    /// Carries out what was decided. How many files were set aside, so that the next pass is offered
+    /// others in their place.
     pub(super) async fn carry_out(
         self: &Arc<Self>,
         brief: &Brief,
         report: PassReport,
         summary: &mut PassSummary,
         cancel: &CancellationToken,
-    ) {
+    ) -> u64 {
         let mut decided = report.decided;
-        // Stable: among equals the coldest stays first.
-        decided.sort_by_key(|decided| std::cmp::Reverse(decided.priority));
-        let mut carrying = Carrying { tiering: self, brief, rules: report.rules, summary, cancel };
+        batch::sort(&mut decided);
+        let rules = report.rules;
+        let mut carrying =
+            Carrying { tiering: self, brief, rules, summary, cancel, set_aside: 0, home_bytes: 0 };
         let mut rest = decided.as_slice();
         while !rest.is_empty() && !cancel.is_cancelled() {
-            let (batch, later) = rest.split_at(batch_length(rest));
-            rest = later;
-            if !carrying.may_go_on(batch).await {
-                carrying.hold("later", (batch.len() + rest.len()) as u64);
+            let length = carrying.next_batch(rest).await;
+            if length == 0 {
+                carrying.hold("later", rest.len() as u64);
                 break;
             }
+            let (batch, later) = rest.split_at(length);
+            rest = later;
             carrying.batch(batch.to_vec()).await;
         }
+        carrying.set_aside
     }
 
     /// What a file has to have behind it before its bytes go, by the host's and the policy's word.
@@ -94,8 +111,11 @@ impl Tiering {
         }
     }
 
-    /// Why nothing may be moved just now.
-    fn pausing(&self) -> Option<String> {
+    /// Why what is next may not be moved just now.
+    fn pausing(&self, next: Action) -> Option<String> {
+        if !pressure::yields(next, self.goal_bytes()) {
+            return None;
+        }
         let recalls =
             self.inodes.all().iter().any(
                 |inode| matches!(inode.serving(), Serving::Cold(cold) if cold.is_waited_for()),
@@ -109,25 +129,25 @@ impl Tiering {
     }
 
     /// Finds a decided file and looks at it as it is now.
-    fn look(&self, brief: &Brief, decided: &Decided) -> Result<Candidate, String> {
+    fn look(&self, brief: &Brief, decided: &Decided) -> Result<Candidate, Stays> {
         let ino = Ino(decided.file.file_id);
-        let failed = |error: &dyn std::fmt::Display| error.to_string();
+        let failed = |error: &dyn std::fmt::Display| Stays::Unreadable(error.to_string());
         let path = brief.part.path(ino).map_err(|error| failed(&error))?;
-        let gone = || "gone".to_owned();
-        let path = path.ok_or_else(gone)?;
-        let found = find(&self.tenant, &path).map_err(|_gone| gone())?;
+        let path = path.ok_or(Stays::Gone)?;
+        let found = find(&self.tenant, &path).map_err(|_gone| Stays::Gone)?;
         if found.stat.st_ino != ino.0 || !found.is_regular() {
-            return Err(gone());
+            return Err(Stays::Gone);
         }
         let offer = self.offer(&brief.part, ino).map_err(|error| failed(&error))?;
-        let offer = offer.ok_or_else(gone)?;
+        let offer = offer.ok_or(Stays::Gone)?;
         let seen =
             Seen::of(&self.tenant, &found.fd, &found.stat).map_err(|error| failed(&error))?;
         // As it is, not as the catalog saw it last.
         let mtime_seconds = found.stat.st_mtime;
-        let offer = Offer { mtime_seconds, atime: seen.atime, pin: seen.pin, ..offer };
+        let Seen { size_bytes, atime, pin, .. } = seen;
+        let offer = Offer { size_bytes, mtime_seconds, atime, pin, ..offer };
         if let Some(held) = self.held(brief, decided.action, &offer, found.pin) {
-            return Err(held.word().to_owned());
+            return Err(Stays::Held(held));
         }
         self.migrator.candidate(found.path, found.fd, &found.stat).map_err(|error| failed(&error))
     }
@@ -146,56 +166,49 @@ impl Tiering {
     }
 }
 
-fn batch_length(decided: &[Decided]) -> usize {
-    let mut bytes = 0_u64;
-    let fits = decided.iter().take(BATCH_FILES).take_while(|decided| {
-        bytes = bytes.saturating_add(decided.file.size_bytes);
-        bytes <= BATCH_BYTES
-    });
-    fits.count().max(1)
-}
-
 impl Carrying<'_> {
     fn hold(&mut self, why: &str, files: u64) {
         *self.summary.held.entry(why.to_owned()).or_default() += files;
     }
 
-    /// Waits while something else is more urgent; false: not in this pass.
-    async fn may_go_on(&mut self, batch: &[Decided]) -> bool {
+    /// Waits while something else is more urgent. How many of these are the next batch, which is
+    /// paid for; 0: none in this pass.
+    async fn next_batch(&mut self, rest: &[Decided]) -> usize {
+        let Some(next) = rest.first().map(|decided| decided.action) else { return 0 };
         let since = now();
-        while let Some(why) = self.tiering.pausing() {
+        while let Some(why) = self.tiering.pausing(next) {
             if now().saturating_duration_since(since) > PAUSE || self.cancel.is_cancelled() {
                 self.summary.cut_short = Some(why);
-                return false;
+                return 0;
             }
             self.tiering.doing(why);
             tokio::select! {
                 () = tokio::time::sleep(LOOK_AGAIN) => {}
-                () = self.cancel.cancelled() => return false,
+                () = self.cancel.cancelled() => return 0,
             }
         }
         self.tiering.doing("moving");
-        let stores =
-            |decided: &&Decided| matches!(decided.action, Action::Archive | Action::Migrate);
-        let stored: u64 = batch.iter().filter(stores).map(|decided| decided.file.size_bytes).sum();
-        let files = batch.iter().filter(stores).count() as u64;
-        let bytes: u64 = batch.iter().map(|decided| decided.file.size_bytes).sum();
         let mut state = self.tiering.state();
         if let Some(broken) = state.breaker.broken(now()) {
             self.summary.cut_short = Some(format!("{}: {}", broken.class, broken.error));
-            return false;
+            return 0;
         }
-        if !state.caps.spend(batch.len() as u64, bytes, requests(files, stored), now()) {
+        state.caps.turn(now());
+        let length = batch::length(rest, &state.caps);
+        if length == 0 {
             self.summary.cut_short =
                 Some("no more in this hour ([tiering] ..._an_hour)".to_owned());
-            return false;
         }
-        true
+        state.caps.spend(&Tally::of(&rest[..length]).cost());
+        length
     }
 
     /// Moves one batch.
     async fn batch(&mut self, batch: Vec<Decided>) {
+        let paid = Tally::of(&batch).cost();
         let ready = self.ready(batch).await;
+        let worth = Tally::of(ready.iter().map(|ready| &ready.decided)).cost();
+        self.tiering.state().caps.give_back(&paid.less(&worth));
         let (mut archive, mut release, mut recall) = (Vec::new(), Vec::new(), Vec::new());
         for ready in ready {
             match ready.decided.action {
@@ -205,7 +218,7 @@ impl Carrying<'_> {
             }
         }
         let mut errors = Vec::new();
-        let mut tried = (archive.len() + release.len()) as u64;
+        let mut tried = (archive.len() + release.len() + recall.len()) as u64;
         if !archive.is_empty() {
             let archived = self.moved(archive, Action::Archive, &mut errors).await;
             // P9 anew: the upload took its time.
@@ -220,7 +233,7 @@ impl Carrying<'_> {
             let _released = self.moved(release, Action::Release, &mut errors).await;
         }
         for ready in recall {
-            self.come_home(ready).await;
+            self.come_home(ready, &mut errors).await;
         }
         self.tiering.state().breaker.note(tried, &errors, now());
     }
@@ -253,7 +266,20 @@ impl Carrying<'_> {
         for (looked, decided) in looked.await.unwrap_or_default() {
             match looked {
                 Ok(candidate) => ready.push(Ready { candidate, decided }),
-                Err(why) => self.hold(&why, 1),
+                Err(stays) => {
+                    let ino = Ino(decided.file.file_id);
+                    match stays {
+                        Stays::Held(held) => {
+                            self.hold(held.word(), 1);
+                            self.set_aside(ino, held.word(), Failing::Now);
+                        }
+                        Stays::Gone => self.hold("gone", 1),
+                        Stays::Unreadable(why) => {
+                            self.hold("unreadable", 1);
+                            self.set_aside(ino, &why, Failing::Itself);
+                        }
+                    }
+                }
             }
         }
         ready
@@ -303,7 +329,7 @@ impl Carrying<'_> {
                     self.summary.failed += 1;
                     let class = Class::of(&error);
                     if class == Class::File {
-                        self.tiering.state().quarantine.put(ino, error.to_string(), now());
+                        self.set_aside(ino, &error.to_string(), Failing::Itself);
                     }
                     tracing::warn!(%ino, action = word(action), "tiering: {error}");
                     errors.push((class, error.to_string()));
@@ -316,16 +342,15 @@ impl Carrying<'_> {
     fn skipped(&mut self, ino: Ino, skip: Skip) {
         self.hold(skip.word(), 1);
         match skip {
-            // A moment's: the next pass may find it otherwise.
-            Skip::Already
-            | Skip::Open
+            Skip::Already | Skip::Gone | Skip::Cancelled => {}
+            // The next pass may find it otherwise; but as the coldest it would be chosen again and
+            // again, and what it was to free with it.
+            Skip::Open
             | Skip::Changed
             | Skip::Fresh
-            | Skip::Gone
             | Skip::NotArchived
             | Skip::Pinned
-            | Skip::PagesHeld
-            | Skip::Cancelled => {}
+            | Skip::PagesHeld => self.set_aside(ino, skip.word(), Failing::Now),
             Skip::NotRegular
             | Skip::TooSmall
             | Skip::Immutable
@@ -335,11 +360,33 @@ impl Carrying<'_> {
             | Skip::Fragmented
             | Skip::Realtime
             | Skip::OutOfRange
-            | Skip::Foreign => self.tiering.state().quarantine.put(ino, skip.word(), now()),
+            | Skip::Foreign => self.set_aside(ino, skip.word(), Failing::Itself),
         }
     }
 
-    async fn come_home(&mut self, ready: Ready) {
+    /// A file that could not be moved is left alone for a while.
+    fn set_aside(&mut self, ino: Ino, why: &str, failing: Failing) {
+        self.set_aside += 1;
+        self.tiering.state().quarantine.put(ino, why, failing, now());
+    }
+
+    /// Whether so many bytes fit here without anything having to go for them.
+    fn has_room(&self, bytes: u64) -> bool {
+        let context = &self.brief.context;
+        let more = self.home_bytes.saturating_add(bytes);
+        let is_within = |most| context.tenant_local_bytes.saturating_add(more) <= most;
+        // What came home so far is in the filesystem's figures.
+        let room = self.tiering.room();
+        room.takes(bytes, self.tiering.options.low_percent)
+            && context.tenant_quota_bytes.is_none_or(is_within)
+    }
+
+    async fn come_home(&mut self, ready: Ready, errors: &mut Vec<(Class, String)>) {
+        let ino = ready.candidate.inode.ino;
+        if !self.has_room(ready.decided.file.size_bytes) {
+            self.hold(Held::NoRoom.word(), 1);
+            return self.set_aside(ino, Held::NoRoom.word(), Failing::Now);
+        }
         let Tiering { tenant, inodes, recall, .. } = &**self.tiering;
         let recalled = tokio::select! {
             recalled = recall_file(tenant, inodes, recall, &ready.candidate.inode) => recalled,
@@ -348,13 +395,21 @@ impl Carrying<'_> {
         match recalled {
             Ok(Recalled::Done(bytes)) => {
                 self.summary.recalled += 1;
+                self.home_bytes = self.home_bytes.saturating_add(bytes);
                 self.note(&ready.candidate, &ready.decided, Action::Recall, bytes);
             }
             Ok(Recalled::Already) => self.hold("already", 1),
             Err(error) => {
+                let Some(class) = Class::of_recall(&error) else {
+                    self.hold(Held::Open.word(), 1);
+                    return self.set_aside(ino, &error.to_string(), Failing::Now);
+                };
                 self.summary.failed += 1;
-                let ino = ready.candidate.inode.ino;
-                self.tiering.state().quarantine.put(ino, error.to_string(), now());
+                if class == Class::File {
+                    self.set_aside(ino, &error.to_string(), Failing::Itself);
+                }
+                tracing::warn!(%ino, action = word(Action::Recall), "tiering: {error}");
+                errors.push((class, error.to_string()));
             }
         }
     }

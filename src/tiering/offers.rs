@@ -8,6 +8,7 @@ use std::sync::Arc;
 use lru::LruCache;
 use nix::sys::stat::FileStat;
 
+use super::clock::Reading;
 use super::facts::Moment;
 use super::{Tiering, now};
 use crate::catalog::offers::{Class, Cursor, Offer};
@@ -122,8 +123,10 @@ impl Offers for CatalogOffers {
 
 impl Tiering {
     pub(super) fn moment(&self) -> Moment {
+        let Reading { now, since } = self.clock.read();
         Moment {
-            now: self.clock.now(),
+            now,
+            since,
             sight: self.tenant.heat.sight(),
             keeps_atime: self.keeps_atime,
             half_life: self.options.half_life,

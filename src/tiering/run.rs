@@ -11,7 +11,6 @@ use super::need::Room;
 use super::offers::CatalogOffers;
 use super::{DECISIONS, PassSummary, Tiering, now};
 use crate::catalog::Part;
-use crate::migrate::SEGMENT_BYTES;
 use crate::policy::contract::{TenantContext, UNPRICED};
 use crate::policy::{Ending, Loaded, PassReport, PassRequest};
 
@@ -21,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const FIRST_AFTER: Duration = Duration::from_mins(1);
 /// How often a filesystem is looked at that may have filled up between two passes.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
-/// From a pass that moved something and left something to do, to the next.
+/// From a pass that left something to do to the next, if it moved files or set files aside.
 const AGAIN_AFTER: Duration = Duration::from_secs(5);
 
 /// What a pass goes by.
@@ -43,13 +42,13 @@ impl Tiering {
             if !self.wait(pause, &cancel).await {
                 return;
             }
-            let summary = self.pass(&cancel).await;
+            let (summary, set_aside) = self.pass(&cancel).await;
             if cancel.is_cancelled() {
                 return;
             }
             let moved = summary.released + summary.archived + summary.recalled;
             let more = summary.cut_short.is_some() || self.goal_bytes() > 0;
-            pause = if moved > 0 && more {
+            pause = if moved + set_aside > 0 && more {
                 AGAIN_AFTER.min(self.options.interval)
             } else {
                 self.options.interval
@@ -66,6 +65,8 @@ impl Tiering {
         self.doing("waiting");
         let was_pressed = self.goal_bytes() > 0;
         loop {
+            // A clock that is set and set again is to be seen at it.
+            self.clock.read();
             let left = until.saturating_duration_since(now());
             // One that was pressed before has had its pass: it found nothing more to move.
             if left.is_zero() || (!was_pressed && self.goal_bytes() > 0) {
@@ -80,21 +81,22 @@ impl Tiering {
         }
     }
 
-    /// One pass: judged, then carried out.
-    async fn pass(self: &Arc<Self>, cancel: &CancellationToken) -> PassSummary {
+    /// One pass: judged, then carried out. Beside it how many files were set aside.
+    async fn pass(self: &Arc<Self>, cancel: &CancellationToken) -> (PassSummary, u64) {
         let started = now();
         let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let mut summary =
             PassSummary { at: at.map_or(0, |at| at.as_secs()), ..PassSummary::default() };
         if let Some(broken) = self.state().breaker.broken(now()) {
             summary.cut_short = Some(format!("{}: {}", broken.class, broken.error));
-            return summary;
+            return (summary, 0);
         }
         self.doing("judging");
         let judged = tokio::select! {
-            judged = self.judged(DECISIONS) => judged,
-            () = cancel.cancelled() => return summary,
+            judged = self.judged(false) => judged,
+            () = cancel.cancelled() => return (summary, 0),
         };
+        let mut set_aside = 0;
         match judged {
             Err(why) => summary.cut_short = Some(why),
             Ok((brief, report)) => {
@@ -105,17 +107,17 @@ impl Tiering {
                 }
                 summary.cut_short = ending(&report.ending);
                 self.doing("moving");
-                self.carry_out(&brief, report, &mut summary, cancel).await;
+                set_aside = self.carry_out(&brief, report, &mut summary, cancel).await;
             }
         }
         summary.seconds = now().saturating_duration_since(started).as_secs_f64();
-        summary
+        (summary, set_aside)
     }
 
-    /// What the policy says now.
+    /// What the policy says now; on trial, if nothing is to come of it.
     pub(super) async fn judged(
         self: &Arc<Self>,
-        max_decisions: usize,
+        is_trial: bool,
     ) -> Result<(Brief, PassReport), String> {
         let brief = self.brief().await?;
         let offers =
@@ -124,7 +126,9 @@ impl Tiering {
             context: brief.context.clone(),
             weight: 1,
             offers: Box::new(offers),
-            max_decisions,
+            max_decisions: DECISIONS,
+            policy: Some(Arc::clone(&brief.policy)),
+            is_trial,
         };
         let report = self.judge.pass(request).await.map_err(|error| error.to_string())?;
         Ok((brief, report))
@@ -146,12 +150,12 @@ impl Tiering {
         let (part, local_bytes) =
             known.await.unwrap_or_else(|_panic| Err("the catalog cannot be read".to_owned()))?;
         let room = self.room();
-        let now_seconds = self.clock.now().0.into();
+        let now = self.clock.read().now;
+        let now_seconds = now.0.into();
         let context = TenantContext {
             tenant: self.tenant.seal.tenant().number(),
             now_seconds,
-            seed: u64::from(self.tenant.seal.tenant().number()) << 32
-                ^ u64::from(self.clock.now().0),
+            seed: u64::from(self.tenant.seal.tenant().number()) << 32 ^ u64::from(now.0),
             heat_half_life_seconds: u32::try_from(self.options.half_life.0.as_secs())
                 .unwrap_or(u32::MAX),
             tenant_local_bytes: local_bytes,
@@ -166,7 +170,7 @@ impl Tiering {
     }
 
     /// The filesystem below, as its users may fill it.
-    fn room(&self) -> Room {
+    pub(super) fn room(&self) -> Room {
         let Ok(space) = fstatvfs(self.tenant.root()) else { return Room::default() };
         let bytes = |blocks: u64| blocks.saturating_mul(space.fragment_size());
         let used_bytes = bytes(space.blocks().saturating_sub(space.blocks_free()));
@@ -209,15 +213,12 @@ pub(super) fn ending(ending: &Ending) -> Option<String> {
     match ending {
         Ending::Complete => None,
         Ending::Full => Some(format!("{DECISIONS} decisions are enough for one pass")),
+        Ending::Slow => Some("the policy is slow: the pass had its time".to_owned()),
+        Ending::Replaced => Some("another policy was put in force".to_owned()),
         Ending::Failed(fault) => Some(format!("the policy: {fault}")),
         Ending::LeftOut => {
             Some("the policy failed too often: `coldfs policy reload` asks it again".to_owned())
         }
         Ending::Unreadable(why) => Some(format!("the catalog: {why}")),
     }
-}
-
-/// Requests that it takes to store so many files and bytes: a segment is stored and read back.
-pub(super) fn requests(files: u64, bytes: u64) -> u64 {
-    if files == 0 { 0 } else { 2 * bytes.div_ceil(SEGMENT_BYTES).max(1) }
 }

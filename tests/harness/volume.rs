@@ -100,6 +100,21 @@ impl Volume {
         must(Command::new("xfs_io").args(["-x", "-c", "shutdown"]).arg(&self.root));
     }
 
+    /// Makes files of this volume (ext4) ones that were made so many days ago, which only somebody can
+    /// do who has the filesystem to himself.
+    pub fn age_births(&mut self, names: &[String], days: u64) {
+        assert_eq!(self.kind, FsKind::Ext4);
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        let then = now.as_secs() - days * 86_400;
+        let wishes: String =
+            names.iter().map(|name| format!("set_inode_field {name} crtime @{then}\n")).collect();
+        let script = self.image.with_extension("births");
+        std::fs::write(&script, wishes).unwrap();
+        self.unmount();
+        must(Command::new("debugfs").args(["-w", "-f"]).arg(&script).arg(&self.image));
+        self.mount();
+    }
+
     /// Loses power: first half, at the instant. `restore` is the second.
     pub fn cut(&mut self, how: Cut) {
         self.cuts += 1;

@@ -7,9 +7,10 @@ fn a_plan_says_what_would_move_and_why_and_moves_nothing() {
     if not_here() {
         return;
     }
-    let site = site();
+    let mut site = site();
     let cold = plant(&site, 0, 60);
     let hot = plant(&site, 1, 0);
+    settle(&mut site);
     let off = EAGER.replace("[tiering]\n", "[tiering]\nenabled = false\n");
     let mount = site.start(&site.configured(&off));
     let planned = || {

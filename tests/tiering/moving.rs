@@ -9,12 +9,13 @@ fn what_is_cold_goes_by_itself_and_what_is_used_open_or_pinned_stays() {
     if not_here() {
         return;
     }
-    let site = site();
+    let mut site = site();
     let cold: Vec<PathBuf> = (0..10).map(|index| plant(&site, index, 60)).collect();
     let hot = plant(&site, 10, 0);
     let settled = plant(&site, 11, 3);
     let open = plant(&site, 12, 0);
     let pinned = plant(&site, 13, 60);
+    settle(&mut site);
     // Not before all is as it is to be: pins are set through the mount.
     let mount = site.start(&site.configured("[tiering]\nenabled = false\n"));
     assert!(mount.coldfs(["pin".as_ref(), pinned.as_os_str()]).status.success());
@@ -68,8 +69,9 @@ fn between_the_watermarks_nothing_more_is_released() {
     if not_here() {
         return;
     }
-    let site = site();
+    let mut site = site();
     let files: Vec<PathBuf> = (0..40).map(|index| plant(&site, index, 60)).collect();
+    settle(&mut site);
     // 40 of 120 MiB, less what the filesystem takes for itself: above 30, down to 20 percent.
     let config = EAGER.replace("high = 2", "high = 30").replace("low = 1\n", "low = 20\n");
     let mount = site.start(&site.configured(&config));
@@ -95,12 +97,63 @@ fn caps_hold_what_would_go_too_fast() {
     if not_here() {
         return;
     }
-    let site = site();
+    let mut site = site();
     (0..8).for_each(|index| drop(plant(&site, index, 60)));
-    // A batch is let through, and then nothing in this hour.
-    let mount = site.start(&site.configured(&format!("{EAGER}files_an_hour = 1\n")));
-    passes(&mount, 3);
-    let report = tiering(&mount);
-    assert!(report["last"]["cut_short"].as_str().unwrap().contains("an_hour"), "{report:#}");
+    settle(&mut site);
+    let mount = site.start(&site.configured(&format!("{EAGER}files_an_hour = 3\n")));
+    let cut = || {
+        let why = tiering(&mount)["last"]["cut_short"].as_str().map(str::to_owned);
+        why.filter(|why| why.contains("an_hour"))
+    };
+    assert!(wait_for(PATIENCE, cut).is_some(), "{:#}", tiering(&mount));
+    passes(&mount, 2);
+    let total = tiering(&mount)["total"].clone();
+    let files = |what: &str| total[what].as_u64().unwrap();
+    assert_eq!(files("archived") + files("released"), 3, "{total:#}");
+    mount.detach();
+}
+
+#[test]
+fn what_was_copied_in_with_its_old_times_is_not_taken_for_idle() {
+    if not_here() {
+        return;
+    }
+    let mut site = site();
+    let old = plant(&site, 0, 60);
+    settle(&mut site);
+    let copy = plant(&site, 1, 60);
+    let mount = site.start(&site.configured(EAGER));
+    becomes(&mount, &old, "released");
+    becomes(&mount, &copy, "archived");
+    passes(&mount, 2);
+    assert_eq!(mount.state(&copy), "archived", "it was made a moment ago");
+    assert!(explain(&mount, &copy)["judged"]["idle_seconds"].as_u64() < Some(3_600));
+    mount.detach();
+}
+
+#[test]
+fn the_coldest_that_cannot_go_let_others_go_in_their_place() {
+    if not_here() {
+        return;
+    }
+    let mut site = site();
+    (0..12).for_each(|index| drop(plant(&site, index, 90)));
+    (12..40).for_each(|index| drop(plant(&site, index, 60)));
+    settle(&mut site);
+    // Somebody has them open behind the mount: no release gets its lease.
+    let open = |index| std::fs::File::open(site.data.join(name(index))).unwrap();
+    let held: Vec<_> = (0..12).map(open).collect();
+    let config = EAGER.replace("high = 2", "high = 30").replace("low = 1\n", "low = 20\n");
+    let mount = site.start(&site.configured(&config));
+    let is_down = || {
+        let tiering = tiering(&mount);
+        let released = tiering["total"]["released"].as_u64() > Some(0);
+        (released && tiering["last"]["goal_bytes"] == 0).then_some(())
+    };
+    assert!(wait_for(PATIENCE, is_down).is_some(), "{:#}", tiering(&mount));
+    (0..12).for_each(|index| assert_ne!(mount.state(&site.mnt.join(name(index))), "released"));
+    assert!(tiering(&mount)["total"]["held"]["open"].as_u64() > Some(0), "{:#}", tiering(&mount));
+    drop(held);
+    (0..40).for_each(|index| is_whole(&site.mnt.join(name(index)), index));
     mount.detach();
 }

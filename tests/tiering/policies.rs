@@ -20,10 +20,11 @@ fn a_policy_that_says_migrate_to_everything_breaks_no_promise() {
     if not_here() {
         return;
     }
-    let site = site();
+    let mut site = site();
     let cold = plant(&site, 0, 60);
     let fresh: Vec<PathBuf> = (1..6).map(|index| plant(&site, index, 0)).collect();
     let open = plant(&site, 6, 0);
+    settle(&mut site);
     // It asks for no age at all; the host has a least idleness of its own.
     let config = hostile("migrate-all").replace("least_idle = 1\n", "least_idle = \"1h\"\n");
     let mount = site.start(&site.configured(&config));
@@ -50,8 +51,9 @@ fn a_policy_that_traps_is_left_out_until_a_reload() {
     if not_here() {
         return;
     }
-    let site = site();
+    let mut site = site();
     let cold = plant(&site, 0, 60);
+    settle(&mut site);
     let mount = site.start(&site.configured(&hostile("trap")));
     let left_out = wait_for(PATIENCE, || (tiering(&mount)["left_out"] == true).then_some(()));
     assert!(left_out.is_some(), "{:#}", tiering(&mount));
@@ -76,8 +78,9 @@ fn policies_are_changed_under_load_and_nothing_is_lost() {
     if not_here() {
         return;
     }
-    let site = site();
+    let mut site = site();
     (0..20).for_each(|index| drop(plant(&site, index, 60)));
+    settle(&mut site);
     let example =
         format!("{EAGER}[policy]\ncomponent = \"{}\"\n", built("wasm-policy/example.wasm"));
     let configs = [EAGER.to_owned(), example, hostile("random"), hostile("loop")];
