@@ -16,6 +16,9 @@ pub(crate) mod wire;
 #[cfg(test)]
 pub(crate) mod fuzzing;
 pub mod sys;
+#[cfg(test)]
+#[path = "../tests/harness/telling.rs"]
+pub(crate) mod telling;
 
 // 3: each speaks to one thing outside
 pub mod failpoint;

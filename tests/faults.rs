@@ -19,5 +19,7 @@ mod runs;
 mod stopping;
 #[path = "faults/strays.rs"]
 mod strays;
+#[path = "harness/telling.rs"]
+mod telling;
 #[path = "faults/world.rs"]
 mod world;

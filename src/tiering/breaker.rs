@@ -59,7 +59,7 @@ impl Class {
     pub fn of_recall(error: &RecallError) -> Option<Self> {
         match error {
             RecallError::Deadline { .. } | RecallError::Refused { .. } => Some(Class::Store),
-            RecallError::NoSpace { .. } => Some(Class::Disk),
+            RecallError::NoSpace { .. } | RecallError::Queued { .. } => Some(Class::Disk),
             RecallError::Local(error) => Some(Class::local(error)),
             RecallError::Lost { .. }
             | RecallError::Damaged { .. }

@@ -12,6 +12,7 @@ use coldfs::store::faulty::{Fault, Rule};
 use coldfs::tier::State;
 use tokio_util::sync::CancellationToken;
 
+use super::telling::skip;
 use super::world::{World, content, run};
 
 /// Waits for what happens in the background.
@@ -77,6 +78,7 @@ fn bytes_written_into_an_open_stub_behind_the_mount_are_kept_and_found() {
 #[test]
 fn a_set_id_bit_that_goes_during_a_recall_does_not_come_back_with_its_stub() {
     if !nix::unistd::geteuid().is_root() {
+        skip("needs root");
         return;
     }
     run(async {

@@ -15,14 +15,16 @@ pub mod pattern;
 pub mod raw;
 pub mod server;
 pub mod site;
+mod telling;
 pub mod versions;
 pub mod volume;
 pub mod zoo;
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
+
+pub use telling::{say, skip, test_name};
 
 /// What stands at the mountpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,29 +47,6 @@ impl Subject {
     pub fn is_coldfs(self) -> bool {
         self == Subject::Coldfs
     }
-}
-
-/// The name of the running test, as libtest names its thread.
-pub fn test_name() -> String {
-    std::thread::current().name().unwrap_or("main").to_owned()
-}
-
-/// Says that this test does not run here and why, and counts it: `scripts/test` reads the
-/// file named in `COLDFS_SKIPPED`. Written past libtest's capture, so that it is seen.
-pub fn skip(reason: &str) {
-    let line = format!("SKIPPED {}: {reason}\n", test_name());
-    // A lost message must not turn a skip into a failure.
-    std::io::stderr().write_all(line.as_bytes()).ok();
-    let file = std::env::var_os("COLDFS_SKIPPED")
-        .map_or_else(|| Path::new(env!("CARGO_TARGET_TMPDIR")).join("skipped.txt"), PathBuf::from);
-    if let Ok(mut file) = std::fs::OpenOptions::new().create(true).append(true).open(file) {
-        file.write_all(line.as_bytes()).ok();
-    }
-}
-
-/// Speaks past libtest's capture: progress of long proofs.
-pub fn say(line: &str) {
-    std::io::stderr().write_all(format!("{}: {line}\n", test_name()).as_bytes()).ok();
 }
 
 /// Whether a mount can be made here; says why not.
