@@ -311,7 +311,8 @@ fn cancel_one_of_two(size: usize) {
     let stopped = wait_for(Duration::from_secs(10), || {
         let args = ["cancel", "--json", "--process", &pid, site.mnt.to_str().unwrap()];
         let report: Value = serde_json::from_slice(&mount.coldfs(args).stdout).unwrap();
-        (report["recalls"] == 1).then_some(())
+        // More than one where the kernel reads ahead.
+        (report["recalls"].as_u64() > Some(0)).then_some(())
     });
     assert!(stopped.is_some(), "nothing was stopped");
     let cancelled = Instant::now();
