@@ -122,7 +122,7 @@ async fn serve(options: MountOptions, ready: Ready) -> Result<(), Problem> {
     let mut notes = options.notes.clone();
     notes.extend(served.missing());
     ready.ready(&notes);
-    sys::give_back_free_memory();
+    sys::give_back_memory();
     tokio::select! {
         () = ended.cancelled() => {}
         () = served.detach_asked() => {}

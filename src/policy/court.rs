@@ -69,7 +69,7 @@ impl Court {
                     Ok(command) => Some(command),
                     Err(RecvTimeoutError::Timeout) => {
                         (self.instance, self.program) = (None, None);
-                        crate::sys::give_back_free_memory();
+                        crate::sys::give_back_memory();
                         continue;
                     }
                     Err(RecvTimeoutError::Disconnected) => return,
