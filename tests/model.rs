@@ -24,8 +24,9 @@ mod world;
 
 use std::time::Duration;
 
-use harness::{can_mount, env_number, say, seed};
+use harness::{Subject, can_mount, env_number, say, seed};
 use op::Op;
+use world::Place;
 
 /// Operations of a run, unless `COLDFS_MODEL_OPS` says otherwise.
 const OPS: u64 = 20_000;
@@ -34,20 +35,31 @@ const SHRINK_SECONDS: u64 = 240;
 
 #[test]
 fn mount_and_plain_directory_look_the_same_after_every_step() {
-    if !can_mount() {
-        return;
+    if can_mount() {
+        compare(Place::Elsewhere);
     }
+}
+
+/// The kernel then keeps names and attributes for a day.
+#[test]
+fn mount_and_plain_directory_look_the_same_where_it_is_mounted_over_itself() {
+    if can_mount() && Subject::from_env().is_coldfs() {
+        compare(Place::OverItself);
+    }
+}
+
+fn compare(place: Place) {
     let ops = match std::env::var("COLDFS_REPLAY") {
         Ok(file) => op::parse(&std::fs::read_to_string(&file).unwrap()),
         Err(_) => op::random(seed(), env_number("COLDFS_MODEL_OPS", OPS) as usize),
     };
-    let Err(failure) = world::run(&ops, true) else { return };
+    let Err(failure) = world::run(&ops, place, true) else { return };
     say(&format!("step {} failed: {}\nshrinking", failure.step, failure.what));
     let limit = Duration::from_secs(env_number("COLDFS_SHRINK_SECONDS", SHRINK_SECONDS));
     let small = shrink::shrink(&ops[..=failure.step.min(ops.len() - 1)], limit, |ops| {
-        world::run(ops, false).is_err()
+        world::run(ops, place, false).is_err()
     });
-    let last = world::run(&small, false);
+    let last = world::run(&small, place, false);
     let list: Vec<String> = small.iter().map(Op::to_string).collect();
     panic!(
         "after {} operations: {}\n{} operations are enough (COLDFS_REPLAY=FILE repeats them):\n{}\n{}",

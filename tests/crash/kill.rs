@@ -75,6 +75,7 @@ fn a_kill_at_any_instant_under_load_loses_nothing_that_was_synced() {
         Arc::get_mut(&mut load).expect("all threads ended").over = AtomicBool::new(false);
     }
     say(&format!("{rounds} kills, {pointers} bodies were pointers"));
+    assert!(rounds < 50 || pointers > 0, "nothing was ever released: no test");
 }
 
 /// Writers, readers and a migrator, which end when `over` is set or the mount is gone.

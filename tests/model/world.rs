@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use super::harness::facts::{Depth, Fact, Strict, Tree};
 use super::harness::mount::{Mount, Start};
 use super::harness::site::Site;
-use super::harness::{raw, say, wait_for};
+use super::harness::{Subject, raw, say, wait_for};
 use super::op::{Mode, Op, PATHS};
 use super::side::{Outcome, Side};
 
@@ -33,9 +33,20 @@ const QUIET_MS: u64 = 20;
 /// Every so many tier verbs one goes by the command line, the others by the socket.
 const CLI_EVERY: usize = 16;
 
+/// Where it is mounted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    Elsewhere,
+    OverItself,
+}
+
 /// Runs a list on fresh directories.
-pub fn run(ops: &[Op], verbose: bool) -> Result<(), Failure> {
+pub fn run(ops: &[Op], place: Place, verbose: bool) -> Result<(), Failure> {
     let site = Site::new();
+    let site = match place {
+        Place::Elsewhere => site,
+        Place::OverItself => Site { mnt: site.data.clone(), ..site },
+    };
     let mut world = World::new(&site, verbose);
     let result = ops
         .iter()
@@ -49,6 +60,8 @@ pub fn run(ops: &[Op], verbose: bool) -> Result<(), Failure> {
         });
     if verbose {
         world.report(result.as_ref().err().map_or(ops.len(), |failure| failure.step));
+        let long = result.is_ok() && ops.len() >= 20_000 && Subject::from_env().is_coldfs();
+        assert!(!long || world.released_seen > 0, "nothing was ever released: no test");
     }
     world.end();
     result

@@ -377,7 +377,7 @@ fn p8_a_store_that_is_gone_leaves_resident_files_alone() {
 }
 
 #[test]
-fn p8_a_program_or_mapping_whose_bytes_cannot_come_fails_at_open_or_by_sigbus() {
+fn p8_a_program_whose_bytes_cannot_come_is_not_begun() {
     if !can_tier() {
         return;
     }

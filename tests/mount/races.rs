@@ -138,6 +138,8 @@ fn reader_and_writer_win_over_migration_whoever_else_is_there() {
     ));
     if Subject::from_env().is_coldfs() {
         assert!(released > 0, "nothing was ever released: no race was run");
+        let rounds = race.rounds.load(Ordering::Relaxed);
+        assert!(rounds >= 1_000, "{rounds} rounds are no race");
     }
     for (path, versions) in &race.files {
         versions
