@@ -70,6 +70,14 @@ crash_points! {
     RecallAfterTimes = "recall-after-times",
     /// Recall: the record says archived or is gone.
     RecallBeforeClear = "recall-before-clear",
+    /// Recall of small files together: the work list names them, the records say released.
+    BatchAfterIntent = "batch-after-intent",
+    /// Recall of small files together: one is whole but for block 0, others are not begun.
+    BatchAfterChunk = "batch-after-chunk",
+    /// Recall of small files together: all but their blocks 0 is on disk.
+    BatchAfterTail = "batch-after-tail",
+    /// Recall of small files together: all are on disk, no mtime is right.
+    BatchAfterSync = "batch-after-sync",
     /// Cutting back a recall: the stub stands, the tail is still there.
     CutBackAfterStub = "cut-back-after-stub",
     /// Cutting back a recall: the file is cut, the record says recalling.
@@ -78,12 +86,22 @@ crash_points! {
     SuspectBeforeReply = "suspect-before-reply",
     /// Last close of a changed file: the record is gone, no barrier.
     ForgetAfterRecord = "forget-after-record",
+    /// Open of an archived file with O_TRUNC: it is empty, the record is gone, no barrier.
+    OpenAfterTruncate = "open-after-truncate",
+    /// Truncate of an archived file: it has its new size, the record is gone, no barrier.
+    TruncateAfterRecord = "truncate-after-record",
+    /// A change that no record can hold: the record is gone, no barrier, nothing is changed.
+    ChangeAfterRecord = "change-after-record",
+    /// Drain: the record of a file that is here is gone, no barrier.
+    DrainAfterRecord = "drain-after-record",
     /// Recovery: one file is judged and repaired, the others are not.
     RecoverAfterFile = "recover-after-file",
     /// Recovery: all files are repaired, the work list is still full.
     RecoverBeforeClear = "recover-before-clear",
-    /// fsck --repair or --adopt: one file is repaired, the others are not.
+    /// fsck --repair: one file is repaired, the others are not.
     FsckAfterRepair = "fsck-after-repair",
+    /// fsck --adopt: one stub has a record again, the others have not.
+    AdoptAfterFile = "adopt-after-file",
     /// fsck --keep remote: the local bytes are aside, the body is as it was.
     KeepAfterAside = "keep-after-aside",
     /// fsck --keep remote: the stub stands and is on disk, the record is as it was.

@@ -321,7 +321,7 @@ impl<'a> Fsck<'a> {
         match answer {
             Ok(entry) if entry.content == stub.content => {
                 self.adopt(inode, file, &entry)?;
-                reach(CrashPoint::FsckAfterRepair);
+                reach(CrashPoint::AdoptAfterFile);
                 finding(Trouble::Orphan, "a stub without its record".into(), true)
             }
             Ok(_) => {

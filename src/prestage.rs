@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use nix::sys::stat::fstat;
 
+use crate::failpoint::{CrashPoint, reach};
 use crate::inode::{Cold, Inode, Inodes, Serving};
 use crate::recall::{Recall, RecallError};
 use crate::record::Record;
@@ -78,6 +79,7 @@ pub async fn forget_copy(
     }
     held.suspect = None;
     tenant.drop_record(&file, inode)?;
+    reach(CrashPoint::DrainAfterRecord);
     Ok(Some(file))
 }
 

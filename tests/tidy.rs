@@ -266,3 +266,20 @@ fn every_suite_is_run_by_the_test_script() {
         assert!(named, "tests/{suite}.rs is not named in scripts/test");
     }
 }
+
+/// A sweep dies at a point once: with two places of one name it would be chance which.
+#[test]
+fn every_crash_point_is_one_place() {
+    let points = read(&Path::new(ROOT).join("src/failpoint.rs"));
+    let points: Vec<&str> = points
+        .lines()
+        .filter_map(|line| line.strip_suffix("\",")?.trim().split_once(" = \""))
+        .map(|(point, _)| point)
+        .collect();
+    assert!(points.len() > 30, "{points:?}");
+    for point in points {
+        let place = format!("reach(CrashPoint::{point})");
+        let places: usize = sources().iter().map(|(_, text)| text.matches(&place).count()).sum();
+        assert_eq!(places, 1, "{place}");
+    }
+}

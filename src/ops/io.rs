@@ -13,6 +13,7 @@ use super::open::blocking;
 use super::open_wait::{CloseUnused, stop_fill};
 use super::patience::Patience;
 use super::{Answer, Caller, Errno, Fh, Ops};
+use crate::failpoint::{CrashPoint, reach};
 use crate::guard::{Visit, Why};
 use crate::inode::{Cold, Inode, Serving, TierGuard};
 use crate::recall::{Recall, RecallError};
@@ -220,6 +221,7 @@ impl Ops {
             }
             if self.tenant.has_record(&file)? {
                 self.tenant.drop_record(&file, &inode)?;
+                reach(CrashPoint::TruncateAfterRecord);
                 file.sync_all()?;
             }
             Ok(())

@@ -323,7 +323,7 @@ impl Ops {
     fn cut_to_nothing(&self, caller: Caller, inode: &Inode, file: &File) -> Result<(), Errno> {
         set_size(caller, file, 0)?;
         self.tenant.drop_record(file, inode)?;
-        reach(CrashPoint::ForgetAfterRecord);
+        reach(CrashPoint::OpenAfterTruncate);
         Ok(file.sync_all()?)
     }
 

@@ -8,6 +8,7 @@ use nix::sys::time::TimeSpec;
 
 use super::open::blocking;
 use super::{Answer, Attr, Caller, Errno, Ops};
+use crate::failpoint::{CrashPoint, reach};
 use crate::file_id::{Ino, TimeNs};
 use crate::inode::{Body, Inode, PathFd, Suspect};
 use crate::record::Record;
@@ -115,6 +116,7 @@ impl Ops {
         let (mut held, file) = self.at_home(caller, &inode, true).await?;
         blocking(move || {
             self.tenant.drop_record(&file, &inode)?;
+            reach(CrashPoint::ChangeAfterRecord);
             held.suspect = None;
             file.sync_all()?;
             self.change_now(&inode, change)

@@ -127,10 +127,10 @@ impl Run<'_> {
                 return batch.into_iter().for_each(|coming| coming.end(Err(error.clone())));
             }
         };
-        reach(CrashPoint::RecallAfterIntent);
+        reach(CrashPoint::BatchAfterIntent);
         let begun = batch.into_iter().filter_map(|coming| self.begin(coming)).collect();
         let begun = self.barrier(begun);
-        reach(CrashPoint::RecallAfterTail);
+        reach(CrashPoint::BatchAfterTail);
         let mut whole = Vec::with_capacity(begun.len());
         for mut file in begun {
             match file.coming.wanted().and_then(|()| file.filling.put_head(file.head.as_deref())) {
@@ -139,7 +139,7 @@ impl Run<'_> {
             }
         }
         let whole = self.barrier(whole);
-        reach(CrashPoint::RecallAfterSync);
+        reach(CrashPoint::BatchAfterSync);
         for file in whole {
             let mut held = self.tier(&file.coming.inode);
             match file.filling.finish(tenant, &mut held) {
@@ -162,7 +162,7 @@ impl Run<'_> {
             // What is written is the filesystem's to know: the share ends here.
             Ok((filling, _share)) => match put_chunk(&coming.cold, 0, &coming.chunk, None) {
                 Ok(head) => {
-                    reach(CrashPoint::RecallAfterChunk);
+                    reach(CrashPoint::BatchAfterChunk);
                     return Some(Begun { coming, filling, head });
                 }
                 Err(error) => self.undo(Begun { coming, filling, head: None }, error),

@@ -34,6 +34,14 @@ pub enum Meet {
     OpenForWrite,
     /// Changing an archived file, syncing, closing.
     CloseChanged,
+    /// Opening an archived file with O_TRUNC.
+    OpenTruncated,
+    /// Truncating an archived file to a length within it.
+    TruncateArchived,
+    /// Giving an archived file a time that no record can hold.
+    TimeNoRecordHolds,
+    /// `drain` of a released tree.
+    Drain,
     /// Starting after a death in the middle of a release.
     RecoverRelease,
     /// Starting after a death in the middle of a recall.
@@ -64,10 +72,18 @@ pub fn work(point: CrashPoint) -> &'static [Meet] {
         CutBackAfterStub | CutBackAfterCut => {
             &[Meet::RecoverRecall, Meet::Cancel, Meet::KeepRemote]
         }
+        BatchAfterIntent | BatchAfterChunk | BatchAfterTail | BatchAfterSync => {
+            &[Meet::Recall, Meet::Read]
+        }
         SuspectBeforeReply => &[Meet::OpenForWrite],
         ForgetAfterRecord => &[Meet::CloseChanged],
+        OpenAfterTruncate => &[Meet::OpenTruncated],
+        TruncateAfterRecord => &[Meet::TruncateArchived, Meet::Truncate],
+        ChangeAfterRecord => &[Meet::TimeNoRecordHolds],
+        DrainAfterRecord => &[Meet::Drain],
         RecoverAfterFile | RecoverBeforeClear => &[Meet::RecoverRelease, Meet::RecoverRecall],
-        FsckAfterRepair => &[Meet::Adopt, Meet::Repair],
+        FsckAfterRepair => &[Meet::Repair],
+        AdoptAfterFile => &[Meet::Adopt],
         KeepAfterAside | KeepAfterStub => &[Meet::KeepRemote],
         KeepAfterMark => &[Meet::KeepLocal],
     }
@@ -99,8 +115,13 @@ impl Meet {
     pub fn prepare(self, site: &Site, zoo: &mut Zoo) {
         match self {
             Meet::Archive | Meet::Migrate => {}
-            Meet::Release | Meet::OpenForWrite | Meet::CloseChanged => with_mount(site, "archive"),
-            Meet::Recall | Meet::Read | Meet::Write | Meet::Truncate => {
+            Meet::Release
+            | Meet::OpenForWrite
+            | Meet::CloseChanged
+            | Meet::OpenTruncated
+            | Meet::TruncateArchived
+            | Meet::TimeNoRecordHolds => with_mount(site, "archive"),
+            Meet::Recall | Meet::Read | Meet::Write | Meet::Truncate | Meet::Drain => {
                 with_mount(site, "migrate");
             }
             Meet::Cancel => {
@@ -194,13 +215,28 @@ impl Meet {
                     }
                 }
             }
-            Meet::Truncate => {
+            Meet::Truncate | Meet::TruncateArchived => {
                 let mut cut = zoo.latest(BIG);
                 cut.truncate(CUT_AT as usize);
                 zoo.allow(BIG, cut);
                 nix::unistd::truncate(&big, CUT_AT as i64).ok();
             }
             Meet::Cancel => cancel(mount, site),
+            Meet::OpenTruncated => {
+                zoo.allow(BIG, Vec::new());
+                drop(raw::open(&big, libc::O_WRONLY | libc::O_TRUNC, 0));
+            }
+            // Before 1678: 64 bits of nanoseconds end there.
+            Meet::TimeNoRecordHolds => {
+                std::process::Command::new("touch")
+                    .args(["-m", "-d", "1600-01-01"])
+                    .arg(&big)
+                    .output()
+                    .unwrap();
+            }
+            Meet::Drain => {
+                mount.coldfs(["drain".as_ref(), site.mnt.as_os_str()]);
+            }
             Meet::OpenForWrite => drop(raw::open(&big, libc::O_RDWR, 0)),
             Meet::CloseChanged => {
                 zoo.allow(BIG, changed(&zoo.latest(BIG)));
