@@ -11,6 +11,8 @@
 
 #[path = "mount/applications.rs"]
 mod applications;
+#[path = "mount/attributes.rs"]
+mod attributes;
 #[path = "mount/backups.rs"]
 mod backups;
 #[path = "mount/bad_input.rs"]
