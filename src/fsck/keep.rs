@@ -16,7 +16,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Look, look_at};
 use crate::failpoint::{CrashPoint, reach};
@@ -72,6 +72,10 @@ impl KeepError {
         }
     }
 }
+
+/// How long a file may be open that a choice is about: the catalog reads what stands in a damaged
+/// one, and is through in a moment.
+const OWN_LOOK: Duration = Duration::from_secs(1);
 
 const ADOPT: &str = "coldfs fsck --adopt gives a stub of this tenant its record";
 
@@ -199,7 +203,13 @@ fn put_stub_back(
         Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => Err(KeepError::Busy),
         other => Ok(other?),
     };
-    let lease = taken(Arc::clone(&file))?;
+    let patience = Instant::now() + OWN_LOOK;
+    let lease = loop {
+        match taken(Arc::clone(&file)) {
+            Err(KeepError::Busy) if Instant::now() < patience => std::thread::sleep(OWN_LOOK / 20),
+            other => break other?,
+        }
+    };
     let copied_at = file.metadata()?.modified()?;
     let aside = tenant.keep_aside(inode.ino, &file)?;
     let what = format!("the remote copy was chosen; the local bytes are in {aside}");

@@ -105,6 +105,8 @@ const EDITED_BYTES: usize = 20_000;
 /// cut, one has other bytes.
 const DAMAGED: [&str; 3] = ["damaged-0", "damaged-1", "damaged-2"];
 const DAMAGED_BYTES: usize = 30_000;
+/// How long somebody may have one of them open.
+const CHOICE_LIMIT: std::time::Duration = std::time::Duration::from_secs(20);
 /// The work list, below the data directory.
 const WORK_LIST: &str = ".coldfs/intents";
 /// Stubs that [`Meet::Adopt`] copies.
@@ -259,8 +261,8 @@ impl Meet {
         match self {
             Meet::Adopt => fsck(mount, site, "--adopt"),
             Meet::Repair => fsck(mount, site, "--repair"),
-            Meet::KeepRemote => keep(mount, site, "remote"),
-            Meet::KeepLocal => keep(mount, site, "local"),
+            Meet::KeepRemote => choose(mount, site, "remote"),
+            Meet::KeepLocal => choose(mount, site, "local"),
             _ => {}
         }
     }
@@ -275,6 +277,20 @@ fn keep(mount: &Mount, site: &Site, which: &str) {
     for name in DAMAGED {
         let path = site.mnt.join(name);
         mount.coldfs(["fsck".as_ref(), "--keep".as_ref(), which.as_ref(), path.as_os_str()]);
+    }
+}
+
+/// As a person does it: who is told that somebody has the file open runs the command again.
+fn choose(mount: &Mount, site: &Site, which: &str) {
+    for name in DAMAGED {
+        let path = site.mnt.join(name);
+        let chosen = super::harness::wait_for(CHOICE_LIMIT, || {
+            let keep = ["fsck".as_ref(), "--keep".as_ref(), which.as_ref(), path.as_os_str()];
+            let output = mount.coldfs(keep);
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            (!said.contains("somebody has it open")).then_some(())
+        });
+        assert!(chosen.is_some(), "{name} is open all the time");
     }
 }
 

@@ -197,8 +197,17 @@ fn sqlite_serves_writers_at_one_time() {
     }
     let script = r#"
         sqlite3 db "PRAGMA journal_mode=WAL; CREATE TABLE t(w, n, pad);" >/dev/null
-        work() { for n in $(seq 10); do
-            sqlite3 -cmd ".timeout 60000" db "INSERT INTO t VALUES($1, $n, hex(zeroblob(500)));"; done; }
+        # Who comes while the last one closes is told that it is locked, whatever its patience.
+        insert() {
+            for try in $(seq 50); do
+                if sqlite3 -cmd ".timeout 60000" db "INSERT INTO t VALUES($1, $2, hex(zeroblob(500)));" 2>"err.$1"
+                then return; fi
+                grep -qE 'database is locked|locking protocol' "err.$1" || break
+                sleep 0.1
+            done
+            echo "writer $1, row $2: $(cat "err.$1")"
+        }
+        work() { for n in $(seq 10); do insert "$1" "$n"; done; }
         # Between two rounds it is closed for long enough to be moved.
         for round in $(seq 4); do work 1 & work 2 & work 3 & wait; pause 0.4; done
         sqlite3 db "PRAGMA integrity_check; SELECT w, count(*), sum(n) FROM t GROUP BY w ORDER BY w;"
