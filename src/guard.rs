@@ -21,6 +21,8 @@ pub mod budget;
 pub mod class;
 pub mod ledger;
 pub mod reader;
+#[cfg(test)]
+mod tests;
 mod visit;
 
 use brake::{Alarm, Brake, BrakeLimits};
@@ -120,6 +122,14 @@ enum Ruling {
     Wait { whose: Owner, wait: Duration },
     /// No.
     Denied(Denied),
+}
+
+/// Bytes of a file that is read in pieces.
+#[derive(Clone, Copy, Debug)]
+struct Piece {
+    bytes: u64,
+    /// Whether its reader may bring the file home.
+    keeps: bool,
 }
 
 /// The guard of one tenant.
@@ -225,7 +235,15 @@ impl Guard {
         let class = self.class(place);
         let mut state = self.state();
         let state = &mut *state;
-        if state.brake.alarm().is_some() {
+        let keeps = match (class.action, class.admit) {
+            // Whoever changes or runs a file needs all of it.
+            _ if ask.why != Why::Read => true,
+            (Action::PassThrough, _) => false,
+            (_, Admit::FirstTouch) => true,
+            (_, Admit::SecondTouch) => state.touched.contains(&ask.ino),
+        };
+        // It is for what comes home: whoever leaves files where they are is none of it.
+        if keeps && state.brake.alarm().is_some() {
             return Ruling::Denied(Denied::Brake);
         }
         let by_class = match class.action {
@@ -249,37 +267,32 @@ impl Guard {
             level.spend(1);
         }
         state.buckets.spend(owners, Some(ask.segment), ask.bytes);
-        if state.brake.count(1, ask.bytes, now) {
+        if class.admit == Admit::SecondTouch && ask.why == Why::Read {
+            state.touched.put(ask.ino, ());
+        }
+        if keeps && state.brake.count(1, ask.bytes, now) {
             self.sound_alarm(state.brake.alarm());
         }
-        let changes = ask.why != Why::Read;
-        let keeps = match (class.action, class.admit) {
-            // Whoever changes or runs a file needs all of it.
-            _ if changes => true,
-            (Action::PassThrough, _) => false,
-            (_, Admit::FirstTouch) => true,
-            (_, Admit::SecondTouch) => state.touched.put(ask.ino, ()).is_some(),
-        };
         Ruling::Admitted { keeps }
     }
 
     /// Pays for bytes that are read in pieces: how long to wait first, or nothing.
-    fn pay(&self, owners: [Owner; 3], bytes: u64, now: Instant) -> Option<(Owner, Duration)> {
+    fn pay(&self, owners: [Owner; 3], piece: Piece, now: Instant) -> Option<(Owner, Duration)> {
         let mut state = self.state();
         let (wait, whose) = state.buckets.wait(owners, None, now);
         if !wait.is_zero() {
             return Some((whose, wait));
         }
         drop(state);
-        self.owe(owners, bytes, now);
+        self.owe(owners, piece, now);
         None
     }
 
     /// Pays for bytes that are read whether there is something to pay with or not.
-    fn owe(&self, owners: [Owner; 3], bytes: u64, now: Instant) {
+    fn owe(&self, owners: [Owner; 3], piece: Piece, now: Instant) {
         let mut state = self.state();
-        state.buckets.spend(owners, None, bytes);
-        if state.brake.count(0, bytes, now) {
+        state.buckets.spend(owners, None, piece.bytes);
+        if piece.keeps && state.brake.count(0, piece.bytes, now) {
             self.sound_alarm(state.brake.alarm());
         }
     }

@@ -209,8 +209,8 @@ Examples:
   coldfs brake /srv/t1 --release    let go, once you know who it was (`coldfs top`)
 
 The brake is put on when cold files come home in masses: [brake] in the configuration says how
-many. Until a person lets go, opening a cold file fails with EACCES; resident files, and the
-commands recall and migrate, go on.";
+many. Until a person lets go, an open that would bring one home fails with EACCES; resident files,
+readers that bring nothing home, and the commands recall and migrate, go on.";
 
 /// Show the brake on mass recalls, or let it go
 #[derive(Debug, Args)]

@@ -8,9 +8,9 @@ use tokio::time::Instant;
 /// When the brake is put on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BrakeLimits {
-    /// Cold files opened for their bytes within the window.
+    /// Cold files opened within the window to bring them home.
     pub files: u64,
-    /// Bytes asked for within the window.
+    /// Bytes of such files asked for within the window.
     pub bytes: u64,
     /// The window.
     pub window: Duration,

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::budget::Owner;
 use super::ledger::Who;
 use super::reader::Reader;
-use super::{Ask, Denied, Guard, Ruling};
+use super::{Ask, Denied, Guard, Piece, Ruling};
 use crate::inode::SAME_ANSWER_FOR;
 
 /// One open of a cold file. Dropped, it leaves its line in the audit.
@@ -156,7 +156,8 @@ impl Visit {
             return Ok(());
         }
         let began = Instant::now();
-        while let Some((whose, wait)) = self.guard.pay(self.owners(), bytes, Instant::now()) {
+        let piece = Piece { bytes, keeps: self.keeps() };
+        while let Some((whose, wait)) = self.guard.pay(self.owners(), piece, Instant::now()) {
             self.wait_for_budget(whose, wait, began, self.guard.patience).await?;
         }
         self.note_bytes(bytes);
@@ -168,7 +169,8 @@ impl Visit {
     pub fn owe_the_rest(&self) {
         let rest = self.ask.remote_bytes.saturating_sub(self.bytes.load(Ordering::Relaxed));
         if !self.paid_whole.swap(true, Ordering::Relaxed) && rest > 0 {
-            self.guard.owe(self.owners(), rest, Instant::now());
+            let piece = Piece { bytes: rest, keeps: self.keeps() };
+            self.guard.owe(self.owners(), piece, Instant::now());
             self.note_bytes(rest);
         }
     }

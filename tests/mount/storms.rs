@@ -206,6 +206,20 @@ fn the_brake_holds_until_a_person_lets_go() {
 }
 
 #[test]
+fn a_scanner_over_more_files_than_the_brake_leaves_a_person_to_read_and_reads_on() {
+    let Some(storm) = Storm::new("[brake]\nfiles = 3\n") else { return };
+    let scan = |number: usize| storm.read_as("clamscan", &storm.cold(number)).is_some();
+    assert!((0..FILES).all(scan), "a scanner brings nothing home");
+    for number in 0..4 {
+        assert!(storm.read_as("reader", &storm.cold(number)).is_some(), "{number}");
+    }
+    assert_eq!(storm.read_as("reader", &storm.cold(4)), None, "that is too much of a person");
+    assert!((4..FILES).all(scan), "the brake is for what comes home");
+    assert_eq!(storm.mount.state(&storm.cold(4)), "released");
+    storm.mount.detach();
+}
+
+#[test]
 fn the_second_touch_brings_a_file_home_where_a_class_says_so() {
     let config = "[[class]]\nname = 'viewer'\nprograms = ['viewer']\naction = 'allow'\n\
                   admit = 'second-touch'\n";
