@@ -36,6 +36,8 @@ pub use visit::Visit;
 const TOUCHED: NonZeroUsize = NonZeroUsize::new(65_536).expect("not zero");
 /// The audit in `.coldfs`: one line of JSON an open of a cold file.
 const AUDIT: &str = "audit.jsonl";
+/// Why the brake is on, in `.coldfs`: there until a person lets go.
+const BRAKE: &str = "brake";
 
 /// What of the guard can be turned.
 #[derive(Clone, Debug, Default)]
@@ -140,6 +142,8 @@ pub struct Guard {
     patience: Duration,
     state: Mutex<State>,
     audit: Notebook,
+    /// Held by whoever brings the brake's note in step.
+    brake_note: Mutex<()>,
 }
 
 struct State {
@@ -154,16 +158,21 @@ struct State {
 impl Guard {
     /// A guard by these rules. Who waits for its budget waits up to `patience`.
     pub fn new(tenant: Arc<Tenant>, rules: Rules, patience: Duration) -> Self {
+        let alarm = tenant.small_note(BRAKE).map(|note| Alarm::of_note(note, &rules.brake));
         let state = State {
             buckets: Buckets::new(rules.budgets),
             slow: Vec::new(),
             touched: LruCache::new(TOUCHED),
-            brake: Brake::new(rules.brake, Instant::now()),
+            brake: Brake::new(rules.brake, alarm, Instant::now()),
             ledger: Ledger::new(),
             visits: Vec::new(),
         };
         let (state, audit) = (Mutex::new(state), Notebook::new(AUDIT));
-        Self { tenant, rules, patience, state, audit }
+        let guard = Self { tenant, rules, patience, state, audit, brake_note: Mutex::new(()) };
+        if let Some(alarm) = guard.alarm() {
+            guard.sound_alarm(&alarm);
+        }
+        guard
     }
 
     /// An open of a cold file by a reader, to be asked for.
@@ -207,7 +216,11 @@ impl Guard {
 
     /// Lets the brake go. False: it was not on.
     pub fn let_go(&self) -> bool {
-        self.state().brake.let_go()
+        let was_on = self.state().brake.let_go();
+        if was_on {
+            self.note_brake();
+        }
+        was_on
     }
 
     /// Ends the waits of a process, or of a session by its number. Returns how many.
@@ -233,8 +246,8 @@ impl Guard {
     /// Decides on an open, and pays for it where it is let through.
     fn rule(&self, owners: [Owner; 3], place: usize, ask: &Ask, now: Instant) -> Ruling {
         let class = self.class(place);
-        let mut state = self.state();
-        let state = &mut *state;
+        let mut held = self.state();
+        let state = &mut *held;
         let keeps = match (class.action, class.admit) {
             // Whoever changes or runs a file needs all of it.
             _ if ask.why != Why::Read => true,
@@ -271,7 +284,8 @@ impl Guard {
             state.touched.put(ask.ino, ());
         }
         if keeps && state.brake.count(1, ask.bytes, now) {
-            self.sound_alarm(state.brake.alarm());
+            drop(held);
+            self.raise_alarm();
         }
         Ruling::Admitted { keeps }
     }
@@ -293,12 +307,41 @@ impl Guard {
         let mut state = self.state();
         state.buckets.spend(owners, None, piece.bytes);
         if piece.keeps && state.brake.count(0, piece.bytes, now) {
-            self.sound_alarm(state.brake.alarm());
+            drop(state);
+            self.raise_alarm();
         }
     }
 
-    fn sound_alarm(&self, alarm: Option<&Alarm>) {
-        let Some(Alarm { files, bytes, window, .. }) = alarm else { return };
+    /// Durable before whoever raised it goes on, so that no kill lets go: once an alarm.
+    fn raise_alarm(&self) {
+        self.note_brake();
+        if let Some(alarm) = self.alarm() {
+            self.sound_alarm(&alarm);
+        }
+    }
+
+    /// Brings the note in `.coldfs` in step with the brake, whoever changes it meanwhile.
+    fn note_brake(&self) {
+        let _one = self.brake_note.lock().unwrap_or_else(PoisonError::into_inner);
+        let noted = match self.alarm() {
+            Some(alarm) => serde_json::to_string(&alarm)
+                .map_err(std::io::Error::from)
+                .and_then(|text| self.tenant.note(BRAKE, &text)),
+            None => self.tenant.forget_note(BRAKE),
+        };
+        if let Err(error) = noted {
+            tracing::error!(
+                tenant = %self.tenant.name, %error,
+                "cannot note the recall brake in .coldfs/brake: the next mount has it as it was"
+            );
+        }
+    }
+
+    fn sound_alarm(&self, alarm: &Alarm) {
+        let Alarm { files, bytes, window, unreadable, .. } = alarm;
+        if let Some(error) = unreadable {
+            tracing::error!(tenant = %self.tenant.name, %error, "cannot read .coldfs/brake");
+        }
         tracing::error!(
             tenant = %self.tenant.name, files, bytes, seconds = window.as_secs(),
             "the recall brake is on: cold files are refused (EACCES) until `coldfs brake \

@@ -110,6 +110,21 @@ impl Tenant {
         Self { standing, ..self }
     }
 
+    /// A small note in `.coldfs`; none: there is none.
+    pub fn small_note(&self, name: &str) -> Option<io::Result<String>> {
+        self.home.small_note(name)
+    }
+
+    /// Writes one whole or not at all, durable when it returns; not on a read-only filesystem.
+    pub fn note(&self, name: &str, text: &str) -> io::Result<()> {
+        self.home.note(name, text)
+    }
+
+    /// Removes one, durably.
+    pub fn forget_note(&self, name: &str) -> io::Result<()> {
+        self.home.forget_note(name)
+    }
+
     /// Whether it owns what its store has of it.
     pub fn standing(&self) -> &Standing {
         &self.standing

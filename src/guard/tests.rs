@@ -81,3 +81,35 @@ fn who_leaves_files_where_they_are_neither_puts_the_brake_on_nor_meets_it() {
     assert_eq!(world.open("clamscan", Why::Read), Ok(()), "nothing comes home by it");
     assert_eq!(world.open("clamscan", Why::Write), Err(Denied::Brake), "all of it would");
 }
+
+#[test]
+fn the_brake_outlives_the_daemon_and_is_let_go_by_a_person_only() {
+    let world = World::new(1);
+    for _ in 0..2 {
+        assert_eq!(world.open("cat", Why::Read), Ok(()));
+    }
+    let alarm = world.guard.alarm();
+    let world = world.again(1);
+    assert_eq!(world.guard.alarm(), alarm);
+    assert_eq!(world.open("cat", Why::Read), Err(Denied::Brake));
+    assert!(world.guard.let_go() && !world.note().exists());
+    let world = world.again(1);
+    assert_eq!(world.open("cat", Why::Read), Ok(()));
+}
+
+#[test]
+fn a_note_of_the_brake_that_cannot_be_read_is_a_brake_that_is_on_and_says_so() {
+    for text in [&b""[..], b"{\"files\":", b"\xff\xff", b"{}"] {
+        let world = World::new(1);
+        std::fs::write(world.note(), text).unwrap();
+        let world = world.again(1);
+        assert_eq!(world.open("cat", Why::Read), Err(Denied::Brake), "{text:?}");
+        assert!(world.guard.alarm().unwrap().unreadable.is_some());
+        assert!(world.guard.let_go());
+        let world = world.again(1);
+        assert_eq!(world.open("cat", Why::Read), Ok(()));
+    }
+    let world = World::new(1);
+    std::fs::create_dir(world.note()).unwrap();
+    assert_eq!(world.again(1).open("cat", Why::Read), Err(Denied::Brake), "no file at all");
+}

@@ -181,11 +181,18 @@ fn whoever_makes_sessions_to_escape_meets_its_users_budget() {
 
 #[test]
 fn the_brake_holds_until_a_person_lets_go() {
-    let Some(storm) = Storm::new("[brake]\nfiles = 3\n") else { return };
-    let read = |number: usize| std::fs::read(storm.cold(number)).map_err(|error| error.kind());
+    let config = "[brake]\nfiles = 3\n";
+    let Some(Storm { mount, site }) = Storm::new(config) else { return };
     for number in 0..4 {
-        assert!(read(number).is_ok(), "{number}");
+        let bytes = std::fs::read(site.mnt.join(format!("cold-{number}")));
+        assert!(bytes.is_ok(), "{number}");
     }
+    // No end of the daemon lets go.
+    mount.kill();
+    site.start(&site.configured(config)).detach();
+    let mount = site.start(&site.configured(config));
+    let storm = Storm { mount, site };
+    let read = |number: usize| std::fs::read(storm.cold(number)).map_err(|error| error.kind());
     assert_eq!(read(4), Err(ErrorKind::PermissionDenied));
     storm.hot_reads();
     File::options().write(true).truncate(true).open(storm.cold(5)).expect("it needs no bytes");
@@ -201,8 +208,19 @@ fn the_brake_holds_until_a_person_lets_go() {
     assert_eq!(brake(&[])["alarm"]["files"], 4);
     assert_eq!(brake(&["--release"])["released"], true);
     assert_eq!(brake(&[])["alarm"], Value::Null);
-    assert!(read(4).is_ok());
-    storm.mount.detach();
+    let Storm { mount, site } = storm;
+    mount.detach();
+    let mount = site.start(&site.configured(config));
+    assert!(std::fs::read(site.mnt.join("cold-4")).is_ok());
+    mount.detach();
+
+    std::fs::write(site.data.join(".coldfs/brake"), "torn").unwrap();
+    let mount = site.start(&site.configured(config));
+    let refused = std::fs::read(site.mnt.join("cold-7")).map_err(|error| error.kind());
+    assert_eq!(refused.err(), Some(ErrorKind::PermissionDenied), "nobody knows: it is on");
+    let notes = mount.status()["tenants"][0]["notes"].to_string();
+    assert!(notes.contains(".coldfs/brake cannot be read"), "{notes}");
+    mount.detach();
 }
 
 #[test]
