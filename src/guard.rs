@@ -230,6 +230,12 @@ impl Guard {
         of_it.filter(|visit| visit.cancel()).count() as u64
     }
 
+    /// The opens that wait now, for a budget or for bytes.
+    pub fn waiting(&self) -> Vec<Arc<Visit>> {
+        let visits: Vec<_> = self.state().visits.iter().filter_map(Weak::upgrade).collect();
+        visits.into_iter().filter(|visit| visit.is_waiting()).collect()
+    }
+
     fn class(&self, place: usize) -> &Class {
         self.rules.classes.get(place)
     }

@@ -13,6 +13,7 @@ use super::budget::Owner;
 use super::ledger::Who;
 use super::reader::Reader;
 use super::{Ask, Denied, Guard, Piece, Ruling};
+use crate::file_id::Ino;
 use crate::inode::SAME_ANSWER_FOR;
 
 /// One open of a cold file. Dropped, it leaves its line in the audit.
@@ -224,8 +225,13 @@ impl Visit {
         self.waits.load(Ordering::Relaxed) > 0
     }
 
+    /// The file that it is of.
+    pub fn ino(&self) -> Ino {
+        self.ask.ino
+    }
+
     /// Ends its waits. False: it does not wait.
-    pub(super) fn cancel(&self) -> bool {
+    pub fn cancel(&self) -> bool {
         let waiting = self.is_waiting();
         if waiting {
             self.cancel.send_replace(Some(Instant::now()));

@@ -360,6 +360,53 @@ fn cancel_one_of_two(size: usize) {
 }
 
 #[test]
+fn a_cancel_of_a_path_or_of_all_ends_waits_for_a_budget() {
+    // The first file is paid for in twenty seconds.
+    let config = "[budget.user]\nbytes = '1KiB'\nbytes_per_second = '1KiB'\n";
+    let Some(storm) = Storm::new(config) else { return };
+    std::fs::create_dir(storm.site.mnt.join("below")).unwrap();
+    std::fs::rename(storm.cold(3), storm.site.mnt.join("below/cold-3")).unwrap();
+    assert!(std::fs::read(storm.cold(0)).is_ok());
+    let cat = |path: PathBuf| {
+        let mut cat = Command::new("cat");
+        cat.arg(path).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped());
+        cat.spawn().unwrap()
+    };
+    let waiting = |count: u64| {
+        let waits = || {
+            let applications = storm.mount.applications();
+            let waiting = applications.iter().filter_map(|account| account["waiting"].as_u64());
+            (waiting.sum::<u64>() == count).then_some(())
+        };
+        assert!(wait_for(Duration::from_secs(10), waits).is_some(), "{count} do not wait");
+    };
+    let cancel = |path: &Path| {
+        let args = ["cancel", "--json", path.to_str().unwrap()];
+        let report: Value = serde_json::from_slice(&storm.mount.coldfs(args).stdout).unwrap();
+        report["recalls"].as_u64()
+    };
+    let is_cancelled = |cat: std::process::Child| {
+        let said = cat.wait_with_output().unwrap().stderr;
+        let said = String::from_utf8_lossy(&said).into_owned();
+        assert!(said.contains("Operation canceled"), "{said}");
+    };
+    let one = cat(storm.cold(1));
+    let below = cat(storm.site.mnt.join("below/cold-3"));
+    let others = [cat(storm.cold(2)), cat(storm.cold(4))];
+    waiting(4);
+    assert_eq!(cancel(&storm.cold(1)), Some(1));
+    is_cancelled(one);
+    assert_eq!(cancel(&storm.site.mnt.join("below")), Some(1));
+    is_cancelled(below);
+    waiting(2);
+    assert_eq!(cancel(&storm.site.mnt), Some(2), "all of a tenant");
+    others.into_iter().for_each(is_cancelled);
+    waiting(0);
+    storm.hot_reads();
+    storm.mount.detach();
+}
+
+#[test]
 fn rules_that_contradict_are_refused_before_anything_is_mounted() {
     let site = Site::new();
     let file = site.dir.path().join("config.toml");
