@@ -14,7 +14,7 @@ use lru::LruCache;
 use tokio::time::Instant;
 
 use crate::file_id::{Ino, SegmentId};
-use crate::tenant::{Notebook, Tenant};
+use crate::tenant::{Lines, Notebook, Tenant};
 
 pub mod brake;
 pub mod budget;
@@ -34,7 +34,7 @@ pub use visit::Visit;
 
 /// Files whose first touch is remembered, for classes that recall at the second.
 const TOUCHED: NonZeroUsize = NonZeroUsize::new(65_536).expect("not zero");
-/// The audit in `.coldfs`: one line of JSON an open of a cold file.
+/// The audit in `.coldfs`: one line of JSON an open of a cold file, or a recall by command.
 const AUDIT: &str = "audit.jsonl";
 /// Why the brake is on, in `.coldfs`: there until a person lets go.
 const BRAKE: &str = "brake";
@@ -59,6 +59,8 @@ pub enum Why {
     Write,
     /// A program is about to run.
     Exec,
+    /// A person's command, which nobody asks the guard for: it is in the audit only.
+    Command,
 }
 
 impl Why {
@@ -68,6 +70,7 @@ impl Why {
             Why::Read => "read",
             Why::Write => "write",
             Why::Exec => "exec",
+            Why::Command => "command",
         }
     }
 }
@@ -188,6 +191,13 @@ impl Guard {
         visit
     }
 
+    /// Notes a recall that a person's command asked for, and why it failed.
+    pub fn note_command(self: &Arc<Self>, reader: Reader, ask: Ask, failed: Option<String>) {
+        let class = self.rules.classes.of(&reader);
+        let visit = Visit::new(Arc::clone(self), reader, class, ask);
+        visit.was_commanded(failed);
+    }
+
     /// What applications asked for since the mount.
     pub fn accounts(&self) -> Vec<Account> {
         let mut state = self.state();
@@ -241,7 +251,7 @@ impl Guard {
     }
 
     /// The lines of the audit, oldest first.
-    pub fn audit_lines(&self) -> std::io::Result<Vec<String>> {
+    pub fn audit_lines(&self) -> std::io::Result<Lines> {
         self.audit.lines(&self.tenant)
     }
 

@@ -35,7 +35,7 @@ use conflicts::{Conflicts, Noted};
 pub use head::Head;
 pub use header::{HeaderError, Unknown};
 pub use home::{Home, HomeError};
-pub use notebook::Notebook;
+pub use notebook::{Lines, Notebook};
 pub use noticed::{NOTICED, Noticed, Places};
 pub use pin::Pin;
 pub use standing::{StandError, Standing, Succession, may_reap};

@@ -22,7 +22,7 @@ use crate::catalog::seen::Seen;
 use crate::catalog::{Keeper, Met};
 use crate::config::MountOptions;
 use crate::config::checks::FS_TYPE;
-use crate::control::engine::Engine;
+use crate::control::engine::{Engine, Peer};
 use crate::control::filter::Filter;
 use crate::control::wire::{
     BrakeReport, BrakeRequest, CancelReport, CancelRequest, Counters, DuReport, DuRequest,
@@ -380,13 +380,14 @@ impl Engine for Commands {
 
     async fn run_move(
         &self,
+        peer: Peer,
         request: MoveRequest,
         progress: mpsc::Sender<Progress>,
         cancel: CancellationToken,
     ) -> Result<MoveSummary, Problem> {
         let number = self.next_move.fetch_add(1, Ordering::Relaxed);
         self.running().insert(number, (request.paths.clone(), cancel.clone()));
-        let summary = moves::run(&self.0, request, progress, cancel).await;
+        let summary = moves::run(&self.0, peer, request, progress, cancel).await;
         self.running().remove(&number);
         summary
     }

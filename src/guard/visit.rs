@@ -15,6 +15,7 @@ use super::reader::Reader;
 use super::{Ask, Denied, Guard, Piece, Ruling};
 use crate::file_id::Ino;
 use crate::inode::SAME_ANSWER_FOR;
+use crate::wire_path::WirePath;
 
 /// One open of a cold file. Dropped, it leaves its line in the audit.
 pub struct Visit {
@@ -49,7 +50,7 @@ struct Line<'a> {
     /// Seconds since 1970.
     time: f64,
     tenant: &'a str,
-    path: String,
+    path: WirePath,
     ino: u64,
     segment: String,
     size_bytes: u64,
@@ -58,7 +59,7 @@ struct Line<'a> {
     why: &'static str,
     class: &'a str,
     name: &'a str,
-    program: String,
+    program: WirePath,
     process: u32,
     session: u32,
     user: u32,
@@ -216,6 +217,13 @@ impl Visit {
         }
     }
 
+    /// It was no question: a person's command recalled the file, or failed to.
+    pub(super) fn was_commanded(&self, failed: Option<String>) {
+        self.keeps.store(true, Ordering::Relaxed);
+        self.bytes.store(self.ask.bytes, Ordering::Relaxed);
+        self.end_with(failed.map_or(Outcome::Admitted, Outcome::Failed));
+    }
+
     /// Notes that what it was let through for failed.
     pub fn failed(&self, error: &dyn std::fmt::Display) {
         self.end_with(Outcome::Failed(error.to_string()));
@@ -265,7 +273,7 @@ impl Visit {
         Line {
             time: (since.as_secs_f64() * 1_000.0).round() / 1_000.0,
             tenant: &self.guard.tenant.name,
-            path: self.ask.path.to_string_lossy().into_owned(),
+            path: WirePath::from(&self.ask.path),
             ino: self.ask.ino.0,
             segment: self.ask.segment.to_string(),
             size_bytes: self.ask.size_bytes,
@@ -273,7 +281,7 @@ impl Visit {
             why: self.ask.why.word(),
             class: &self.who.class,
             name: &self.reader.name,
-            program: self.reader.program.to_string_lossy().into_owned(),
+            program: WirePath::from(&self.reader.program),
             process: self.reader.process,
             session: self.reader.session,
             user: self.reader.uid,

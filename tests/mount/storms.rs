@@ -1,8 +1,10 @@
 //! The storm guard, as a person meets it: who may bring cold files home and how much, that
 //! resident files never notice, and that there is an account of who asked for what.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::ErrorKind;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -403,6 +405,47 @@ fn a_cancel_of_a_path_or_of_all_ends_waits_for_a_budget() {
     others.into_iter().for_each(is_cancelled);
     waiting(0);
     storm.hot_reads();
+    storm.mount.detach();
+}
+
+#[test]
+fn a_recall_by_command_is_in_the_audit_with_whose_it_was_whatever_the_name() {
+    let Some(storm) = Storm::new("") else { return };
+    let odd = OsStr::from_bytes(b"not \xff utf-8");
+    let (data, mnt) = (storm.site.data.join(odd), storm.site.mnt.join(odd));
+    std::fs::write(&mnt, pattern::bytes(50, BYTES)).unwrap();
+    storm.mount.all("migrate", &mnt);
+    assert!(storm.read_as("clamscan", &mnt).is_some());
+    storm.mount.all("recall", &mnt);
+    storm.mount.all("recall", &mnt);
+    let below = storm.site.mnt.join("below");
+    std::fs::create_dir(&below).unwrap();
+    std::fs::rename(storm.cold(0), below.join("cold-0")).unwrap();
+    let drained = storm.mount.coldfs([OsStr::new("drain"), below.as_os_str()]);
+    assert!(drained.status.success(), "{drained:?}");
+    let lines =
+        wait_for(Duration::from_secs(5), || Some(storm.audit()).filter(|lines| lines.len() >= 3));
+    let lines = lines.expect("a line for each");
+    assert_eq!(lines.len(), 3, "none for what was at home: {lines:?}");
+    let hex: String =
+        data.as_os_str().as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    for (line, why) in lines.iter().zip(["read", "command", "command"]) {
+        assert_eq!(line["why"], why, "{line}");
+        assert_eq!(line["outcome"], "admitted", "{line}");
+        assert_eq!(line["user"], nix::unistd::geteuid().as_raw(), "{line}");
+    }
+    assert_eq!(
+        (&lines[0]["path"]["hex"], &lines[1]["path"]["hex"]),
+        (&hex.as_str().into(), &hex.into())
+    );
+    let command = &lines[1];
+    assert_eq!((&command["kept"], &command["bytes"]), (&true.into(), &BYTES.into()), "{command}");
+    assert_eq!(command["segment"], lines[0]["segment"]);
+    assert_eq!(command["name"], "coldfs");
+    assert_eq!(lines[2]["path"], storm.site.data.join("below/cold-0").to_str().unwrap());
+    let people = storm.mount.coldfs([OsStr::new("audit"), storm.site.mnt.as_os_str()]).stdout;
+    let people = String::from_utf8(people).unwrap();
+    assert_eq!(people.matches("/not \\xff utf-8 ").count(), 2, "{people}");
     storm.mount.detach();
 }
 
