@@ -23,6 +23,7 @@ use crate::store::ObjectStore;
 use crate::sys;
 use crate::tenant::{HeaderError, Home, HomeError, Standing, Succession, Tenant, Unknown};
 
+mod cancel;
 mod check;
 mod count;
 mod ending;

@@ -14,13 +14,15 @@ use lru::LruCache;
 use tokio::time::Instant;
 
 use crate::file_id::{Ino, SegmentId};
-use crate::tenant::{Notebook, Tenant};
+use crate::tenant::{Lines, Notebook, Tenant};
 
 pub mod brake;
 pub mod budget;
 pub mod class;
 pub mod ledger;
 pub mod reader;
+#[cfg(test)]
+mod tests;
 mod visit;
 
 use brake::{Alarm, Brake, BrakeLimits};
@@ -32,8 +34,10 @@ pub use visit::Visit;
 
 /// Files whose first touch is remembered, for classes that recall at the second.
 const TOUCHED: NonZeroUsize = NonZeroUsize::new(65_536).expect("not zero");
-/// The audit in `.coldfs`: one line of JSON an open of a cold file.
+/// The audit in `.coldfs`: one line of JSON an open of a cold file, or a recall by command.
 const AUDIT: &str = "audit.jsonl";
+/// Why the brake is on, in `.coldfs`: there until a person lets go.
+const BRAKE: &str = "brake";
 
 /// What of the guard can be turned.
 #[derive(Clone, Debug, Default)]
@@ -55,6 +59,8 @@ pub enum Why {
     Write,
     /// A program is about to run.
     Exec,
+    /// A person's command, which nobody asks the guard for: it is in the audit only.
+    Command,
 }
 
 impl Why {
@@ -64,6 +70,7 @@ impl Why {
             Why::Read => "read",
             Why::Write => "write",
             Why::Exec => "exec",
+            Why::Command => "command",
         }
     }
 }
@@ -122,6 +129,14 @@ enum Ruling {
     Denied(Denied),
 }
 
+/// Bytes of a file that is read in pieces.
+#[derive(Clone, Copy, Debug)]
+struct Piece {
+    bytes: u64,
+    /// Whether its reader may bring the file home.
+    keeps: bool,
+}
+
 /// The guard of one tenant.
 pub struct Guard {
     tenant: Arc<Tenant>,
@@ -130,6 +145,8 @@ pub struct Guard {
     patience: Duration,
     state: Mutex<State>,
     audit: Notebook,
+    /// Held by whoever brings the brake's note in step.
+    brake_note: Mutex<()>,
 }
 
 struct State {
@@ -144,16 +161,21 @@ struct State {
 impl Guard {
     /// A guard by these rules. Who waits for its budget waits up to `patience`.
     pub fn new(tenant: Arc<Tenant>, rules: Rules, patience: Duration) -> Self {
+        let alarm = tenant.small_note(BRAKE).map(|note| Alarm::of_note(note, &rules.brake));
         let state = State {
             buckets: Buckets::new(rules.budgets),
             slow: Vec::new(),
             touched: LruCache::new(TOUCHED),
-            brake: Brake::new(rules.brake, Instant::now()),
+            brake: Brake::new(rules.brake, alarm, Instant::now()),
             ledger: Ledger::new(),
             visits: Vec::new(),
         };
         let (state, audit) = (Mutex::new(state), Notebook::new(AUDIT));
-        Self { tenant, rules, patience, state, audit }
+        let guard = Self { tenant, rules, patience, state, audit, brake_note: Mutex::new(()) };
+        if let Some(alarm) = guard.alarm() {
+            guard.sound_alarm(&alarm);
+        }
+        guard
     }
 
     /// An open of a cold file by a reader, to be asked for.
@@ -167,6 +189,13 @@ impl Guard {
         }
         state.visits.push(Arc::downgrade(&visit));
         visit
+    }
+
+    /// Notes a recall that a person's command asked for, and why it failed.
+    pub fn note_command(self: &Arc<Self>, reader: Reader, ask: Ask, failed: Option<String>) {
+        let class = self.rules.classes.of(&reader);
+        let visit = Visit::new(Arc::clone(self), reader, class, ask);
+        visit.was_commanded(failed);
     }
 
     /// What applications asked for since the mount.
@@ -197,7 +226,11 @@ impl Guard {
 
     /// Lets the brake go. False: it was not on.
     pub fn let_go(&self) -> bool {
-        self.state().brake.let_go()
+        let was_on = self.state().brake.let_go();
+        if was_on {
+            self.note_brake();
+        }
+        was_on
     }
 
     /// Ends the waits of a process, or of a session by its number. Returns how many.
@@ -207,12 +240,18 @@ impl Guard {
         of_it.filter(|visit| visit.cancel()).count() as u64
     }
 
+    /// The opens that wait now, for a budget or for bytes.
+    pub fn waiting(&self) -> Vec<Arc<Visit>> {
+        let visits: Vec<_> = self.state().visits.iter().filter_map(Weak::upgrade).collect();
+        visits.into_iter().filter(|visit| visit.is_waiting()).collect()
+    }
+
     fn class(&self, place: usize) -> &Class {
         self.rules.classes.get(place)
     }
 
     /// The lines of the audit, oldest first.
-    pub fn audit_lines(&self) -> std::io::Result<Vec<String>> {
+    pub fn audit_lines(&self) -> std::io::Result<Lines> {
         self.audit.lines(&self.tenant)
     }
 
@@ -223,9 +262,17 @@ impl Guard {
     /// Decides on an open, and pays for it where it is let through.
     fn rule(&self, owners: [Owner; 3], place: usize, ask: &Ask, now: Instant) -> Ruling {
         let class = self.class(place);
-        let mut state = self.state();
-        let state = &mut *state;
-        if state.brake.alarm().is_some() {
+        let mut held = self.state();
+        let state = &mut *held;
+        let keeps = match (class.action, class.admit) {
+            // Whoever changes or runs a file needs all of it.
+            _ if ask.why != Why::Read => true,
+            (Action::PassThrough, _) => false,
+            (_, Admit::FirstTouch) => true,
+            (_, Admit::SecondTouch) => state.touched.contains(&ask.ino),
+        };
+        // It is for what comes home: whoever leaves files where they are is none of it.
+        if keeps && state.brake.alarm().is_some() {
             return Ruling::Denied(Denied::Brake);
         }
         let by_class = match class.action {
@@ -249,43 +296,68 @@ impl Guard {
             level.spend(1);
         }
         state.buckets.spend(owners, Some(ask.segment), ask.bytes);
-        if state.brake.count(1, ask.bytes, now) {
-            self.sound_alarm(state.brake.alarm());
+        if class.admit == Admit::SecondTouch && ask.why == Why::Read {
+            state.touched.put(ask.ino, ());
         }
-        let changes = ask.why != Why::Read;
-        let keeps = match (class.action, class.admit) {
-            // Whoever changes or runs a file needs all of it.
-            _ if changes => true,
-            (Action::PassThrough, _) => false,
-            (_, Admit::FirstTouch) => true,
-            (_, Admit::SecondTouch) => state.touched.put(ask.ino, ()).is_some(),
-        };
+        if keeps && state.brake.count(1, ask.bytes, now) {
+            drop(held);
+            self.raise_alarm();
+        }
         Ruling::Admitted { keeps }
     }
 
     /// Pays for bytes that are read in pieces: how long to wait first, or nothing.
-    fn pay(&self, owners: [Owner; 3], bytes: u64, now: Instant) -> Option<(Owner, Duration)> {
+    fn pay(&self, owners: [Owner; 3], piece: Piece, now: Instant) -> Option<(Owner, Duration)> {
         let mut state = self.state();
         let (wait, whose) = state.buckets.wait(owners, None, now);
         if !wait.is_zero() {
             return Some((whose, wait));
         }
         drop(state);
-        self.owe(owners, bytes, now);
+        self.owe(owners, piece, now);
         None
     }
 
     /// Pays for bytes that are read whether there is something to pay with or not.
-    fn owe(&self, owners: [Owner; 3], bytes: u64, now: Instant) {
+    fn owe(&self, owners: [Owner; 3], piece: Piece, now: Instant) {
         let mut state = self.state();
-        state.buckets.spend(owners, None, bytes);
-        if state.brake.count(0, bytes, now) {
-            self.sound_alarm(state.brake.alarm());
+        state.buckets.spend(owners, None, piece.bytes);
+        if piece.keeps && state.brake.count(0, piece.bytes, now) {
+            drop(state);
+            self.raise_alarm();
         }
     }
 
-    fn sound_alarm(&self, alarm: Option<&Alarm>) {
-        let Some(Alarm { files, bytes, window, .. }) = alarm else { return };
+    /// Durable before whoever raised it goes on, so that no kill lets go: once an alarm.
+    fn raise_alarm(&self) {
+        self.note_brake();
+        if let Some(alarm) = self.alarm() {
+            self.sound_alarm(&alarm);
+        }
+    }
+
+    /// Brings the note in `.coldfs` in step with the brake, whoever changes it meanwhile.
+    fn note_brake(&self) {
+        let _one = self.brake_note.lock().unwrap_or_else(PoisonError::into_inner);
+        let noted = match self.alarm() {
+            Some(alarm) => serde_json::to_string(&alarm)
+                .map_err(std::io::Error::from)
+                .and_then(|text| self.tenant.note(BRAKE, &text)),
+            None => self.tenant.forget_note(BRAKE),
+        };
+        if let Err(error) = noted {
+            tracing::error!(
+                tenant = %self.tenant.name, %error,
+                "cannot note the recall brake in .coldfs/brake: the next mount has it as it was"
+            );
+        }
+    }
+
+    fn sound_alarm(&self, alarm: &Alarm) {
+        let Alarm { files, bytes, window, unreadable, .. } = alarm;
+        if let Some(error) = unreadable {
+            tracing::error!(tenant = %self.tenant.name, %error, "cannot read .coldfs/brake");
+        }
         tracing::error!(
             tenant = %self.tenant.name, files, bytes, seconds = window.as_secs(),
             "the recall brake is on: cold files are refused (EACCES) until `coldfs brake \

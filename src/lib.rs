@@ -19,6 +19,7 @@ pub mod sys;
 #[cfg(test)]
 #[path = "../tests/harness/telling.rs"]
 pub(crate) mod telling;
+pub mod wire_path;
 
 // 3: each speaks to one thing outside
 pub mod failpoint;

@@ -35,7 +35,7 @@ use conflicts::{Conflicts, Noted};
 pub use head::Head;
 pub use header::{HeaderError, Unknown};
 pub use home::{Home, HomeError};
-pub use notebook::Notebook;
+pub use notebook::{Lines, Notebook};
 pub use noticed::{NOTICED, Noticed, Places};
 pub use pin::Pin;
 pub use standing::{StandError, Standing, Succession, may_reap};
@@ -108,6 +108,21 @@ impl Tenant {
     #[must_use]
     pub fn standing_as(self, standing: Standing) -> Self {
         Self { standing, ..self }
+    }
+
+    /// A small note in `.coldfs`; none: there is none.
+    pub fn small_note(&self, name: &str) -> Option<io::Result<String>> {
+        self.home.small_note(name)
+    }
+
+    /// Writes one whole or not at all, durable when it returns; not on a read-only filesystem.
+    pub fn note(&self, name: &str, text: &str) -> io::Result<()> {
+        self.home.note(name, text)
+    }
+
+    /// Removes one, durably.
+    pub fn forget_note(&self, name: &str) -> io::Result<()> {
+        self.home.forget_note(name)
     }
 
     /// Whether it owns what its store has of it.

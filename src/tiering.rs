@@ -27,7 +27,7 @@ use crate::policy::{self, Judge};
 use crate::recall::Recall;
 use crate::sys::mount_table::Mounted;
 use crate::temperature::HalfLife;
-use crate::tenant::{Notebook, Tenant};
+use crate::tenant::{Lines, Notebook, Tenant};
 
 mod ask;
 mod batch;
@@ -308,7 +308,7 @@ impl Tiering {
     }
 
     /// What was moved, a line of JSON each, oldest first.
-    pub fn moved_lines(&self) -> std::io::Result<Vec<String>> {
+    pub fn moved_lines(&self) -> std::io::Result<Lines> {
         self.moved.lines(&self.tenant)
     }
 

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::output::{Output, count, size, unwritten};
 use super::{Outcome, converse, paths};
-use crate::control::wire::{Notes, NotesRequest, NotesSummary, Problem};
+use crate::control::wire::{Notes, NotesRequest, NotesSummary, Problem, WirePath};
 use crate::printable::printable;
 
 const CONFLICTS_EXAMPLES: &str = "\
@@ -41,8 +41,9 @@ Examples:
   coldfs audit /srv/t1 --json | jq 'select(.name == \"grep\")'
   coldfs audit /srv/t1 --moves              what moved by itself, and by which rule
 
-A line for each open of a cold file, the last sixteen MiB of them: who, with what program, what it
-read, how long it waited, and how it came out.";
+A line for each open of a cold file, and each recall by command, the last sixteen MiB of them: who,
+with what program, what it read, how long it waited, and how it came out. Lines that fell out are
+counted.";
 
 /// Show who opened cold files, one by one
 #[derive(Debug, Args)]
@@ -79,7 +80,14 @@ pub fn audit(args: &AuditArgs, output: &mut Output) -> Result<Outcome, Problem> 
     } else {
         (Notes::Audit, visit as _)
     };
-    show(&args.mountpoint, NotesRequest { notes, tail: args.tail }, output, people)?;
+    let request = NotesRequest { notes, tail: args.tail };
+    let summary = show(&args.mountpoint, request, output, people)?;
+    if summary.fallen_out > 0 {
+        output.note(&format!(
+            "{} older lines fell out: there was no room",
+            count(summary.fallen_out)
+        ));
+    }
     Ok(Outcome::Done)
 }
 
@@ -102,6 +110,12 @@ fn show(
 
 fn text<'a>(note: &'a Value, field: &str) -> &'a str {
     note[field].as_str().unwrap_or_default()
+}
+
+/// A name, whatever its bytes.
+fn path(note: &Value) -> String {
+    let path = serde_json::from_value::<WirePath>(note["path"].clone());
+    path.map(|path| path.to_string()).unwrap_or_default()
 }
 
 fn number(note: &Value, field: &str) -> u64 {
@@ -129,7 +143,7 @@ fn visit(note: &Value) -> String {
     printable(format!(
         "{} {} {} ({}, user {}, process {}): {} of {}, {}",
         when(note),
-        text(note, "path"),
+        path(note),
         text(note, "name"),
         text(note, "class"),
         number(note, "user"),

@@ -14,6 +14,7 @@ use crate::control::wire::{
     Alarm, Application, BrakeReport, BrakeRequest, FileWarmth, HeatReport, HeatRequest, Problem,
     TopReport, WirePath,
 };
+use crate::printable::printable;
 use crate::units::shown_seconds;
 
 const TOP_EXAMPLES: &str = "\
@@ -194,6 +195,12 @@ fn line(now: &Application, before: &[Application], seconds: u64) -> String {
 }
 
 fn alarm(alarm: &Alarm) -> String {
+    if let Some(error) = &alarm.unreadable {
+        return printable(format!(
+            "  the recall brake is on: .coldfs/brake cannot be read ({error}); cold files are \
+             refused until `coldfs brake --release`"
+        ));
+    }
     format!(
         "  the recall brake is on: {} files, {} within {}; cold files are refused until `coldfs \
          brake --release`",
@@ -209,8 +216,8 @@ Examples:
   coldfs brake /srv/t1 --release    let go, once you know who it was (`coldfs top`)
 
 The brake is put on when cold files come home in masses: [brake] in the configuration says how
-many. Until a person lets go, opening a cold file fails with EACCES; resident files, and the
-commands recall and migrate, go on.";
+many. Until a person lets go, an open that would bring one home fails with EACCES; resident files,
+readers that bring nothing home, and the commands recall and migrate, go on.";
 
 /// Show the brake on mass recalls, or let it go
 #[derive(Debug, Args)]
@@ -260,7 +267,13 @@ mod tests {
     fn a_table_says_who_how_much_and_how_fast() {
         let first = tables(&[report(1 << 30, None)], &[], 2);
         assert!(first.contains("grep") && first.contains("1,234") && first.contains("1.0 GiB"));
-        let on = Alarm { files: 60_000, bytes: 1 << 40, window_seconds: 600, since: 1 };
+        let on = Alarm {
+            files: 60_000,
+            bytes: 1 << 40,
+            window_seconds: 600,
+            since: 1,
+            unreadable: None,
+        };
         let second = tables(&[report(3 << 30, Some(on))], &[report(1 << 30, None)], 2);
         assert!(second.contains("1.0 GiB/s"), "{second}");
         assert!(second.contains("60,000 files, 1.0 TiB within 10 minutes"), "{second}");

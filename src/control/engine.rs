@@ -16,6 +16,22 @@ use super::wire::{
 /// How many items of a stream wait for a slow reader before the engine waits too.
 pub const STREAM_ITEMS: usize = 256;
 
+/// Who is at the other end of the control socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its process; 0: not visible from here.
+    pub process: u32,
+    /// Its user.
+    pub uid: u32,
+}
+
+impl Peer {
+    /// This process itself.
+    pub fn myself() -> Self {
+        Self { process: std::process::id(), uid: nix::unistd::geteuid().as_raw() }
+    }
+}
+
 /// The daemon, as commands see it.
 ///
 /// Long calls get a token that is cancelled when the client goes away: they stop at the next
@@ -36,6 +52,7 @@ pub trait Engine: Send + Sync + 'static {
     /// Archives, releases, recalls or migrates.
     async fn run_move(
         &self,
+        peer: Peer,
         request: MoveRequest,
         progress: mpsc::Sender<Progress>,
         cancel: CancellationToken,

@@ -11,16 +11,19 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::body::{Body, Bytes};
+use axum::extract::connect_info::{ConnectInfo, Connected};
 use axum::extract::{Json, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use axum::serve::IncomingStream;
 use axum::{Router, extract::DefaultBodyLimit};
 use serde::Serialize;
+use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::engine::{Engine, STREAM_ITEMS};
+use super::engine::{Engine, Peer, STREAM_ITEMS};
 use super::runtime::RuntimeDir;
 use super::wire::{
     BrakeReport, BrakeRequest, CancelReport, CancelRequest, DuReport, DuRequest, Event,
@@ -69,13 +72,23 @@ impl ControlSocket {
     ) -> std::io::Result<()> {
         let Self { listener, name } = self;
         listener.set_nonblocking(true)?;
-        let listener = tokio::net::UnixListener::from_std(listener)?;
+        let listener = UnixListener::from_std(listener)?;
+        let routes = routes(engine).into_make_service_with_connect_info::<Peer>();
         let result = tokio::select! {
-            result = axum::serve(listener, routes(engine)).into_future() => result,
+            result = axum::serve(listener, routes).into_future() => result,
             () = stop.cancelled() => Ok(()),
         };
         drop(name);
         result
+    }
+}
+
+impl Connected<IncomingStream<'_, UnixListener>> for Peer {
+    /// As the kernel vouches for it (`SO_PEERCRED`); the daemon, where it does not say.
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+        let Ok(peer) = stream.io().peer_cred() else { return Self::myself() };
+        let process = peer.pid().and_then(|process| u32::try_from(process).ok());
+        Self { process: process.unwrap_or(0), uid: peer.uid() }
     }
 }
 
@@ -142,8 +155,12 @@ async fn state(State(engine): Shared, Json(request): Json<StateRequest>) -> Resp
     })
 }
 
-async fn run_move(State(engine): Shared, Json(request): Json<MoveRequest>) -> Response {
-    stream(|items, cancel| async move { engine.run_move(request, items, cancel).await })
+async fn run_move(
+    State(engine): Shared,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Json(request): Json<MoveRequest>,
+) -> Response {
+    stream(move |items, cancel| async move { engine.run_move(peer, request, items, cancel).await })
 }
 
 async fn find(State(engine): Shared, Json(request): Json<FindRequest>) -> Response {

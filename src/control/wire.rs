@@ -8,12 +8,12 @@ mod files;
 mod heat;
 mod moves;
 mod notes;
-mod path;
 mod repair;
 mod status;
 mod storm;
 mod tiering;
 
+pub use crate::wire_path::WirePath;
 pub use files::{
     DuReport, DuRequest, FileHeat, FileReport, FileState, FindRequest, FindSummary, HsmFlags,
     Remote, Source, StateRequest,
@@ -24,7 +24,6 @@ pub use moves::{
     PinRequest, Progress, Skip, SkippedFile, Verb,
 };
 pub use notes::{Notes, NotesRequest, NotesSummary};
-pub use path::WirePath;
 pub use repair::{Finding, FsckMode, FsckReport, FsckRequest, Verdict};
 pub use status::{
     Bytes, CatalogState, CatalogStatus, Counters, Files, HeatStatus, Mount, Status, TenantStatus,

@@ -17,12 +17,12 @@ use super::failures::{Failures, is_gone};
 use super::files::{heat_of, relative, report, report_on};
 use super::walks::{Stop, Unwalked, WALKS_AT_ONCE, Walks};
 use super::watching::Watching;
-use super::{check, known, moves, notes, pins, storm, tiering, warmth};
+use super::{cancel, check, known, moves, notes, pins, storm, tiering, warmth};
 use crate::catalog::seen::Seen;
 use crate::catalog::{Keeper, Met};
 use crate::config::MountOptions;
 use crate::config::checks::FS_TYPE;
-use crate::control::engine::Engine;
+use crate::control::engine::{Engine, Peer};
 use crate::control::filter::Filter;
 use crate::control::wire::{
     BrakeReport, BrakeRequest, CancelReport, CancelRequest, Counters, DuReport, DuRequest,
@@ -33,7 +33,7 @@ use crate::control::wire::{
     TenantStatus, TopReport, WirePath,
 };
 use crate::guard::Guard;
-use crate::inode::{Inodes, Serving};
+use crate::inode::Inodes;
 use crate::migrate::Migrator;
 use crate::recall::{Chunks, Recall};
 use crate::sys;
@@ -203,46 +203,7 @@ impl Served {
         missing
     }
 
-    /// Stops recalls of files at or below these paths, and reads that wait for them; of all where
-    /// there are none.
-    async fn cancel_recalls(self: &Arc<Self>, paths: &[WirePath]) -> Result<u64, Problem> {
-        let mut recalls = HashMap::new();
-        for inode in self.inodes.all() {
-            if let Serving::Cold(cold) = inode.serving()
-                && cold.is_waited_for()
-            {
-                recalls.insert(inode.ino.0, cold);
-            }
-        }
-        if recalls.is_empty() {
-            return Ok(0);
-        }
-        let starts = paths.iter().map(|path| self.locate(path.as_path()));
-        let starts: Vec<Found> = starts.collect::<Result<_, _>>()?;
-        if starts.is_empty() || starts.iter().any(|start| start.path.is_empty()) {
-            return Ok(recalls.values().filter(|cold| cold.cancel()).count() as u64);
-        }
-        let served = Arc::clone(self);
-        let walk = self.walks.run(CancellationToken::new(), move |stop| {
-            let mut stopped = 0;
-            for start in starts {
-                let mut visit = |file: Found| {
-                    if let Some(cold) = recalls.remove(&file.stat.st_ino) {
-                        stopped += u64::from(cold.cancel());
-                    }
-                    if recalls.is_empty() { ControlFlow::Break(()) } else { stop.flow() }
-                };
-                let mut fail = |_: &[u8], error: std::io::Error| {
-                    tracing::warn!(%error, "a directory cannot be searched for recalls");
-                };
-                let _all_or_found = walk(&served.tenant, start, &mut visit, &mut fail);
-            }
-            stopped
-        });
-        Ok(walk.await?)
-    }
-
-    fn running(
+    pub(super) fn running(
         &self,
     ) -> std::sync::MutexGuard<'_, HashMap<u64, (Vec<WirePath>, CancellationToken)>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
@@ -419,13 +380,14 @@ impl Engine for Commands {
 
     async fn run_move(
         &self,
+        peer: Peer,
         request: MoveRequest,
         progress: mpsc::Sender<Progress>,
         cancel: CancellationToken,
     ) -> Result<MoveSummary, Problem> {
         let number = self.next_move.fetch_add(1, Ordering::Relaxed);
         self.running().insert(number, (request.paths.clone(), cancel.clone()));
-        let summary = moves::run(&self.0, request, progress, cancel).await;
+        let summary = moves::run(&self.0, peer, request, progress, cancel).await;
         self.running().remove(&number);
         summary
     }
@@ -494,28 +456,7 @@ impl Engine for Commands {
     }
 
     async fn cancel(&self, request: CancelRequest) -> Result<CancelReport, Problem> {
-        let mut cancelled = CancelReport::default();
-        if !request.processes.is_empty() {
-            for process in &request.processes {
-                cancelled.recalls += self.guard.cancel_process(*process);
-            }
-            return Ok(cancelled);
-        }
-        for (paths, token) in self.running().values() {
-            let below = |path: &WirePath| {
-                request.paths.is_empty()
-                    || request.paths.iter().any(|asked| {
-                        path.as_path().starts_with(asked.as_path())
-                            || asked.as_path().starts_with(path.as_path())
-                    })
-            };
-            if paths.iter().any(below) {
-                token.cancel();
-                cancelled.moves += 1;
-            }
-        }
-        cancelled.recalls = self.0.cancel_recalls(&request.paths).await?;
-        Ok(cancelled)
+        cancel::run(&self.0, request).await
     }
 
     async fn pin(

@@ -19,15 +19,19 @@ use tokio_util::sync::CancellationToken;
 use super::engine::Served;
 use super::files::{relative, shown};
 use super::walks::{Stop, Unwalked};
+use crate::control::engine::Peer;
 use crate::control::filter::name_pattern;
 use crate::control::wire::{
     FAILURES_NAMED, Failure, MoveRequest, MoveSummary, Problem, ProblemKind, Progress,
     Skip as SkipCount, SkippedFile, Verb, WirePath,
 };
+use crate::guard::reader::Reader;
+use crate::guard::{Ask, Why};
 use crate::inode::{Inode, Serving};
 use crate::migrate::{BATCH_FILES, Candidate, MigrateError, Outcome, Skip};
 use crate::prestage::{Recalled, forget_copy, recall_file, remote_copy};
 use crate::recall::RecallError;
+use crate::record::Record;
 use crate::tenant::Pin;
 use crate::walk::{Found, find, walk};
 
@@ -95,6 +99,8 @@ enum Met {
 
 struct Running {
     verb: Verb,
+    /// Whose command it is.
+    person: Reader,
     started: Instant,
     done: u64,
     already: u64,
@@ -110,6 +116,7 @@ struct Running {
 /// Carries a move out.
 pub(super) async fn run(
     served: &Arc<Served>,
+    peer: Peer,
     request: MoveRequest,
     progress: mpsc::Sender<Progress>,
     cancel: CancellationToken,
@@ -130,6 +137,7 @@ pub(super) async fn run(
     let started = Instant::now();
     let mut running = Running {
         verb: request.verb,
+        person: Reader::look(peer.process, peer.uid),
         started,
         done: 0,
         already: 0,
@@ -300,8 +308,8 @@ impl Running {
         self.already += others.len() as u64;
         drop(others);
         let all: Vec<(Candidate, Ended)> = match self.verb {
-            Verb::Recall => recall(served, candidates, cancel).await,
-            Verb::Drain => drain(served, candidates, cancel).await,
+            Verb::Recall => recall(served, &self.person, candidates, cancel).await,
+            Verb::Drain => drain(served, &self.person, candidates, cancel).await,
             Verb::Archive => {
                 let outcomes = served.migrator.archive(candidates, cancel).await;
                 outcomes.into_iter().map(ended).collect()
@@ -420,6 +428,7 @@ impl Running {
 /// Recalls files, segment by segment: what lies together comes together.
 async fn recall(
     served: &Arc<Served>,
+    person: &Reader,
     batch: Vec<Candidate>,
     cancel: &CancellationToken,
 ) -> Vec<(Candidate, Ended)> {
@@ -436,12 +445,43 @@ async fn recall(
             let turn = under_way.acquire_many(u32::try_from(parts).unwrap_or(RECALLING_PARTS));
             async move {
                 let _turn = turn.await;
-                recall_one(served, candidate, cancel).await
+                let (candidate, ended) = recall_one(served, candidate, cancel).await;
+                if let Some(record) = copy {
+                    note_recall(served, person, &candidate, &record, &ended);
+                }
+                (candidate, ended)
             }
         })
         .buffer_unordered(RECALLING_PARTS as usize)
         .collect()
         .await
+}
+
+/// Leaves a line of a recall in the audit; of a file that was here, or is tried again, there is
+/// nothing to tell.
+fn note_recall(
+    served: &Served,
+    person: &Reader,
+    candidate: &Candidate,
+    record: &Record,
+    ended: &Ended,
+) {
+    let (bytes, failed) = match ended {
+        Ok(Moved::Done(bytes)) => (*bytes, None),
+        Ok(Moved::Skipped(Skip::Cancelled)) => (0, Some("cancelled".to_owned())),
+        Ok(Moved::Skipped(_)) => return,
+        Err(error) => (0, Some(error.to_string())),
+    };
+    let ask = Ask {
+        ino: candidate.inode.ino,
+        path: served.options.data_dir.join(OsStr::from_bytes(&candidate.path)),
+        size_bytes: record.size_bytes,
+        remote_bytes: bytes,
+        segment: record.at.segment,
+        bytes,
+        why: Why::Command,
+    };
+    served.guard.note_command(person.clone(), ask, failed);
 }
 
 async fn recall_one(
@@ -470,12 +510,13 @@ async fn recall_one(
 /// Recalls files and makes plain files of them, those that are at home too.
 async fn drain(
     served: &Arc<Served>,
+    person: &Reader,
     batch: Vec<Candidate>,
     cancel: &CancellationToken,
 ) -> Vec<(Candidate, Ended)> {
     let mut all = Vec::with_capacity(batch.len());
     let mut last = None;
-    for (candidate, recalled) in recall(served, batch, cancel).await {
+    for (candidate, recalled) in recall(served, person, batch, cancel).await {
         let came = match recalled {
             Ok(Moved::Done(bytes)) => bytes,
             Ok(Moved::Skipped(Skip::Already)) => 0,

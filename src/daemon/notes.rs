@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use super::engine::Served;
 use super::files::shown;
 use crate::control::wire::{Notes, NotesRequest, NotesSummary, Problem, ProblemKind};
+use crate::tenant::Lines;
 
 /// Sends notes.
 pub(super) async fn run(
@@ -19,17 +20,16 @@ pub(super) async fn run(
     let reading = Arc::clone(served);
     let read = tokio::task::spawn_blocking(move || match request.notes {
         Notes::Conflicts => conflicts(&reading),
-        Notes::Audit => Ok((read_json(&reading.guard.audit_lines()?), 0)),
-        Notes::Moves => Ok((read_json(&reading.tiering.moved_lines()?), 0)),
+        Notes::Audit => Ok(read_json(&reading.guard.audit_lines()?)),
+        Notes::Moves => Ok(read_json(&reading.tiering.moved_lines()?)),
     });
     let read = read.await.unwrap_or_else(|_panic| Err(io::ErrorKind::Other.into()));
-    let (all, unwritten) = read.map_err(|error| {
+    let (all, mut summary) = read.map_err(|error| {
         let what = format!("{}/.coldfs: {error}", served.options.data_dir.display());
         Problem::new(ProblemKind::Failed, what, "check the data filesystem")
     })?;
     let tail = request.tail.map_or(usize::MAX, |tail| usize::try_from(tail).unwrap_or(usize::MAX));
     let from = all.len().saturating_sub(tail);
-    let mut summary = NotesSummary { sent: 0, unwritten };
     for note in all.into_iter().skip(from) {
         if notes.send(note).await.is_err() {
             break;
@@ -39,7 +39,10 @@ pub(super) async fn run(
     Ok(summary)
 }
 
-fn conflicts(served: &Served) -> io::Result<(Vec<Value>, u64)> {
+/// Notes, and how they end as far as that is known before they are sent.
+type Read = (Vec<Value>, NotesSummary);
+
+fn conflicts(served: &Served) -> io::Result<Read> {
     let (conflicts, unwritten) = served.tenant.conflicts()?;
     let values = conflicts.into_iter().map(|mut conflict| {
         if !conflict.path.is_empty() {
@@ -48,10 +51,13 @@ fn conflicts(served: &Served) -> io::Result<(Vec<Value>, u64)> {
         }
         serde_json::to_value(conflict).map_err(io::Error::other)
     });
-    Ok((values.collect::<io::Result<_>>()?, unwritten))
+    let summary = NotesSummary { unwritten, ..NotesSummary::default() };
+    Ok((values.collect::<io::Result<_>>()?, summary))
 }
 
 /// A line that a crash cut short says nothing.
-fn read_json(lines: &[String]) -> Vec<Value> {
-    lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect()
+fn read_json(read: &Lines) -> Read {
+    let values = read.lines.iter().filter_map(|line| serde_json::from_str(line).ok());
+    let summary = NotesSummary { fallen_out: read.fallen_out, ..NotesSummary::default() };
+    (values.collect(), summary)
 }

@@ -33,6 +33,12 @@ pub(super) fn brake(served: &Served, request: BrakeRequest) -> BrakeReport {
 /// A note for `status` while the brake is on.
 pub(super) fn note(served: &Served) -> Option<String> {
     let alarm = served.guard.alarm()?;
+    if let Some(error) = alarm.unreadable {
+        return Some(format!(
+            "the recall brake is on: .coldfs/brake cannot be read ({error}); cold files are \
+             refused until `coldfs brake --release`"
+        ));
+    }
     Some(format!(
         "the recall brake is on: {} cold files were opened within {}; they are refused until \
          `coldfs brake --release`; `coldfs top` shows who asked",
@@ -42,8 +48,8 @@ pub(super) fn note(served: &Served) -> Option<String> {
 }
 
 fn alarm(alarm: brake::Alarm) -> Alarm {
-    let brake::Alarm { files, bytes, window, since } = alarm;
-    Alarm { files, bytes, window_seconds: window.as_secs(), since }
+    let brake::Alarm { files, bytes, window, since, unreadable } = alarm;
+    Alarm { files, bytes, window_seconds: window.as_secs(), since, unreadable }
 }
 
 fn application(account: Account) -> Application {

@@ -1,16 +1,17 @@
 //! The brake: when a tenant's files come home in masses, something is wrong (ransomware, a
 //! copy of everything, a scanner that nobody named). It holds until a person lets go.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 /// When the brake is put on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BrakeLimits {
-    /// Cold files opened for their bytes within the window.
+    /// Cold files opened within the window to bring them home.
     pub files: u64,
-    /// Bytes asked for within the window.
+    /// Bytes of such files asked for within the window.
     pub bytes: u64,
     /// The window.
     pub window: Duration,
@@ -24,7 +25,7 @@ impl Default for BrakeLimits {
 }
 
 /// Why and when it was put on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Alarm {
     /// Files within the window.
     pub files: u64,
@@ -34,6 +35,27 @@ pub struct Alarm {
     pub window: Duration,
     /// Seconds since 1970.
     pub since: u64,
+    /// What is wrong with the note of it in `.coldfs`: it counts nothing then, and the brake is on.
+    #[serde(skip)]
+    pub unreadable: Option<String>,
+}
+
+impl Alarm {
+    /// The alarm that a note of an earlier run tells of.
+    pub(super) fn of_note(note: std::io::Result<String>, limits: &BrakeLimits) -> Self {
+        let note = note.and_then(|text| Ok(serde_json::from_str(&text)?));
+        note.unwrap_or_else(|error| Self {
+            files: 0,
+            bytes: 0,
+            window: limits.window,
+            since: now_seconds(),
+            unreadable: Some(error.to_string()),
+        })
+    }
+}
+
+fn now_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// Parts of the window that are counted apart.
@@ -49,9 +71,10 @@ pub(super) struct Brake {
 }
 
 impl Brake {
-    pub(super) fn new(limits: BrakeLimits, now: Instant) -> Self {
+    /// `alarm`: it is on since an earlier run.
+    pub(super) fn new(limits: BrakeLimits, alarm: Option<Alarm>, now: Instant) -> Self {
         let parts = [(0, 0); PARTS as usize];
-        Self { limits, parts, part: 0, part_began: now, alarm: None }
+        Self { limits, parts, part: 0, part_began: now, alarm }
     }
 
     pub(super) fn alarm(&self) -> Option<&Alarm> {
@@ -89,9 +112,8 @@ impl Brake {
         if !over || self.alarm.is_some() {
             return false;
         }
-        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        let since = since.map_or(0, |since| since.as_secs());
-        self.alarm = Some(Alarm { files, bytes, window: self.limits.window, since });
+        let (window, since) = (self.limits.window, now_seconds());
+        self.alarm = Some(Alarm { files, bytes, window, since, unreadable: None });
         true
     }
 }
@@ -106,7 +128,7 @@ mod tests {
     #[test]
     fn it_is_put_on_once_and_let_go_by_a_person_only() {
         let now = Instant::now();
-        let mut brake = Brake::new(LIMITS, now);
+        let mut brake = Brake::new(LIMITS, None, now);
         for _ in 0..100 {
             assert!(!brake.count(1, 0, now));
         }
@@ -122,7 +144,7 @@ mod tests {
     #[test]
     fn what_comes_slowly_is_never_too_much() {
         let mut now = Instant::now();
-        let mut brake = Brake::new(LIMITS, now);
+        let mut brake = Brake::new(LIMITS, None, now);
         for _ in 0..10_000 {
             now += Duration::from_millis(1_200);
             assert!(!brake.count(1, 5, now));

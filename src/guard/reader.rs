@@ -27,7 +27,11 @@ impl Reader {
         if thread == 0 {
             return reader;
         }
-        let read = |what: &str| std::fs::read_to_string(format!("/proc/{thread}/{what}"));
+        // A process gives itself any name, which may be no UTF-8.
+        let read = |what: &str| {
+            let bytes = std::fs::read(format!("/proc/{thread}/{what}"));
+            bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        };
         if let Some(process) = read("status").ok().as_deref().and_then(parse_process) {
             reader.process = process;
         }
@@ -91,5 +95,17 @@ mod tests {
         assert_eq!(reader.process, std::process::id());
         let gone = Reader::look(u32::MAX, 7);
         assert_eq!(gone, Reader { process: u32::MAX, uid: 7, ..Reader::default() });
+    }
+
+    #[test]
+    fn who_calls_itself_what_is_no_text_is_seen_all_the_same() {
+        let looked = std::thread::spawn(|| {
+            std::fs::write("/proc/thread-self/comm", b"a\xff").unwrap();
+            Reader::look(nix::unistd::gettid().as_raw().unsigned_abs(), 7)
+        });
+        let looked = looked.join().unwrap();
+        assert_eq!((looked.name.as_str(), looked.process), ("a\u{fffd}", std::process::id()));
+        let session = nix::unistd::getsid(None).unwrap().as_raw().unsigned_abs();
+        assert_eq!(looked.session, session, "whose budget it has");
     }
 }

@@ -12,8 +12,10 @@ use tokio::time::Instant;
 use super::budget::Owner;
 use super::ledger::Who;
 use super::reader::Reader;
-use super::{Ask, Denied, Guard, Ruling};
+use super::{Ask, Denied, Guard, Piece, Ruling};
+use crate::file_id::Ino;
 use crate::inode::SAME_ANSWER_FOR;
+use crate::wire_path::WirePath;
 
 /// One open of a cold file. Dropped, it leaves its line in the audit.
 pub struct Visit {
@@ -48,7 +50,7 @@ struct Line<'a> {
     /// Seconds since 1970.
     time: f64,
     tenant: &'a str,
-    path: String,
+    path: WirePath,
     ino: u64,
     segment: String,
     size_bytes: u64,
@@ -57,7 +59,7 @@ struct Line<'a> {
     why: &'static str,
     class: &'a str,
     name: &'a str,
-    program: String,
+    program: WirePath,
     process: u32,
     session: u32,
     user: u32,
@@ -156,7 +158,8 @@ impl Visit {
             return Ok(());
         }
         let began = Instant::now();
-        while let Some((whose, wait)) = self.guard.pay(self.owners(), bytes, Instant::now()) {
+        let piece = Piece { bytes, keeps: self.keeps() };
+        while let Some((whose, wait)) = self.guard.pay(self.owners(), piece, Instant::now()) {
             self.wait_for_budget(whose, wait, began, self.guard.patience).await?;
         }
         self.note_bytes(bytes);
@@ -168,7 +171,8 @@ impl Visit {
     pub fn owe_the_rest(&self) {
         let rest = self.ask.remote_bytes.saturating_sub(self.bytes.load(Ordering::Relaxed));
         if !self.paid_whole.swap(true, Ordering::Relaxed) && rest > 0 {
-            self.guard.owe(self.owners(), rest, Instant::now());
+            let piece = Piece { bytes: rest, keeps: self.keeps() };
+            self.guard.owe(self.owners(), piece, Instant::now());
             self.note_bytes(rest);
         }
     }
@@ -213,6 +217,13 @@ impl Visit {
         }
     }
 
+    /// It was no question: a person's command recalled the file, or failed to.
+    pub(super) fn was_commanded(&self, failed: Option<String>) {
+        self.keeps.store(true, Ordering::Relaxed);
+        self.bytes.store(self.ask.bytes, Ordering::Relaxed);
+        self.end_with(failed.map_or(Outcome::Admitted, Outcome::Failed));
+    }
+
     /// Notes that what it was let through for failed.
     pub fn failed(&self, error: &dyn std::fmt::Display) {
         self.end_with(Outcome::Failed(error.to_string()));
@@ -222,8 +233,13 @@ impl Visit {
         self.waits.load(Ordering::Relaxed) > 0
     }
 
+    /// The file that it is of.
+    pub fn ino(&self) -> Ino {
+        self.ask.ino
+    }
+
     /// Ends its waits. False: it does not wait.
-    pub(super) fn cancel(&self) -> bool {
+    pub fn cancel(&self) -> bool {
         let waiting = self.is_waiting();
         if waiting {
             self.cancel.send_replace(Some(Instant::now()));
@@ -257,7 +273,7 @@ impl Visit {
         Line {
             time: (since.as_secs_f64() * 1_000.0).round() / 1_000.0,
             tenant: &self.guard.tenant.name,
-            path: self.ask.path.to_string_lossy().into_owned(),
+            path: WirePath::from(&self.ask.path),
             ino: self.ask.ino.0,
             segment: self.ask.segment.to_string(),
             size_bytes: self.ask.size_bytes,
@@ -265,7 +281,7 @@ impl Visit {
             why: self.ask.why.word(),
             class: &self.who.class,
             name: &self.reader.name,
-            program: self.reader.program.to_string_lossy().into_owned(),
+            program: WirePath::from(&self.reader.program),
             process: self.reader.process,
             session: self.reader.session,
             user: self.reader.uid,

@@ -290,6 +290,28 @@ impl Home {
         replace(&self.dir, TERMS, serde_json::to_string_pretty(terms)?.as_bytes())
     }
 
+    /// A small file of the daemon's; none: there is none.
+    pub(super) fn small_note(&self, name: &str) -> Option<io::Result<String>> {
+        match open_to_look(&self.dir, name) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            file => Some(file.and_then(io::read_to_string)),
+        }
+    }
+
+    /// Writes one, durably.
+    pub(super) fn note(&self, name: &str, text: &str) -> io::Result<()> {
+        if self.read_only { Ok(()) } else { replace(&self.dir, name, text.as_bytes()) }
+    }
+
+    /// Removes one, durably.
+    pub(super) fn forget_note(&self, name: &str) -> io::Result<()> {
+        match unlinkat(&self.dir, name, UnlinkatFlags::NoRemoveDir) {
+            Ok(()) => Ok(fsync(&self.dir)?),
+            Err(Errno::ENOENT) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Where this directory is, in a word: another on another machine, another filesystem, and for
     /// another directory.
     pub(super) fn place(&self) -> io::Result<String> {

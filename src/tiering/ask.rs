@@ -217,7 +217,7 @@ impl Tiering {
     async fn last_move(self: &Arc<Self>, path: &str) -> Option<serde_json::Value> {
         let (reading, path) = (Arc::clone(self), path.to_owned());
         let read = tokio::task::spawn_blocking(move || {
-            let lines = reading.moved_lines().ok()?;
+            let lines = reading.moved_lines().ok()?.lines;
             lines.iter().rev().find_map(|line| {
                 let line: serde_json::Value = serde_json::from_str(line).ok()?;
                 (line["path"] == path.as_str()).then_some(line)

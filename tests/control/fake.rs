@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
-use coldfs::control::engine::Engine;
+use coldfs::control::engine::{Engine, Peer};
 use coldfs::control::wire::*;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -114,10 +114,13 @@ impl Engine for Fake {
 
     async fn run_move(
         &self,
+        peer: Peer,
         request: MoveRequest,
         progress: mpsc::Sender<Progress>,
         cancel: CancellationToken,
     ) -> Result<MoveSummary, Problem> {
+        assert_eq!(peer.uid, Peer::myself().uid, "whose command it is");
+        assert_ne!(peer.process, 0);
         if request.verb == Verb::Archive {
             return Err(Problem::new(ProblemKind::Store, "the store is full", "make room"));
         }

@@ -1,8 +1,10 @@
 //! The storm guard, as a person meets it: who may bring cold files home and how much, that
 //! resident files never notice, and that there is an account of who asked for what.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::ErrorKind;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -181,11 +183,18 @@ fn whoever_makes_sessions_to_escape_meets_its_users_budget() {
 
 #[test]
 fn the_brake_holds_until_a_person_lets_go() {
-    let Some(storm) = Storm::new("[brake]\nfiles = 3\n") else { return };
-    let read = |number: usize| std::fs::read(storm.cold(number)).map_err(|error| error.kind());
+    let config = "[brake]\nfiles = 3\n";
+    let Some(Storm { mount, site }) = Storm::new(config) else { return };
     for number in 0..4 {
-        assert!(read(number).is_ok(), "{number}");
+        let bytes = std::fs::read(site.mnt.join(format!("cold-{number}")));
+        assert!(bytes.is_ok(), "{number}");
     }
+    // No end of the daemon lets go.
+    mount.kill();
+    site.start(&site.configured(config)).detach();
+    let mount = site.start(&site.configured(config));
+    let storm = Storm { mount, site };
+    let read = |number: usize| std::fs::read(storm.cold(number)).map_err(|error| error.kind());
     assert_eq!(read(4), Err(ErrorKind::PermissionDenied));
     storm.hot_reads();
     File::options().write(true).truncate(true).open(storm.cold(5)).expect("it needs no bytes");
@@ -201,7 +210,32 @@ fn the_brake_holds_until_a_person_lets_go() {
     assert_eq!(brake(&[])["alarm"]["files"], 4);
     assert_eq!(brake(&["--release"])["released"], true);
     assert_eq!(brake(&[])["alarm"], Value::Null);
-    assert!(read(4).is_ok());
+    let Storm { mount, site } = storm;
+    mount.detach();
+    let mount = site.start(&site.configured(config));
+    assert!(std::fs::read(site.mnt.join("cold-4")).is_ok());
+    mount.detach();
+
+    std::fs::write(site.data.join(".coldfs/brake"), "torn").unwrap();
+    let mount = site.start(&site.configured(config));
+    let refused = std::fs::read(site.mnt.join("cold-7")).map_err(|error| error.kind());
+    assert_eq!(refused.err(), Some(ErrorKind::PermissionDenied), "nobody knows: it is on");
+    let notes = mount.status()["tenants"][0]["notes"].to_string();
+    assert!(notes.contains(".coldfs/brake cannot be read"), "{notes}");
+    mount.detach();
+}
+
+#[test]
+fn a_scanner_over_more_files_than_the_brake_leaves_a_person_to_read_and_reads_on() {
+    let Some(storm) = Storm::new("[brake]\nfiles = 3\n") else { return };
+    let scan = |number: usize| storm.read_as("clamscan", &storm.cold(number)).is_some();
+    assert!((0..FILES).all(scan), "a scanner brings nothing home");
+    for number in 0..4 {
+        assert!(storm.read_as("reader", &storm.cold(number)).is_some(), "{number}");
+    }
+    assert_eq!(storm.read_as("reader", &storm.cold(4)), None, "that is too much of a person");
+    assert!((4..FILES).all(scan), "the brake is for what comes home");
+    assert_eq!(storm.mount.state(&storm.cold(4)), "released");
     storm.mount.detach();
 }
 
@@ -325,6 +359,94 @@ fn cancel_one_of_two(size: usize) {
     server.thaw();
     assert!(other.wait_with_output().unwrap().stdout == pattern::bytes(1, size));
     mount.detach();
+}
+
+#[test]
+fn a_cancel_of_a_path_or_of_all_ends_waits_for_a_budget() {
+    // The first file is paid for in twenty seconds.
+    let config = "[budget.user]\nbytes = '1KiB'\nbytes_per_second = '1KiB'\n";
+    let Some(storm) = Storm::new(config) else { return };
+    std::fs::create_dir(storm.site.mnt.join("below")).unwrap();
+    std::fs::rename(storm.cold(3), storm.site.mnt.join("below/cold-3")).unwrap();
+    assert!(std::fs::read(storm.cold(0)).is_ok());
+    let cat = |path: PathBuf| {
+        let mut cat = Command::new("cat");
+        cat.arg(path).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped());
+        cat.spawn().unwrap()
+    };
+    let waiting = |count: u64| {
+        let waits = || {
+            let applications = storm.mount.applications();
+            let waiting = applications.iter().filter_map(|account| account["waiting"].as_u64());
+            (waiting.sum::<u64>() == count).then_some(())
+        };
+        assert!(wait_for(Duration::from_secs(10), waits).is_some(), "{count} do not wait");
+    };
+    let cancel = |path: &Path| {
+        let args = ["cancel", "--json", path.to_str().unwrap()];
+        let report: Value = serde_json::from_slice(&storm.mount.coldfs(args).stdout).unwrap();
+        report["recalls"].as_u64()
+    };
+    let is_cancelled = |cat: std::process::Child| {
+        let said = cat.wait_with_output().unwrap().stderr;
+        let said = String::from_utf8_lossy(&said).into_owned();
+        assert!(said.contains("Operation canceled"), "{said}");
+    };
+    let one = cat(storm.cold(1));
+    let below = cat(storm.site.mnt.join("below/cold-3"));
+    let others = [cat(storm.cold(2)), cat(storm.cold(4))];
+    waiting(4);
+    assert_eq!(cancel(&storm.cold(1)), Some(1));
+    is_cancelled(one);
+    assert_eq!(cancel(&storm.site.mnt.join("below")), Some(1));
+    is_cancelled(below);
+    waiting(2);
+    assert_eq!(cancel(&storm.site.mnt), Some(2), "all of a tenant");
+    others.into_iter().for_each(is_cancelled);
+    waiting(0);
+    storm.hot_reads();
+    storm.mount.detach();
+}
+
+#[test]
+fn a_recall_by_command_is_in_the_audit_with_whose_it_was_whatever_the_name() {
+    let Some(storm) = Storm::new("") else { return };
+    let odd = OsStr::from_bytes(b"not \xff utf-8");
+    let (data, mnt) = (storm.site.data.join(odd), storm.site.mnt.join(odd));
+    std::fs::write(&mnt, pattern::bytes(50, BYTES)).unwrap();
+    storm.mount.all("migrate", &mnt);
+    assert!(storm.read_as("clamscan", &mnt).is_some());
+    storm.mount.all("recall", &mnt);
+    storm.mount.all("recall", &mnt);
+    let below = storm.site.mnt.join("below");
+    std::fs::create_dir(&below).unwrap();
+    std::fs::rename(storm.cold(0), below.join("cold-0")).unwrap();
+    let drained = storm.mount.coldfs([OsStr::new("drain"), below.as_os_str()]);
+    assert!(drained.status.success(), "{drained:?}");
+    let lines =
+        wait_for(Duration::from_secs(5), || Some(storm.audit()).filter(|lines| lines.len() >= 3));
+    let lines = lines.expect("a line for each");
+    assert_eq!(lines.len(), 3, "none for what was at home: {lines:?}");
+    let hex: String =
+        data.as_os_str().as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    for (line, why) in lines.iter().zip(["read", "command", "command"]) {
+        assert_eq!(line["why"], why, "{line}");
+        assert_eq!(line["outcome"], "admitted", "{line}");
+        assert_eq!(line["user"], nix::unistd::geteuid().as_raw(), "{line}");
+    }
+    assert_eq!(
+        (&lines[0]["path"]["hex"], &lines[1]["path"]["hex"]),
+        (&hex.as_str().into(), &hex.into())
+    );
+    let command = &lines[1];
+    assert_eq!((&command["kept"], &command["bytes"]), (&true.into(), &BYTES.into()), "{command}");
+    assert_eq!(command["segment"], lines[0]["segment"]);
+    assert_eq!(command["name"], "coldfs");
+    assert_eq!(lines[2]["path"], storm.site.data.join("below/cold-0").to_str().unwrap());
+    let people = storm.mount.coldfs([OsStr::new("audit"), storm.site.mnt.as_os_str()]).stdout;
+    let people = String::from_utf8(people).unwrap();
+    assert_eq!(people.matches("/not \\xff utf-8 ").count(), 2, "{people}");
+    storm.mount.detach();
 }
 
 #[test]

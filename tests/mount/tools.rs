@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::harness::mount::{Mount, Start};
 use super::harness::pattern;
 use super::harness::site::Site;
-use super::harness::{can_tier, copy_program, has, run, say};
+use super::harness::{can_tier, copy_program, has, must, run, say};
 
 const BYTES: usize = 6_000;
 const A_DIRECTORY: usize = 200;
@@ -141,7 +141,7 @@ const NO_BRAKE: &str = "[brake]\nfiles = 10_000_000\n";
 
 #[test]
 fn scanners_and_indexers_bring_nothing_home() {
-    let Some(tree) = Tree::new(NO_BRAKE) else { return };
+    let Some(tree) = Tree::new("") else { return };
     if has("clamscan") {
         // A signature of nobody's: what costs is reading.
         let signatures = tree.site.dir.path().join("signatures.ndb");
@@ -167,6 +167,38 @@ fn scanners_and_indexers_bring_nothing_home() {
     find.arg(tree.below()).args(["-type", "f", "-exec"]).arg(&thumbnailer).args(["{}", "+"]);
     let stormed = tree.storm("a thumbnailer", &mut find);
     assert_eq!((stormed.home, stormed.denied), (0, 0));
+    tree.mount.detach();
+}
+
+#[test]
+fn backups_bring_nothing_home_and_are_refused_nothing() {
+    let Some(tree) = Tree::new("") else { return };
+    let dir = tree.site.dir.path();
+    let nothing = |stormed: Stormed| assert_eq!((stormed.home, stormed.denied), (0, 0));
+    if has("borg") {
+        let borg = |args: &[&str]| {
+            let mut borg = Command::new("borg");
+            borg.args(args).env("BORG_BASE_DIR", dir).env("BORG_REPO", dir.join("borg-repository"));
+            borg.env("BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK", "yes");
+            borg
+        };
+        must(&mut borg(&["init", "--encryption", "none"]));
+        nothing(tree.storm("borg create", borg(&["create", "::all"]).arg(tree.below())));
+        let listed = must(&mut borg(&["list", "--short", "::all"]));
+        assert_eq!(listed.matches(".txt").count(), tree.files);
+    }
+    if has("restic") {
+        let restic = |args: &[&str]| {
+            let mut restic = Command::new("restic");
+            restic.args(args).env("RESTIC_REPOSITORY", dir.join("restic-repository"));
+            restic.env("RESTIC_CACHE_DIR", dir.join("restic-cache")).env("RESTIC_PASSWORD", "x");
+            restic
+        };
+        must(&mut restic(&["init"]));
+        nothing(tree.storm("restic backup", restic(&["backup"]).arg(tree.below())));
+        let listed = must(&mut restic(&["ls", "latest"]));
+        assert_eq!(listed.matches(".txt").count(), tree.files);
+    }
     tree.mount.detach();
 }
 

@@ -30,4 +30,7 @@ pub struct NotesSummary {
     pub sent: u64,
     /// Notes that found no room since the mount: the log has them.
     pub unwritten: u64,
+    /// Older notes that fell out of a full notebook: those are gone.
+    #[serde(default)]
+    pub fallen_out: u64,
 }

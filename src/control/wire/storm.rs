@@ -52,6 +52,9 @@ pub struct Alarm {
     pub window_seconds: u64,
     /// Since when, seconds since 1970.
     pub since: u64,
+    /// What is wrong with the note of it that an earlier run left: it counts nothing then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unreadable: Option<String>,
 }
 
 /// Asks for the recall brake.
