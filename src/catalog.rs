@@ -103,7 +103,8 @@ impl Catalog {
                     Ok(newer) if newer > FORMAT => return Err(CatalogError::Newer(newer)),
                     _ => return Err(CatalogError::Damaged(format!("format {format:?}"))),
                 }
-                if word("machine")? != machine {
+                // Two machines without a name are not one.
+                if machine.is_empty() || word("machine")? != machine {
                     return Err(CatalogError::Elsewhere);
                 }
             }
@@ -135,7 +136,8 @@ fn open_private(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// What tells this machine from others; empty where it has no name for itself.
+/// What tells this machine from others; empty where it has no name for itself: no catalog is then
+/// known to be its own.
 pub fn this_machine() -> String {
     std::fs::read_to_string("/etc/machine-id").unwrap_or_default().trim().to_owned()
 }

@@ -4,6 +4,7 @@
 mod engine;
 
 use std::ffi::CStr;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use serde::Serialize;
@@ -58,7 +59,7 @@ impl Check {
 /// Looks at the machine itself.
 pub fn machine() -> Vec<Check> {
     vec![
-        fuse_device(),
+        fuse_device(Path::new("/dev/fuse")),
         fusermount(&std::env::var_os("PATH").unwrap_or_default()),
         passthrough(&read("/proc/sys/kernel/osrelease"), sys::has_capability(sys::CAP_SYS_ADMIN)),
         handles_capability(sys::has_capability(sys::CAP_DAC_READ_SEARCH)),
@@ -73,14 +74,15 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(path).unwrap_or_default()
 }
 
-fn fuse_device() -> Check {
+fn fuse_device(device: &Path) -> Check {
     const NAME: &str = "fuse_device";
-    match std::fs::File::options().read(true).write(true).open("/dev/fuse") {
-        Ok(_) => Check::ok(NAME, "/dev/fuse opens"),
+    let shown = device.display();
+    match std::fs::File::options().read(true).write(true).open(device) {
+        Ok(_) => Check::ok(NAME, format!("{shown} opens")),
         Err(error) => Check::new(
             NAME,
             Grade::Fail,
-            format!("/dev/fuse: {error}: nothing can be mounted"),
+            format!("{shown}: {error}: nothing can be mounted"),
             match error.kind() {
                 std::io::ErrorKind::PermissionDenied => {
                     "run as root, or let users at it: chmod 666 /dev/fuse; in a container, pass it \
@@ -106,7 +108,8 @@ fn fusermount(path: &std::ffi::OsStr) -> Check {
     }
 }
 
-/// Linux got FUSE passthrough in 6.9.
+/// Linux got FUSE passthrough in 6.9. Whether this one takes a backing file only a mount tells, and
+/// nothing is mounted here.
 fn passthrough(release: &str, is_admin: bool) -> Check {
     const NAME: &str = "passthrough";
     let mut numbers = release.trim().split(['.', '-']).map(|part| part.parse::<u32>());
@@ -132,7 +135,13 @@ fn passthrough(release: &str, is_admin: bool) -> Check {
             "mount as root for native speed",
         )
     } else {
-        Check::ok(NAME, format!("Linux {release}: resident files run at native speed"))
+        Check::ok(
+            NAME,
+            format!(
+                "Linux {release} has it and you may use it, as far as can be told without a mount: \
+                 `coldfs status` of one shows whether resident files run at native speed"
+            ),
+        )
     }
 }
 
@@ -257,6 +266,40 @@ fn writes_attributes(dir: &Path) -> Result<(), crate::control::wire::Problem> {
     })
 }
 
+/// Looks whether releasing frees anything: not where a disk store, which may still have to be made,
+/// is on the data directory's own filesystem.
+pub fn store_apart(store: &Path, data_dir: &Path) -> Check {
+    const NAME: &str = "store_apart";
+    let (store_shown, data_shown) = (store.display(), data_dir.display());
+    let on = |path: &Path| path.metadata().map(|meta| meta.dev());
+    // A path of one component has an empty parent.
+    let place = std::path::absolute(store).unwrap_or_else(|_| store.to_owned());
+    let found = place.ancestors().find_map(|place| on(place).ok());
+    match (found, on(data_dir)) {
+        (Some(store), Ok(data)) if store != data => {
+            Check::ok(NAME, format!("{store_shown} is on another filesystem than {data_shown}"))
+        }
+        (Some(_), Ok(_)) => Check::new(
+            NAME,
+            Grade::Warn,
+            format!(
+                "{store_shown} is on the filesystem of {data_shown}: releasing frees nothing, and \
+                 nothing is tiered by itself"
+            ),
+            "name a store elsewhere with --store",
+        ),
+        (None, _) => Check::new(
+            NAME,
+            Grade::Warn,
+            format!("{store_shown}: nobody can tell which filesystem it is on"),
+            "check the path",
+        ),
+        (_, Err(error)) => {
+            Check::new(NAME, Grade::Warn, format!("{data_shown}: {error}"), "check the directory")
+        }
+    }
+}
+
 /// Looks at who may enter a disk store, which holds files' bytes and tenants' keys.
 pub fn store_access(dir: &Path) -> Check {
     const NAME: &str = "store_access";
@@ -300,8 +343,62 @@ mod tests {
         }
     }
 
+    #[track_caller]
+    fn is(check: &Check, grade: Grade, words: &[&str]) {
+        assert_eq!(check.grade, grade, "{check:?}");
+        for word in words {
+            let text = format!("{} {}", check.what, check.next_step);
+            assert!(text.contains(word), "{word:?} is not in {check:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_mounted_by_fails() {
+        let dir = tempfile::tempdir().unwrap();
+        let none = dir.path().join("fuse");
+        is(&fuse_device(&none), Grade::Fail, &["No such file", "modprobe fuse"]);
+        std::fs::write(&none, b"").unwrap();
+        is(&fuse_device(&none), Grade::Ok, &["opens"]);
+        is(&fusermount(dir.path().as_os_str()), Grade::Fail, &["not in PATH", "fuse3"]);
+        is(&fusermount("".as_ref()), Grade::Fail, &["not in PATH"]);
+        std::fs::write(dir.path().join("fusermount3"), b"").unwrap();
+        is(&fusermount(dir.path().as_os_str()), Grade::Ok, &["fusermount3"]);
+    }
+
+    #[test]
+    fn what_a_user_lacks_is_named() {
+        is(&handles_capability(true), Grade::Ok, &["by handle"]);
+        is(&handles_capability(false), Grade::Warn, &["CAP_DAC_READ_SEARCH", "mount as root"]);
+        is(&allow_other("", false), Grade::Warn, &["only you", "/etc/fuse.conf"]);
+        is(&open_files(Err(nix::Error::EPERM)), Grade::Warn, &["EPERM", "ulimit"]);
+    }
+
+    #[test]
+    fn a_probe_that_is_slow_or_missing_is_named() {
+        for kind in [Kind::TpBtf, Kind::Fentry] {
+            is(&probe(Ok((kind, Vec::new()))), Grade::Ok, &[kind.word()]);
+        }
+        for kind in [Kind::RawTp, Kind::Tracepoint] {
+            let refused = vec!["no BTF here".to_owned()];
+            is(&probe(Ok((kind, refused))), Grade::Warn, &["no BTF here", "CONFIG_DEBUG_INFO_BTF"]);
+        }
+    }
+
+    #[test]
+    fn a_store_on_the_datas_own_filesystem_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let to_be_made = dir.path().join("a/store");
+        let near = store_apart(&to_be_made, dir.path());
+        is(&near, Grade::Warn, &["frees nothing", "--store"]);
+        is(&store_apart(Path::new("/proc"), dir.path()), Grade::Ok, &["another filesystem"]);
+        is(&store_apart(&to_be_made, &to_be_made), Grade::Warn, &["No such file", "check"]);
+    }
+
     #[test]
     fn passthrough_needs_a_kernel_and_a_capability() {
+        is(&passthrough("6.18.0", true), Grade::Ok, &["without a mount", "coldfs status"]);
+        is(&passthrough("6.18.0", false), Grade::Warn, &["CAP_SYS_ADMIN", "mount as root"]);
+        is(&passthrough("6.1.0", true), Grade::Warn, &["Linux 6.1.0", "6.9 or later"]);
         for (release, is_admin, grade) in [
             ("6.18.44-fc\n", true, Grade::Ok),
             ("6.9.0", true, Grade::Ok),

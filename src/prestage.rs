@@ -10,6 +10,7 @@ use crate::inode::{Cold, Inode, Inodes, Serving};
 use crate::recall::{Recall, RecallError};
 use crate::record::Record;
 use crate::recover::{Finding, Ordered, find, put_in_order};
+use crate::store::governor::{Class, ranked};
 use crate::stub::STUB_LENGTH;
 use crate::tenant::Tenant;
 
@@ -35,7 +36,7 @@ pub async fn recall_file(
     let mut came = None;
     while let Some(cold) = cold(tenant, inodes, recall, inode).await? {
         came = Some(cold.place.size_bytes);
-        recall.whole(inode, &cold).await?;
+        ranked(Class::Bulk, recall.whole(inode, &cold)).await?;
         if cold.is_home() {
             break;
         }

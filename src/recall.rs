@@ -24,6 +24,7 @@ use crate::inode::{
 };
 use crate::record::Record;
 use crate::segment::{EntryPlace, Packing, segment_key};
+use crate::store::governor::carried;
 use crate::stub::Stub;
 use crate::tenant::Tenant;
 use crate::tier::State;
@@ -274,10 +275,10 @@ impl Recall {
     fn start_fill(self: &Arc<Self>, inode: &Arc<Inode>, cold: &Arc<Cold>) {
         let Some(stop) = cold.begin_fill() else { return };
         let (recall, inode, cold) = (Arc::clone(self), Arc::clone(inode), Arc::clone(cold));
-        self.spawn(async move {
+        self.spawn(carried(async move {
             let filled = fill::run(&recall, &inode, &cold, &stop).await;
             recall.end_fill(inode, &cold, filled).await;
-        });
+        }));
     }
 
     /// Begins the recall of a small file whose bytes are in memory already, and waits for nothing.

@@ -8,7 +8,10 @@ use crate::wire::Cut;
 #[derive(Debug, thiserror::Error)]
 pub enum CatalogError {
     /// Another process has it.
-    #[error("another process has it open")]
+    #[error(
+        "another process has it open; `coldfs status` names the daemons here: detach the mount of a \
+         copy, or give this one a [catalog] dir of its own"
+    )]
     Locked,
     /// A newer coldfs wrote it.
     #[error("it is of format {0}, newer than this coldfs; use the coldfs that wrote it")]

@@ -58,6 +58,9 @@ pub fn run(args: DoctorArgs, output: &mut Output) -> Result<Outcome, Problem> {
         })?);
         if let StoreUrl::Disk(dir) = &url {
             checks.push(doctor::store_access(dir));
+            if let Some(data_dir) = &args.data_dir {
+                checks.push(doctor::store_apart(dir, data_dir));
+            }
         }
     }
     for check in &checks {

@@ -22,6 +22,7 @@ use crate::file_id::{EntryRef, Extent, SegmentId};
 use crate::inode::Place;
 use crate::segment::Piece;
 use crate::store::ObjectStore;
+use crate::store::governor::carried;
 
 type Key = (SegmentId, u32, u32);
 type Flight = Shared<BoxFuture<'static, Result<Bytes, RecallError>>>;
@@ -229,7 +230,7 @@ impl Chunks {
         }
         let (chunks, place) = (Arc::clone(self), place.clone());
         // A task of its own: a reader that goes away does not take the others' bytes along.
-        let task = self.runtime.spawn(async move {
+        let task = self.runtime.spawn(carried(async move {
             let fetched = chunks.fetch(&place, number, deadline).await;
             let mut state = chunks.lock();
             state.flights.remove(&key);
@@ -237,7 +238,7 @@ impl Chunks {
                 state.keep(key, chunk.clone(), chunks.capacity_bytes);
             }
             fetched
-        });
+        }));
         let flight = async move {
             match task.await {
                 Ok(fetched) => fetched,

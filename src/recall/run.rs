@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::chunks::{Chunks, Landing};
 use crate::inode::Place;
+use crate::store::governor::carried;
 
 /// Chunks of a run. A request costs as much of a processor as half a MiB of bytes does.
 pub(super) const RUN_CHUNKS: u32 = 4;
@@ -45,12 +46,12 @@ impl Chunks {
     ) {
         while let Some((run, landings)) = self.begin_run(place, wanted.clone(), RUN_CHUNKS) {
             let (chunks, place) = (Arc::clone(self), place.clone());
-            self.runtime.spawn(async move {
+            self.runtime.spawn(carried(async move {
                 let fetch = chunks.fetch_run(&place, run, landings);
                 if tokio::time::timeout(deadline, fetch).await.is_err() {
                     tracing::debug!(key = %place.key, "a run did not come in time");
                 }
-            });
+            }));
         }
     }
 

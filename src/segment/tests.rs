@@ -4,4 +4,5 @@ mod content;
 mod damage;
 mod layout;
 pub(crate) mod support;
+mod turns;
 mod whole;

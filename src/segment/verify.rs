@@ -10,6 +10,7 @@ use crate::file_id::{SegmentId, TenantUuid};
 use crate::segment::entry::IndexEntry;
 use crate::segment::index::Index;
 use crate::segment::write::FinishedSegment;
+use crate::store::governor::{Class, ranked};
 use crate::store::{ObjectKey, ObjectStore, StoreError, Verify};
 use crate::wire;
 
@@ -80,8 +81,17 @@ impl VerifiedSegment {
 }
 
 /// Compares what is stored with what was written: by the engine's own checksum where the store is
-/// proven so and the whole segment is at hand, else by reading it back in bounded pieces.
+/// proven so and the whole segment is at hand, else by reading it back in bounded pieces. Whoever
+/// waits for a cold file's bytes goes first.
 pub async fn verify(
+    store: &dyn ObjectStore,
+    key: &ObjectKey,
+    written: &FinishedSegment,
+) -> Result<VerifiedSegment, VerifyError> {
+    ranked(Class::Archive, compare(store, key, written)).await
+}
+
+async fn compare(
     store: &dyn ObjectStore,
     key: &ObjectKey,
     written: &FinishedSegment,

@@ -3,14 +3,17 @@
 //!
 //! An answer that asks for less (503, 429) and a line that breaks halve the limit, once for all
 //! that was under way then; answers while the limit is reached raise it by one a limit's worth.
-//! Whoever finds it reached waits: recalls go before archives, archives before deletes, and who was
-//! passed over often enough goes first ([`turns`]). A store that says for how long it wants to be
+//! Whoever finds it reached waits: a reader goes before recalls in bulk, those before archives and
+//! their proofs, archives before deletes ([`Class`]), and who was passed over often enough goes
+//! first ([`turns`]). A store that says for how long it wants to be
 //! left alone is.
 
+mod class;
 mod traffic;
 mod turns;
 mod window;
 
+pub use class::{Class, carried, ranked};
 pub use traffic::Traffic;
 pub use window::Limits;
 
@@ -23,34 +26,9 @@ use tokio::time::Instant;
 
 use self::turns::Turns;
 use self::window::Window;
-use super::call::Call;
 
 /// Longest that a store is left alone because it asks so: a reader's deadline is 60 s.
 const LONGEST_REST: Duration = Duration::from_secs(30);
-
-/// Whose turn comes first, the most pressing first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
-    /// Somebody waits for the bytes.
-    Recall,
-    /// A migration does.
-    Archive,
-    /// Nobody does.
-    Delete,
-}
-
-impl Class {
-    /// The class of a call.
-    pub fn of(call: Call) -> Self {
-        match call {
-            Call::Get | Call::Size => Class::Recall,
-            Call::PutNew | Call::Put | Call::Upload | Call::Part | Call::Finish | Call::List => {
-                Class::Archive
-            }
-            Call::Delete => Class::Delete,
-        }
-    }
-}
 
 /// What an answer says about how many requests the endpoint bears.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -204,7 +182,7 @@ mod tests {
         let first = governor.admit(Class::Archive).await.unwrap();
         let order = Arc::new(Mutex::new(Vec::new()));
         let mut waiting = Vec::new();
-        for class in [Class::Delete, Class::Archive, Class::Recall] {
+        for class in [Class::Delete, Class::Archive, Class::Bulk, Class::Recall] {
             let (governor, order) = (Arc::clone(&governor), Arc::clone(&order));
             waiting.push(tokio::spawn(async move {
                 let permit = governor.admit(class).await.unwrap();
@@ -219,7 +197,8 @@ mod tests {
         for task in waiting {
             task.await.unwrap();
         }
-        assert_eq!(*order.lock().unwrap(), [Class::Recall, Class::Archive, Class::Delete]);
+        let right = [Class::Recall, Class::Bulk, Class::Archive, Class::Delete];
+        assert_eq!(*order.lock().unwrap(), right);
         assert_eq!(governor.state().in_flight, 0);
     }
 

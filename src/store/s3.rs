@@ -27,11 +27,11 @@ use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumMode, StorageClass};
 use bytes::{Bytes, BytesMut};
 
-use self::fault::{Context, Kind, classify};
+use self::fault::{BUCKET_REGION, Context, Kind, classify};
 use self::line::Line;
 use super::call::Call;
 use super::fuse_thread::assert_may_wait;
-use super::governor::{Class, Governor, Limits, Sign, Traffic};
+use super::governor::{Class, Governor, Limits, Sign, Traffic, ranked};
 use super::retry::{self, retry};
 use super::{
     Denial, LIST_LIMIT, ObjectInfo, ObjectKey, ObjectStore, StoreError, Told, Upload, Verify,
@@ -135,7 +135,8 @@ impl S3Store {
     }
 
     /// Attempts `call`, which moves so many bytes, until it succeeds or time is up; once more
-    /// where its credentials were refused and there are others.
+    /// where its credentials were refused and there are others, or the bucket is in a region that
+    /// nobody named.
     async fn attempt<T, F, A>(
         &self,
         context: Context<'_>,
@@ -172,7 +173,28 @@ impl S3Store {
             {
                 retry(&options.retry, limits, timed_out, admit, &mut call).await
             }
+            Err(StoreError::Denied { why: Denial::Region, .. })
+                if self.follow_region(number).await =>
+            {
+                retry(&options.retry, limits, timed_out, admit, &mut call).await
+            }
             outcome => outcome,
+        }
+    }
+
+    /// Asks which region the bucket is in, and goes there. Whether there is another client now.
+    async fn follow_region(&self, number: u64) -> bool {
+        let asked = self.client().head_bucket().bucket(&self.0.bucket).send();
+        let Ok(answer) = tokio::time::timeout(self.0.options.attempt, asked).await else {
+            return false;
+        };
+        let region = match &answer {
+            Ok(told) => told.bucket_region(),
+            Err(error) => error.raw_response().and_then(|raw| raw.headers().get(BUCKET_REGION)),
+        };
+        match region {
+            Some(region) => self.0.line.follow(number, region).await,
+            None => false,
         }
     }
 
@@ -331,7 +353,7 @@ impl ObjectStore for S3Store {
         match put.await {
             // An attempt whose answer we did not get may have done it.
             Err(StoreError::AlreadyExists { .. })
-                if tried_before && self.holds(key, &body).await? =>
+                if tried_before && ranked(Class::Archive, self.holds(key, &body)).await? =>
             {
                 Ok(())
             }

@@ -268,3 +268,24 @@ fn a_bucket_that_became_read_only_takes_nothing_and_gives_what_it_has() {
     assert_eq!(mount.status()["tenants"][0]["verify"], "readback", "in doubt");
     mount.detach();
 }
+
+#[test]
+fn an_outage_is_over_when_the_engine_says_so() {
+    if !can_tier() {
+        return;
+    }
+    const OUTAGE: Duration = Duration::from_millis(1500);
+    let liar = Liar::start();
+    let (site, mount) = mounted(&liar, liar.mount_options());
+    let begins = liar.age();
+    liar.script(Rule::new(Lie::answers(503, "ServiceUnavailable")).during(begins..begins + OUTAGE));
+    let (cold, warm) = (site.mnt.join("cold"), site.mnt.join("warm"));
+    let right = wait_for(Duration::from_secs(20), || {
+        assert_eq!(reads(&warm, 1), Ok(()), "what is here is read all along");
+        reads(&cold, 0).ok()
+    });
+    assert!(right.is_some(), "{:?}", reads(&cold, 0));
+    assert!(liar.age() >= begins + OUTAGE, "it was read while the engine was away");
+    assert!(mount.counter("s3_throttled_total") > 0);
+    mount.detach();
+}

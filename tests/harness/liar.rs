@@ -114,6 +114,18 @@ impl Liar {
         self.shared.seen.lock().unwrap()
     }
 
+    /// Its age, by which [`Rule::during`] goes.
+    pub fn age(&self) -> Duration {
+        self.shared.started.elapsed()
+    }
+
+    /// Stores an object behind everybody's back.
+    pub fn store(&self, key: &str, body: impl Into<Bytes>) {
+        let request = Request::put(format!("/{BUCKET}/{key}")).body(body.into()).unwrap();
+        let (status, _, body) = self._runtime.block_on(forward(&self.shared, request));
+        assert!(status.is_success(), "{status} {body:?}");
+    }
+
     /// Every key that is stored.
     pub fn keys(&self) -> Vec<String> {
         let uri = format!("/{BUCKET}?list-type=2");

@@ -131,3 +131,22 @@ fn another_machines_catalog_is_made_anew() {
     finish(&mut work);
     world.agrees(&part);
 }
+
+#[test]
+fn a_catalog_of_a_machine_without_a_name_is_made_anew() {
+    let world = World::new();
+    world.plant();
+    for _ in 0..2 {
+        let (part, mut work) = world.attach_on("").unwrap();
+        assert_eq!(part.totals().unwrap().files(), 0, "maybe another's, without a name as well");
+        finish(&mut work);
+        world.agrees(&part);
+    }
+}
+
+#[test]
+fn why_a_catalog_is_done_without_says_what_to_do() {
+    let (locked, newer) = (CatalogError::Locked.to_string(), CatalogError::Newer(9).to_string());
+    assert!(locked.contains("coldfs status") && locked.contains("[catalog] dir"), "{locked}");
+    assert!(newer.contains("use the coldfs that wrote it"), "{newer}");
+}

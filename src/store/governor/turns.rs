@@ -8,7 +8,7 @@ use super::Class;
 pub(super) const WAITING: usize = 4096;
 /// A class that was passed over so often goes first once.
 const PASSED_OVER: u32 = 16;
-const CLASSES: usize = 3;
+const CLASSES: usize = 4;
 
 #[derive(Debug)]
 pub(super) struct Turns<T> {

@@ -1,7 +1,7 @@
 //! From a URL or a directory to a client.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use aws_config::SdkConfig;
@@ -33,6 +33,13 @@ const OPEN_LIMIT: Duration = Duration::from_secs(60);
 
 /// Where the standard chain takes an endpoint other than AWS's from.
 const ENDPOINT_VARIABLES: [&str; 2] = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"];
+
+/// Where other S3 tools look for certificates to trust; the SDK for Rust does not.
+const CA_BUNDLE_VARIABLE: &str = "AWS_CA_BUNDLE";
+
+/// The region of a bucket that nobody named one for. AWS refuses it by an error that names the
+/// right one; engines of one's own do not look at it.
+const DEFAULT_REGION: &str = "us-east-1";
 
 impl S3Store {
     /// The store in `dir`: this client, against an S3 service in this process, without TCP. Made
@@ -79,7 +86,12 @@ impl S3Store {
         let (bucket, prefix) = parse(url)?;
         let shared = dial.shared().await?;
         let governor = Governor::of_endpoint(&dial.endpoint_name(&shared));
-        let maker = Maker { dial, options: options.clone(), governor: Arc::clone(&governor) };
+        let maker = Maker {
+            dial,
+            options: options.clone(),
+            governor: Arc::clone(&governor),
+            found_region: OnceLock::new(),
+        };
         let line = Line::new(maker.client_of(&shared), Some(maker));
         Ok(Self::with(line, governor, bucket, prefix, url.trim_end_matches('/'), options))
     }
@@ -112,8 +124,8 @@ impl Dial {
         if let Some(region) = &self.region {
             loader = loader.region(Region::new(region.clone()));
         }
-        if let Some(path) = &self.ca_bundle {
-            loader = loader.http_client(trusting(path)?);
+        if let Some(path) = self.ca_bundle.clone().or_else(ca_bundle_of_the_environment) {
+            loader = loader.http_client(trusting(&path)?);
         }
         let shared = loader.load().await;
         let (Some(role), Some(credentials)) = (&self.role_arn, shared.credentials_provider())
@@ -136,7 +148,7 @@ impl Dial {
     /// Whose limit of requests it is.
     fn endpoint_name(&self, shared: &SdkConfig) -> String {
         self.custom_endpoint(shared).unwrap_or_else(|| {
-            let region = shared.region().map_or("us-east-1", Region::as_ref);
+            let region = shared.region().map_or(DEFAULT_REGION, Region::as_ref);
             format!("s3.{region}")
         })
     }
@@ -148,9 +160,18 @@ pub(super) struct Maker {
     dial: Dial,
     options: Options,
     governor: Arc<Governor>,
+    /// The region that the engine named, where nobody else did.
+    found_region: OnceLock<Region>,
 }
 
 impl Maker {
+    /// From now on clients are of this region. False: one was named, by a person, by the chain, or
+    /// by the engine before.
+    pub(super) async fn follow(&self, region: &str) -> Result<bool, OpenError> {
+        let is_named = self.dial.shared().await?.region().is_some();
+        Ok(!is_named && self.found_region.set(Region::new(region.to_owned())).is_ok())
+    }
+
     pub(super) async fn client(&self) -> Result<Client, OpenError> {
         Ok(self.client_of(&self.dial.shared().await?))
     }
@@ -158,9 +179,8 @@ impl Maker {
     fn client_of(&self, shared: &SdkConfig) -> Client {
         let mut config = Builder::from(shared);
         if shared.region().is_none() {
-            // AWS redirects to the bucket's region by an error that names it; engines of one's
-            // own do not look at it.
-            config = config.region(Region::from_static("us-east-1"));
+            let found = self.found_region.get().cloned();
+            config = config.region(found.unwrap_or(Region::from_static(DEFAULT_REGION)));
         }
         if let Some(endpoint) = &self.dial.endpoint {
             config = config.endpoint_url(endpoint);
@@ -171,6 +191,10 @@ impl Maker {
         let config = with_our_rules(config, &self.options, &self.governor);
         Client::from_conf(config.build())
     }
+}
+
+fn ca_bundle_of_the_environment() -> Option<PathBuf> {
+    std::env::var_os(CA_BUNDLE_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from)
 }
 
 /// A client that trusts these certificates as well as the system's.

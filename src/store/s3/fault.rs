@@ -6,6 +6,9 @@ use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use super::super::call::Call;
 use super::super::{Denial, ObjectKey, StoreError};
 
+/// The header in which an engine names a bucket's region.
+pub(super) const BUCKET_REGION: &str = "x-amz-bucket-region";
+
 /// The variants of [`StoreError`], without their context.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -64,7 +67,7 @@ impl Context<'_> {
                     Some(code) => format!("{status} {code}: {message}"),
                     None => format!("{status}"),
                 };
-                if let Some(region) = answer.raw().headers().get("x-amz-bucket-region")
+                if let Some(region) = answer.raw().headers().get(BUCKET_REGION)
                     && matches!(classify(status, code), Kind::Denied(Denial::Region))
                 {
                     reason += &format!(" (the bucket is in the region {region})");

@@ -1,4 +1,5 @@
-//! The client of a store, made anew where its credentials turn out to be of yesterday.
+//! The client of a store, made anew where its credentials turn out to be of yesterday, or its
+//! region another's.
 
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
@@ -51,8 +52,7 @@ impl Line {
         match client {
             Ok(client) => {
                 tracing::info!("credentials were refused: looked for anew");
-                let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-                *current = (client, number + 1);
+                self.replace(client, number);
                 true
             }
             Err(error) => {
@@ -60,5 +60,40 @@ impl Line {
                 false
             }
         }
+    }
+
+    /// The engine says to client `number` that the bucket is in `region`: goes there, where nobody
+    /// named another. Whether a request may be made with another client now.
+    pub(super) async fn follow(&self, number: u64, region: &str) -> bool {
+        let Some(maker) = &self.maker else { return false };
+        let _one_at_a_time = self.renewed.lock().await;
+        if self.number() != number {
+            return true;
+        }
+        let client = match maker.follow(region).await {
+            Ok(false) => return false,
+            Ok(true) => maker.client().await,
+            Err(error) => Err(error),
+        };
+        match client {
+            Ok(client) => {
+                tracing::warn!(
+                    region,
+                    "no region was named: the bucket is in this one, says the engine; name it \
+                     (AWS_REGION)"
+                );
+                self.replace(client, number);
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%error, region, "cannot go to the bucket's region");
+                false
+            }
+        }
+    }
+
+    fn replace(&self, client: Client, number: u64) {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        *current = (client, number + 1);
     }
 }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use super::super::call::Call;
-use super::super::{ObjectKey, ObjectStore, StoreError, Verify};
+use super::super::{Denial, ObjectKey, ObjectStore, StoreError, Verify};
 use super::fault::Kind;
 use super::{S3Store, collect, whole_sha256};
 
@@ -125,6 +125,23 @@ impl S3Store {
 
     /// A page of at most `limit` keys.
     pub async fn page(
+        &self,
+        prefix: &str,
+        after: Option<&ObjectKey>,
+        limit: i32,
+    ) -> Result<Page, StoreError> {
+        let number = self.0.line.number();
+        match self.page_once(prefix, after, limit).await {
+            Err(StoreError::Denied { why: Denial::Region, .. })
+                if self.follow_region(number).await =>
+            {
+                self.page_once(prefix, after, limit).await
+            }
+            answer => answer,
+        }
+    }
+
+    async fn page_once(
         &self,
         prefix: &str,
         after: Option<&ObjectKey>,

@@ -6,6 +6,7 @@ use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPa
 use bytes::Bytes;
 
 use super::super::call::Call;
+use super::super::governor::{Class, ranked};
 use super::super::{Denial, ObjectKey, ObjectStore, StoreError, Upload};
 use super::S3Store;
 use super::fault::{Context, Kind};
@@ -73,7 +74,8 @@ impl S3Upload {
 
     /// An attempt whose answer we did not get may have made the object and closed the upload.
     async fn is_there(&self) -> bool {
-        matches!(self.store.size_bytes(&self.key).await, Ok(length) if length == self.length_bytes)
+        let told = ranked(Class::Archive, self.store.size_bytes(&self.key)).await;
+        matches!(told, Ok(length) if length == self.length_bytes)
     }
 
     async fn give_back(store: &S3Store, key: &ObjectKey, id: &str) {

@@ -98,6 +98,7 @@ pub struct Rule {
     prefix: String,
     part: String,
     access_key: Option<String>,
+    region: Option<String>,
     skip: u32,
     times: u32,
     during: Range<Duration>,
@@ -112,6 +113,7 @@ impl Rule {
             prefix: String::new(),
             part: String::new(),
             access_key: None,
+            region: None,
             skip: 0,
             times: u32::MAX,
             during: Duration::ZERO..Duration::MAX,
@@ -139,6 +141,11 @@ impl Rule {
         Self { access_key: Some(access_key.into()), ..self }
     }
 
+    /// Only requests signed for this region.
+    pub fn signed_for(self, region: impl Into<String>) -> Self {
+        Self { region: Some(region.into()), ..self }
+    }
+
     /// Not the first so many of them.
     pub fn skipping(self, skip: u32) -> Self {
         Self { skip, ..self }
@@ -160,6 +167,7 @@ impl Rule {
             && asked.key.starts_with(&self.prefix)
             && asked.key.contains(&self.part)
             && self.access_key.as_ref().is_none_or(|key| *key == asked.access_key)
+            && self.region.as_ref().is_none_or(|region| *region == asked.region)
             && self.during.contains(&age)
     }
 
@@ -185,6 +193,8 @@ pub struct Asked {
     /// Below the bucket; of a listing, its prefix.
     pub key: String,
     pub access_key: String,
+    /// What the request was signed for.
+    pub region: String,
     pub headers: HeaderMap,
 }
 
@@ -217,11 +227,15 @@ impl Asked {
         };
         let text = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok());
         let signed = text("authorization").unwrap_or_default();
-        let access_key = signed.split_once("Credential=").map_or("", |(_, rest)| rest);
+        // KEY/DATE/REGION/s3/aws4_request
+        let mut scope = signed.split_once("Credential=").map_or("", |(_, rest)| rest).split('/');
+        let access_key = scope.next().unwrap_or_default().to_owned();
+        let region = scope.nth(1).unwrap_or_default().to_owned();
         Self {
             op,
             key: if op == Op::List { value("prefix").unwrap_or_default() } else { key.to_owned() },
-            access_key: access_key.split('/').next().unwrap_or_default().to_owned(),
+            access_key,
+            region,
             headers: parts.headers.clone(),
         }
     }
