@@ -41,6 +41,9 @@ pub use pin::Pin;
 pub use standing::{StandError, Standing, Succession, may_reap};
 pub use worklist::{Ticket, WorkList};
 
+/// How often a file is looked at that changes whenever it is looked at.
+const ONE_MOMENT_TRIES: u32 = 8;
+
 /// What stands on a file in the place of a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Recorded {
@@ -52,6 +55,13 @@ pub enum Recorded {
     Misfit,
     /// A record that is not ours to judge.
     Foreign(record::Foreign),
+}
+
+fn is_unmoved(before: &FileStat, after: &FileStat) -> bool {
+    let moment = |stat: &FileStat| {
+        (stat.st_size, stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec)
+    };
+    moment(before) == moment(after)
 }
 
 /// One tenant, while it is served.
@@ -189,17 +199,28 @@ impl Tenant {
         })
     }
 
-    /// The same, for any kind of file: only regular ones have records.
-    pub fn recorded_if_regular(
+    /// A file of any kind as it is, with what stands in the place of its record, both of one moment:
+    /// a move that ends in between would show the size or the times of the other body. `stat`: as it
+    /// was just seen. Only regular files have records.
+    pub fn with_record(
         &self,
         fd: impl AsFd,
         handle: &FileHandle,
-        stat: &FileStat,
-    ) -> io::Result<Recorded> {
-        if stat.st_mode & libc::S_IFMT == libc::S_IFREG {
-            self.recorded(fd, handle)
-        } else {
-            Ok(Recorded::Nothing)
+        mut stat: FileStat,
+    ) -> io::Result<(FileStat, Recorded)> {
+        if stat.st_mode & libc::S_IFMT != libc::S_IFREG {
+            return Ok((stat, Recorded::Nothing));
+        }
+        let mut tries = ONE_MOMENT_TRIES;
+        loop {
+            let recorded = self.recorded(&fd, handle)?;
+            let now = fstat(&fd)?;
+            tries -= 1;
+            // Whoever sets or drops a record moves the ctime.
+            if tries == 0 || is_unmoved(&stat, &now) {
+                return Ok((now, recorded));
+            }
+            stat = now;
         }
     }
 

@@ -39,8 +39,7 @@ impl Ops {
 
     pub(super) fn attr_of(&self, inode: &Inode) -> Result<Attr, Errno> {
         let fd = self.inodes.path_fd(inode)?;
-        let stat = fstat(&fd)?;
-        let reading = self.tenant.recorded_if_regular(&fd, &inode.handle, &stat)?;
+        let (stat, reading) = self.tenant.with_record(&fd, &inode.handle, fstat(&fd)?)?;
         Ok(self.shown(inode, stat, &reading))
     }
 

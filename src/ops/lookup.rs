@@ -93,7 +93,7 @@ impl Ops {
             return Err(Errno(libc::EIO));
         }
         let handle = sys::handle::of(&fd, c"")?;
-        let reading = self.tenant.recorded_if_regular(&fd, &handle, &stat)?;
+        let (stat, reading) = self.tenant.with_record(&fd, &handle, stat)?;
         let inode = self.inodes.enter_looked_up(fd, handle, &stat);
         let attr = self.shown(&inode, stat, &reading);
         Ok(Entry { generation: inode.handle.generation(), attr })
