@@ -21,21 +21,10 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use tokio_util::sync::CancellationToken;
 
-use super::world::{World, content, run};
+use super::world::{World, content, run, until};
 
 /// How often a race is tried until it is met.
 const TRIES: u32 = 200;
-
-/// Waits for what happens in the background.
-async fn until(what: &str, mut met: impl FnMut() -> bool) {
-    for _ in 0..2_000 {
-        if met() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    panic!("never: {what}");
-}
 
 async fn archived(files: &[&str]) -> World {
     let world = World::new(files).await;

@@ -13,18 +13,7 @@ use coldfs::tier::State;
 use tokio_util::sync::CancellationToken;
 
 use super::telling::skip;
-use super::world::{World, content, run};
-
-/// Waits for what happens in the background.
-async fn until(what: &str, mut met: impl FnMut() -> bool) {
-    for _ in 0..2_000 {
-        if met() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    panic!("never: {what}");
-}
+use super::world::{World, content, run, until};
 
 async fn released(world: &World, files: &[&str]) {
     let cancel = CancellationToken::new();

@@ -94,6 +94,17 @@ pub struct World {
     life: Option<Life>,
 }
 
+/// Waits for what happens in the background.
+pub async fn until(what: &str, mut met: impl FnMut() -> bool) {
+    for _ in 0..2_000 {
+        if met() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("never: {what}");
+}
+
 /// Runs a test as the daemon runs.
 pub fn run(test: impl Future<Output = ()>) {
     tokio::runtime::Runtime::new().unwrap().block_on(async {
@@ -393,11 +404,7 @@ impl Life {
     }
 
     pub async fn chmod(&self, file: &str, mode: u32) -> Result<(), i32> {
-        let ino = self.find(file)?;
-        let change = SetAttr { mode: Some(mode), ..SetAttr::default() };
-        let done = answered(on_fuse_thread(|| self.ops.setattr(caller(), ino, change))).await;
-        on_fuse_thread(|| self.ops.forget(ino, 1));
-        done.map(drop).map_err(|errno| errno.0)
+        self.setattr(file, SetAttr { mode: Some(mode), ..SetAttr::default() }).await
     }
 
     /// Changes attributes of a file that is open for writing meanwhile.
@@ -412,8 +419,11 @@ impl Life {
     }
 
     pub async fn truncate(&self, file: &str, size: u64) -> Result<(), i32> {
+        self.setattr(file, SetAttr { size: Some(size), ..SetAttr::default() }).await
+    }
+
+    async fn setattr(&self, file: &str, change: SetAttr) -> Result<(), i32> {
         let ino = self.find(file)?;
-        let change = SetAttr { size: Some(size), ..SetAttr::default() };
         let done = answered(on_fuse_thread(|| self.ops.setattr(caller(), ino, change))).await;
         on_fuse_thread(|| self.ops.forget(ino, 1));
         done.map(drop).map_err(|errno| errno.0)
