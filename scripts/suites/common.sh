@@ -108,24 +108,39 @@ prepare() {
     fi
 }
 
-# Migrates everything below a directory of the mount, over and over, until the end.
+# Migrates everything below a directory of the mount, over and over, until the end. The files of
+# a suite are seldom at rest. A few more beside them are: each round reads and grows one of those
+# and its plain copy.
+resting_files=8
 migrate_underneath() {
     [ "$subject" = coldfs ] || return 0
+    local resting=$1/resting copies=$plain/resting at
+    mkdir "$resting" "$copies"
+    for at in $(seq "$resting_files"); do
+        head -c $((at * 20000)) /dev/urandom >"$copies/$at"
+        cp "$copies/$at" "$resting/$at"
+    done
     (
+        round=0
         while :; do
             "$coldfs" migrate -r "$1" >/dev/null 2>&1 || true
+            at=$((round % resting_files + 1)) round=$((round + 1))
+            cmp "$copies/$at" "$resting/$at" >>"$work/differ" 2>&1 || true
+            echo "round $round" | tee -a "$copies/$at" >>"$resting/$at"
             sleep 0.05
         done
     ) &
     loop=$!
 }
 
-# Says how many files the loop moved: a suite on a tree that never moved proves little.
+# Says how many files the loop moved, and that those at rest read as written: a suite on a tree
+# that never moved proves little.
 migrated() {
     [ "$subject" = coldfs ] || return 0
     local moved
     moved=$("$coldfs" status --json "$mnt" |
         sed -n 's/.*"migrate_files_total": *\([0-9]*\).*/\1/p' | head -1)
     say "${moved:-0} files were moved underneath"
-    [ "${moved:-0}" -gt 0 ] || die "nothing was ever moved: no test"
+    [ "${moved:-0}" -ge "$resting_files" ] || die "next to nothing was ever moved: no test"
+    [ ! -s "$work/differ" ] || die "files at rest differ: $(head -3 "$work/differ")"
 }
