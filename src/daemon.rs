@@ -140,6 +140,9 @@ async fn serve(options: MountOptions, ready: Ready) -> Result<(), Problem> {
     served.recall.stop().await;
     let ends = Arc::clone(&served);
     let ended = tokio::task::spawn_blocking(move || {
+        if let Err(error) = ends.tenant.work.settle() {
+            tracing::debug!(%error, "the next start looks at what ended lately");
+        }
         // In this order: what was seen last is written too.
         ends.tiering.stop();
         ends.watching.stop();

@@ -348,3 +348,44 @@ impl std::fmt::Debug for Tenant {
         f.debug_struct("Tenant").field("name", &self.name).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::file_id::{EntryRef, SegmentId, TimeNs};
+    use crate::inode::Inodes;
+    use crate::store::memory::MemoryStore;
+    use crate::tier::State;
+
+    #[test]
+    fn a_stat_of_before_a_move_is_never_shown_with_the_record_of_after_it() {
+        let target = concat!(env!("CARGO_MANIFEST_DIR"), "/target");
+        let dir = tempfile::tempdir_in(target).unwrap();
+        let home = Home::open(dir.path(), None, "t").unwrap();
+        let tenant = Tenant::new(home, Arc::new(MemoryStore::new())).unwrap();
+        let path = dir.path().join("file");
+        std::fs::write(&path, vec![1; 20_000]).unwrap();
+        let file = File::options().read(true).write(true).open(&path).unwrap();
+        let handle = sys::handle::of(&file, c"").unwrap();
+        let resident = fstat(&file).unwrap();
+
+        // A release ends between the two looks of somebody who asks.
+        let inodes = Inodes::new(tenant.clone_root().unwrap(), true);
+        let inode = inodes.enter(file.try_clone().unwrap().into(), handle.clone(), &resident);
+        let record = Record {
+            state: State::Released,
+            at: EntryRef { segment: SegmentId([1; 16]), entry: 1 },
+            size_bytes: 20_000,
+            mtime: TimeNs::mtime_of(&resident).unwrap(),
+            ctime_shown: TimeNs(2),
+            blocks_512: 40,
+        };
+        file.set_len(crate::stub::STUB_LENGTH).unwrap();
+        tenant.set_record(&file, &inode, &record).unwrap();
+
+        let (stat, recorded) = tenant.with_record(&file, &handle, resident).unwrap();
+        assert_eq!(recorded, Recorded::Trusted(record));
+        assert_eq!(stat.st_size, crate::stub::STUB_LENGTH.cast_signed());
+        assert_eq!(stat.st_ctime_nsec, fstat(&file).unwrap().st_ctime_nsec);
+    }
+}

@@ -221,7 +221,7 @@ impl Run {
         if self.unfinished || durable.is_err() {
             ticket.leave();
         } else {
-            drop(ticket);
+            ticket.settled();
         }
         self
     }

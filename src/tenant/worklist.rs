@@ -2,9 +2,11 @@
 //!
 //! Only a list of work: what is done with a file is decided from its record and body alone, so
 //! an entry too many costs a look, and none costs a byte. It makes recovery cost what was in
-//! flight, not what exists. Written and synced before the first record of a batch changes,
-//! emptied when no batch is under way any more. Files that wait for the next recovery stay on
-//! it: they are written again, over all else, when the list has grown.
+//! flight, or was a moment ago. Written and synced before the first record of a batch changes;
+//! written over only where a barrier has carried the last records of every batch that ended. A
+//! release has one of its own. Behind recalls the list grows by up to 256 KiB first, so that
+//! their barrier is one for thousands. Files that wait for the next recovery stay on it: they
+//! are written again, over all else, when the list has grown.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
@@ -12,14 +14,22 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use nix::sys::stat::futimens;
+use nix::sys::time::TimeSpec;
+
+use super::barrier;
 use crate::intents::{self, End, Intent, Line};
 
 /// Its name in `.coldfs`.
 pub(super) const FILE_NAME: &str = "intents";
 
 /// Space set aside at first use, so that a full disk does not stop a release that would
-/// empty it. With files that wait, the list is compacted beyond it.
+/// empty it.
 const PREALLOCATED_BYTES: u64 = 1 << 20;
+
+/// How far it grows before it is written anew at the price of a barrier, or of what waits: a
+/// recovery looks at so much for nothing, some 2,500 files.
+const GROWS_BY_BYTES: u64 = PREALLOCATED_BYTES / 4;
 
 /// Beyond this size it is compacted under batches that are under way. No batch is begun where
 /// that does not help.
@@ -29,6 +39,7 @@ const MAX_BYTES: u64 = 64 << 20;
 #[derive(Debug)]
 pub struct WorkList {
     file: File,
+    commits_together: bool,
     left_behind: Vec<Line>,
     state: Mutex<State>,
 }
@@ -36,26 +47,41 @@ pub struct WorkList {
 #[derive(Debug)]
 struct State {
     length: u64,
+    /// Its length when it was last written anew.
+    kept: u64,
     sequence: u64,
     /// Batches under way.
     running: BTreeMap<u64, Vec<Intent>>,
     begun: u64,
+    /// A batch ended whose last records no barrier is known to have carried.
+    unsettled: bool,
     /// Files that wait for the next recovery.
     waiting: HashSet<Intent>,
 }
 
-/// One batch on the list, taken off it when dropped. Keep it until the barrier behind the
-/// batch's last record has passed.
+/// One batch on the list. Dropped when its last records are set, or are what they were.
 #[derive(Debug)]
-#[must_use = "the batch is on the work list only while this lives"]
+#[must_use = "the batch is under way only while this lives"]
 pub struct Ticket {
     list: Arc<WorkList>,
     number: u64,
-    keep: bool,
+    end: BatchEnd,
+}
+
+/// How a batch ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum BatchEnd {
+    /// Its last records are as durable as the next barrier makes them.
+    Unsettled,
+    /// A barrier has carried its last records.
+    Settled,
+    /// It waits for the next recovery.
+    Waits,
 }
 
 impl WorkList {
     pub(super) fn open(file: File, read_only: bool) -> io::Result<Self> {
+        let commits_together = barrier::commits_together(&file)?;
         if file.metadata()?.len() == 0 && !read_only {
             let length = i64::try_from(PREALLOCATED_BYTES).unwrap_or(i64::MAX);
             let mode = nix::fcntl::FallocateFlags::empty();
@@ -77,12 +103,14 @@ impl WorkList {
         // Nothing is overwritten before recovery has emptied the list.
         let state = State {
             length: found.good_bytes as u64,
+            kept: found.good_bytes as u64,
             sequence: found.next_sequence(),
             running: BTreeMap::new(),
             begun: 0,
+            unsettled: false,
             waiting: left_behind.iter().map(|line| line.intent.clone()).collect(),
         };
-        Ok(Self { file, left_behind, state: Mutex::new(state) })
+        Ok(Self { file, commits_together, left_behind, state: Mutex::new(state) })
     }
 
     /// What was on the list when the last daemon ended.
@@ -91,18 +119,30 @@ impl WorkList {
     }
 
     /// Empties the list but for these, which wait for the next recovery, and for what is under
-    /// way.
+    /// way. Behind a barrier.
     pub fn keep(&self, waiting: &[Intent]) -> io::Result<()> {
         let mut state = self.lock();
         state.waiting = waiting.iter().cloned().collect();
         self.compact(&mut state)
     }
 
+    /// Empties the list but for what waits: a clean end leaves a recovery nothing to look at.
+    /// Takes the disk's time.
+    pub fn settle(&self) -> io::Result<()> {
+        let mut state = self.lock();
+        self.compact_behind_barrier(&mut state)
+    }
+
     /// Puts a batch on the list, durably. Takes the disk's time.
     pub fn begin(self: &Arc<Self>, batch: &[Intent]) -> io::Result<Ticket> {
         let mut state = self.lock();
         if state.length > MAX_BYTES {
-            self.compact(&mut state)?;
+            self.compact_behind_barrier(&mut state)?;
+        } else if state.running.is_empty()
+            && state.has_grown()
+            && let Err(error) = self.compact_behind_barrier(&mut state)
+        {
+            tracing::debug!(%error, "cannot empty .coldfs/intents: it grows");
         }
         if state.length > MAX_BYTES {
             return Err(io::Error::other(
@@ -115,7 +155,7 @@ impl WorkList {
         state.begun += 1;
         state.running.insert(number, batch.to_vec());
         drop(state);
-        Ok(Ticket { list: Arc::clone(self), number, keep: false })
+        Ok(Ticket { list: Arc::clone(self), number, end: BatchEnd::Unsettled })
     }
 
     fn append(&self, state: &mut State, batch: &[Intent]) -> io::Result<()> {
@@ -128,8 +168,18 @@ impl WorkList {
         Ok(())
     }
 
-    /// Writes what is still wanted over all else. A cut in between may leave neither, which
-    /// costs recovery a look at these files: the next open of each has it.
+    fn compact_behind_barrier(&self, state: &mut State) -> io::Result<()> {
+        if state.unsettled {
+            // A journal commits with an fsync only of what has changed.
+            futimens(&self.file, &TimeSpec::UTIME_OMIT, &TimeSpec::UTIME_NOW)?;
+            barrier::barrier(&self.file, self.commits_together)?;
+            state.unsettled = false;
+        }
+        self.compact(state)
+    }
+
+    /// Writes what is still wanted over all else, behind a barrier. A cut in between may leave
+    /// neither, which costs recovery a look at these files: the next open of each has it.
     fn compact(&self, state: &mut State) -> io::Result<()> {
         if state.running.is_empty() && state.waiting.is_empty() {
             return self.start_over(state);
@@ -141,6 +191,7 @@ impl WorkList {
         // From here on the old lines are gone, whether or not the new ones are durable.
         state.sequence = sequence;
         state.length = bytes.len() as u64;
+        state.kept = state.length;
         self.file.sync_data()
     }
 
@@ -149,16 +200,17 @@ impl WorkList {
         self.lock().running.len()
     }
 
-    /// A batch is done, or waits for the next recovery.
-    fn end(&self, number: u64, keep: bool) {
+    fn end(&self, number: u64, end: BatchEnd) {
         let mut state = self.lock();
         let batch = state.running.remove(&number).unwrap_or_default();
-        if keep {
-            state.waiting.extend(batch);
+        match end {
+            BatchEnd::Settled => {}
+            BatchEnd::Unsettled => state.unsettled = true,
+            BatchEnd::Waits => state.waiting.extend(batch),
         }
-        let grown = state.waiting.is_empty() || state.length > PREALLOCATED_BYTES;
-        if state.running.is_empty()
-            && grown
+        let free = state.running.is_empty() && !state.unsettled;
+        if free
+            && (state.waiting.is_empty() || state.has_grown())
             && let Err(error) = self.compact(&mut state)
         {
             tracing::warn!(%error, "cannot empty .coldfs/intents: the next start looks again");
@@ -170,6 +222,7 @@ impl WorkList {
         // read again costs a look at its files.
         self.file.write_all_at(&[0; 64], 0)?;
         state.length = 0;
+        state.kept = 0;
         Ok(())
     }
 
@@ -178,16 +231,27 @@ impl WorkList {
     }
 }
 
+impl State {
+    fn has_grown(&self) -> bool {
+        self.length > self.kept + GROWS_BY_BYTES
+    }
+}
+
 impl Ticket {
+    /// A barrier has carried the batch's last records.
+    pub fn settled(mut self) {
+        self.end = BatchEnd::Settled;
+    }
+
     /// Leaves the batch on the list for the next recovery: something of it went wrong.
     pub fn leave(mut self) {
-        self.keep = true;
+        self.end = BatchEnd::Waits;
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.list.end(self.number, self.keep);
+        self.list.end(self.number, self.end);
     }
 }
 
@@ -224,6 +288,34 @@ mod tests {
 
     fn found(file: &File) -> HashSet<Intent> {
         open(file).left_behind().iter().map(|line| line.intent.clone()).collect()
+    }
+
+    #[test]
+    fn lines_of_a_batch_that_no_barrier_carried_are_not_written_over() {
+        let file = tempfile::tempfile().unwrap();
+        let list = open(&file);
+        drop(list.begin(&[intent("came home")]).unwrap());
+        list.begin(&[intent("released")]).unwrap().settled();
+        let next = list.begin(&[intent("next")]).unwrap();
+        let all = ["came home", "released", "next"].map(intent);
+        assert_eq!(found(&file), HashSet::from(all));
+        drop(next);
+        list.settle().unwrap();
+        assert_eq!(found(&file), HashSet::new());
+        // Settled, it needs no barrier.
+        list.begin(&[intent("released")]).unwrap().settled();
+        assert_eq!(found(&file), HashSet::new());
+    }
+
+    #[test]
+    fn a_list_of_ended_batches_grows_only_so_far() {
+        let file = tempfile::tempfile().unwrap();
+        let list = open(&file);
+        let batch: Vec<_> = (0..100).map(|n| long_intent(n, 200)).collect();
+        for _ in 0..400 {
+            drop(list.begin(&batch).unwrap());
+            assert!(list.lock().length < GROWS_BY_BYTES * 3 / 2);
+        }
     }
 
     #[test]
