@@ -184,6 +184,19 @@ impl Mount {
         self.child.as_ref().map_or(0, Child::id)
     }
 
+    /// The most memory that the daemon ever had resident, MiB.
+    pub fn peak_resident_mib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() >> 10
+    }
+
+    /// What the daemon's descriptors are of.
+    pub fn descriptors(&self) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap();
+        entries.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok()).collect()
+    }
+
     /// A sign of life from the test: the watchdog starts anew.
     pub fn beat(&self) {
         if let Some(watchdog) = &self.watchdog {

@@ -20,6 +20,13 @@ const A_DIRECTORY: usize = 200;
 const READS: usize = 40;
 /// What the person may wait for one, whatever storms.
 const BEARABLE: Duration = Duration::from_secs(2);
+/// What the daemon may take of the machine, however many files are read: its caches (64 MiB of
+/// chunks, 64 of neighbours, 32 of the catalog), what fills hold, and the code.
+const MOST_MIB: u64 = 320;
+/// A batch of recalls holds 1,024 files, the next one gathers as many.
+const MOST_DESCRIPTORS: usize = 2_500;
+/// Between two looks at them.
+const LOOK: Duration = Duration::from_millis(50);
 
 fn files() -> usize {
     let asked = std::env::var("COLDFS_STORM_FILES").ok().and_then(|text| text.parse().ok());
@@ -87,7 +94,14 @@ impl Tree {
         let mut storming = session.spawn().unwrap();
         let mut waits: Vec<Duration> =
             (0..READS).map(|number| self.read_as_a_person(number)).collect();
-        let status = storming.wait().unwrap();
+        let mut descriptors = 0;
+        let status = loop {
+            descriptors = descriptors.max(self.mount.descriptors().len());
+            match storming.try_wait().unwrap() {
+                Some(status) => break status,
+                None => std::thread::sleep(LOOK),
+            }
+        };
         let took = begun.elapsed();
         waits.sort_unstable();
         let worst = waits[READS * 99 / 100];
@@ -98,15 +112,19 @@ impl Tree {
         };
         say(&format!(
             "storm: {name}: {} files in {:.1} s, exit {}: {} came home, {} KiB fetched, {} refused; \
-             a person's cold read took at most {} ms",
+             a person's cold read took at most {} ms; the daemon had up to {} MiB and {} descriptors",
             self.files,
             took.as_secs_f64(),
             status.code().unwrap_or(-1),
             stormed.home,
             (self.recalled_bytes() - bytes) >> 10,
             stormed.denied,
-            worst.as_millis()
+            worst.as_millis(),
+            self.mount.peak_resident_mib(),
+            descriptors
         ));
+        assert!(descriptors < MOST_DESCRIPTORS, "{name}: {descriptors} descriptors");
+        assert!(self.mount.peak_resident_mib() < MOST_MIB, "{name}");
         self.mount.all("release", &self.site.mnt);
         assert!(worst < BEARABLE, "{name}: a person waited {worst:?}");
         stormed
