@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::RecallError;
 use super::ahead::Readers;
 use super::insist::{UNANSWERED, insist};
-use super::neighbours::Neighbours;
+use super::neighbours::{Neighbours, lane};
 use super::order::NEAR_CHUNKS;
 use super::run::RUNNING_CHUNKS;
 use crate::file_id::{EntryRef, Extent, SegmentId};
@@ -25,6 +25,9 @@ use crate::store::ObjectStore;
 use crate::store::governor::carried;
 
 type Key = (SegmentId, u32, u32);
+/// A chunk on its way in a [`lane`]. Readers do not join what comes in the other: they would wait
+/// as that does. At worst a chunk comes twice.
+type OnItsWay = (usize, Key);
 type Flight = Shared<BoxFuture<'static, Result<Bytes, RecallError>>>;
 /// A chunk of a run on its way; gone: the run ended without it.
 type Coming = Shared<oneshot::Receiver<Bytes>>;
@@ -38,8 +41,8 @@ pub struct Chunks {
 }
 
 struct State {
-    flights: HashMap<Key, Flight>,
-    runs: HashMap<Key, Coming>,
+    flights: HashMap<OnItsWay, Flight>,
+    runs: HashMap<OnItsWay, Coming>,
     readers: Readers,
     cache: LruCache<Key, Bytes>,
     cached_bytes: usize,
@@ -55,7 +58,7 @@ enum Found {
 /// A chunk of a run that is to land; dropped, it does not come.
 pub(super) struct Landing {
     chunks: Arc<Chunks>,
-    key: Key,
+    way: OnItsWay,
     tell: Option<oneshot::Sender<Bytes>>,
 }
 
@@ -176,8 +179,8 @@ impl Chunks {
         let is_missing = |state: &State, number: u32| {
             let key = key(number);
             !state.cache.contains(&key)
-                && !state.flights.contains_key(&key)
-                && !state.runs.contains_key(&key)
+                && joined(&state.flights, key).is_none()
+                && joined(&state.runs, key).is_none()
         };
         let first = wanted.clone().find(|number| is_missing(&state, *number))?;
         let length = (first..wanted.end.min(first.saturating_add(most)))
@@ -189,8 +192,9 @@ impl Chunks {
         let run = first..first + u32::try_from(length).unwrap_or(0);
         let landings = run.clone().map(|number| {
             let (tell, told) = oneshot::channel();
-            state.runs.insert(key(number), told.shared());
-            Landing { chunks: Arc::clone(self), key: key(number), tell: Some(tell) }
+            let way = (lane(), key(number));
+            state.runs.insert(way, told.shared());
+            Landing { chunks: Arc::clone(self), way, tell: Some(tell) }
         });
         let landings = landings.collect();
         Some((run, landings))
@@ -198,8 +202,8 @@ impl Chunks {
 
     fn find_or_fetch(self: &Arc<Self>, place: &Place, number: u32, deadline: Duration) -> Found {
         let at = place.entry.at();
-        if let Some(coming) = self.lock().runs.get(&(at.segment, at.entry, number)) {
-            return Found::Coming(coming.clone());
+        if let Some(coming) = joined(&self.lock().runs, (at.segment, at.entry, number)) {
+            return Found::Coming(coming);
         }
         match self.fetch_alone(place, number, deadline) {
             Ok(chunk) => Found::Here(chunk),
@@ -225,15 +229,16 @@ impl Chunks {
         if let Some(chunk) = state.cache.get(&key) {
             return Ok(chunk.clone());
         }
-        if let Some(flight) = state.flights.get(&key) {
-            return Err(flight.clone());
+        if let Some(flight) = joined(&state.flights, key) {
+            return Err(flight);
         }
+        let way = (lane(), key);
         let (chunks, place) = (Arc::clone(self), place.clone());
         // A task of its own: a reader that goes away does not take the others' bytes along.
         let task = self.runtime.spawn(carried(async move {
             let fetched = chunks.fetch(&place, number, deadline).await;
             let mut state = chunks.lock();
-            state.flights.remove(&key);
+            state.flights.remove(&way);
             if let Ok(chunk) = &fetched {
                 state.keep(key, chunk.clone(), chunks.capacity_bytes);
             }
@@ -246,7 +251,7 @@ impl Chunks {
             }
         };
         let flight = flight.boxed().shared();
-        state.flights.insert(key, flight.clone());
+        state.flights.insert(way, flight.clone());
         Err(flight)
     }
 
@@ -275,6 +280,11 @@ impl Chunks {
     }
 }
 
+/// What this task may join of what is on its way.
+fn joined<T: Clone>(ways: &HashMap<OnItsWay, T>, key: Key) -> Option<T> {
+    (0..=lane()).find_map(|lane| ways.get(&(lane, key)).cloned())
+}
+
 impl State {
     fn keep(&mut self, key: Key, chunk: Bytes, capacity_bytes: usize) {
         self.cached_bytes += chunk.len();
@@ -293,8 +303,8 @@ impl Landing {
     /// The chunk is here.
     pub(super) fn land(mut self, chunk: Bytes) {
         let mut state = self.chunks.lock();
-        state.keep(self.key, chunk.clone(), self.chunks.capacity_bytes);
-        state.runs.remove(&self.key);
+        state.keep(self.way.1, chunk.clone(), self.chunks.capacity_bytes);
+        state.runs.remove(&self.way);
         drop(state);
         if let Some(tell) = self.tell.take() {
             // Nobody may have asked for it yet.
@@ -306,7 +316,7 @@ impl Landing {
 impl Drop for Landing {
     fn drop(&mut self) {
         if self.tell.take().is_some() {
-            self.chunks.lock().runs.remove(&self.key);
+            self.chunks.lock().runs.remove(&self.way);
         }
     }
 }
@@ -357,8 +367,22 @@ impl std::fmt::Debug for Chunks {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::segment::{EntryPlace, Packing};
+    use crate::segment::tests::support::{ID, Shelf, TENANT, add, key, noise, whole};
+    use crate::segment::{EntryPlace, Packing, SegmentBuilder};
     use crate::store::ObjectKey;
+
+    /// A segment of so many small files, and where each is.
+    fn small_files(count: usize) -> (Shelf, Vec<Place>) {
+        let mut builder = SegmentBuilder::new(TENANT, ID);
+        let packing = Packing::new(5_000, &[Extent { offset: 0, length: 5_000 }]).unwrap();
+        let places = (0..count).map(|number| {
+            let file = whole(&number.to_string(), 5_000);
+            let entry = add(&mut builder, file, &noise(5_000, 1));
+            Place { key: key(), entry, packing: packing.clone(), size_bytes: 5_000 }
+        });
+        let places = places.collect();
+        (Shelf::with(builder.finish().unwrap().bytes), places)
+    }
 
     #[tokio::test]
     async fn a_fill_begins_with_what_its_reader_has_just_read_and_is_still_here() {
@@ -378,28 +402,50 @@ mod tests {
 
     #[tokio::test]
     async fn a_small_file_that_was_read_out_of_what_lay_around_it_is_kept_by_itself() {
-        use crate::segment::tests::support::{ID, Shelf, TENANT, add, key, noise, whole};
-        let mut builder = crate::segment::SegmentBuilder::new(TENANT, ID);
-        let names = ["a", "b", "c", "d"];
-        let entries = names.map(|name| add(&mut builder, whole(name, 5_000), &noise(5_000, 1)));
-        let shelf = Arc::new(Shelf::with(builder.finish().unwrap().bytes));
+        let (shelf, places) = small_files(4);
+        let shelf = Arc::new(shelf);
         let store: Arc<dyn ObjectStore> = Arc::clone(&shelf) as _;
         let chunks = Arc::new(Chunks::new(store, 4 << 20, tokio::runtime::Handle::current()));
-        let packing = Packing::new(5_000, &[Extent { offset: 0, length: 5_000 }]).unwrap();
-        let places = entries.map(|entry| {
-            let packing = packing.clone();
-            Place { key: key(), entry, packing, size_bytes: 5_000 }
-        });
         let deadline = Duration::from_secs(5);
         for place in &places {
             chunks.get(place, 0, deadline).await.unwrap();
         }
         let gets = || shelf.gets.load(std::sync::atomic::Ordering::Relaxed);
         let before = gets();
-        chunks.neighbours.forget(ID);
+        chunks.neighbours.forget(places[0].entry.at().segment);
         // The last came with the block that the third had fetched.
         chunks.get(&places[3], 0, deadline).await.unwrap();
         assert_eq!(gets(), before);
+    }
+
+    #[tokio::test]
+    async fn a_reader_waits_for_nothing_that_comes_in_bulk() {
+        use std::sync::atomic::Ordering;
+
+        use crate::recall::neighbours::FETCHES_AT_ONCE;
+        use crate::store::governor::{Class, ranked};
+        let (mut shelf, places) = small_files(2 * FETCHES_AT_ONCE);
+        shelf.stuck = Some(Class::Bulk);
+        let shelf = Arc::new(shelf);
+        let store: Arc<dyn ObjectStore> = Arc::clone(&shelf) as _;
+        let chunks = Arc::new(Chunks::new(store, 4 << 20, tokio::runtime::Handle::current()));
+        let deadline = Duration::from_secs(5);
+        let in_bulk = places.iter().cloned().map(|place| {
+            let chunks = Arc::clone(&chunks);
+            let get = async move { chunks.get(&place, 0, deadline).await };
+            tokio::spawn(ranked(Class::Bulk, get))
+        });
+        let in_bulk: Vec<_> = in_bulk.collect();
+        while shelf.gets.load(Ordering::Relaxed) < 3 {
+            tokio::task::yield_now().await;
+        }
+        let read = async {
+            for place in places.iter().rev() {
+                chunks.get(place, 0, deadline).await.unwrap();
+            }
+        };
+        tokio::time::timeout(deadline / 2, read).await.expect("read at once");
+        in_bulk.iter().for_each(tokio::task::JoinHandle::abort);
     }
 
     #[test]

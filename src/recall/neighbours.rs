@@ -17,9 +17,11 @@ use tokio::time::Instant;
 use crate::file_id::{EntryRef, SegmentId};
 use crate::inode::Place;
 use crate::segment::{ReadError, fetch_chunks, fetch_run, verify_chunks};
+use crate::store::governor::Class;
 use crate::store::{ObjectStore, StoreError};
 
-/// GETs under way at once; more wait their turn.
+/// GETs under way at once for readers, and as many for all others; more wait their turn. Nobody
+/// who waits for bytes waits behind what comes home in bulk.
 pub const FETCHES_AT_ONCE: usize = 32;
 /// A segment is cut into blocks of this size.
 const BLOCK_BYTES: u64 = 1 << 20;
@@ -36,8 +38,16 @@ const SOON: Duration = Duration::from_secs(10);
 /// Chunks from a store, small ones with what lies around them.
 pub(super) struct Neighbours {
     store: Arc<dyn ObjectStore>,
-    permits: Semaphore,
+    permits: PerLane<Semaphore>,
     state: Mutex<State>,
+}
+
+/// One for readers, one for all others ([`lane`]).
+type PerLane<T> = [T; 2];
+
+/// Which of the two is this task's.
+pub(super) fn lane() -> usize {
+    usize::from(Class::of_reads() != Class::Recall)
 }
 
 struct State {
@@ -56,7 +66,7 @@ struct Segment {
     since: Instant,
     size_bytes: Option<u64>,
     /// Who fetches blocks of it; the others find them here afterwards.
-    turn: Arc<tokio::sync::Mutex<()>>,
+    turns: PerLane<Arc<tokio::sync::Mutex<()>>>,
 }
 
 impl Neighbours {
@@ -69,7 +79,8 @@ impl Neighbours {
             blocks: blocks.map(LruCache::new),
             fetched_bytes: 0,
         };
-        Self { store, permits: Semaphore::new(FETCHES_AT_ONCE), state: Mutex::new(state) }
+        let permits = std::array::from_fn(|_lane| Semaphore::new(FETCHES_AT_ONCE));
+        Self { store, permits, state: Mutex::new(state) }
     }
 
     /// The store.
@@ -91,7 +102,7 @@ impl Neighbours {
         {
             return Ok(chunk);
         }
-        let _permit = self.permits.acquire().await;
+        let _permit = self.permits[lane()].acquire().await;
         let chunks = fetch_chunks(&*self.store, &place.key, &place.entry, chunks).await?;
         let chunk = chunks.into_iter().next().unwrap_or_default();
         self.lock().fetched_bytes += chunk.len() as u64;
@@ -123,7 +134,7 @@ impl Neighbours {
         chunks: Range<u32>,
         proven: &mut (dyn FnMut(u32, Bytes) + Send),
     ) -> Result<(), ReadError> {
-        let _permit = self.permits.acquire().await;
+        let _permit = self.permits[lane()].acquire().await;
         fetch_run(&*self.store, &place.key, &place.entry, chunks, &mut |number, chunk| {
             self.lock().fetched_bytes += chunk.len() as u64;
             proven(number, chunk);
@@ -138,14 +149,14 @@ impl Neighbours {
             return Ok(Some(run));
         }
         let Some(segment) = self.ask(place.entry.at()) else { return Ok(None) };
-        let _turn = segment.turn.lock().await;
+        let _turn = segment.turns[lane()].lock().await;
         if let Some(run) = self.in_blocks(id, &range) {
             return Ok(Some(run));
         }
         let size_bytes = match segment.size_bytes {
             Some(size) => size,
             None => {
-                let _permit = self.permits.acquire().await;
+                let _permit = self.permits[lane()].acquire().await;
                 self.store.size_bytes(&place.key).await?
             }
         };
@@ -160,7 +171,7 @@ impl Neighbours {
         }
         let wanted = first * BLOCK_BYTES..(end * BLOCK_BYTES).min(size_bytes);
         let bytes = {
-            let _permit = self.permits.acquire().await;
+            let _permit = self.permits[lane()].acquire().await;
             self.store.get(&place.key, wanted.clone()).await?
         };
         if bytes.len() as u64 != wanted.end - wanted.start {
@@ -180,9 +191,9 @@ impl Neighbours {
         let mut state = self.lock();
         state.blocks.as_ref()?;
         let now = Instant::now();
-        let turn = Arc::default;
+        let turns = PerLane::default;
         let unused =
-            || Segment { asked: 0, last: None, since: now, size_bytes: None, turn: turn() };
+            || Segment { asked: 0, last: None, since: now, size_bytes: None, turns: turns() };
         let segment = state.segments.get_or_insert_mut(at.segment, unused);
         if now.duration_since(segment.since) > SOON {
             segment.asked = 0;

@@ -120,9 +120,8 @@ fn a_class_that_is_denied_is_told_so_at_open_and_the_file_stays_cold() {
     assert!(storm.read_as("nosy", &storm.site.mnt.join("here")).is_some(), "what is here");
     assert_eq!(storm.account("nosy")["denied"], 1);
     // Nothing of it stays open: a grep over everything would use up the daemon's descriptors.
-    let closed = || {
-        (!storm.mount.descriptors().iter().any(|name| name.ends_with("cold-0"))).then_some(())
-    };
+    let closed =
+        || (!storm.mount.descriptors().iter().any(|name| name.ends_with("cold-0"))).then_some(());
     assert!(wait_for(Duration::from_secs(10), closed).is_some(), "cold-0 is still open");
     let line = &storm.audit()[0];
     assert!(line["outcome"].as_str().unwrap().contains("class \"nosy\" may not recall"), "{line}");

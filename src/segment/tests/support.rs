@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use crate::file_id::{EntryRef, Extent, FileHandle, Ino, SegmentId, TenantUuid, TimeNs};
 use crate::segment::*;
+use crate::store::governor::Class;
 use crate::store::{ObjectInfo, ObjectKey, ObjectStore, StoreError, Upload};
 
 pub(crate) const TENANT: TenantUuid = TenantUuid([7; 16]);
@@ -21,6 +22,8 @@ pub(crate) const CHUNK: u32 = 512;
 pub(crate) struct Shelf {
     objects: Mutex<HashMap<ObjectKey, Bytes>>,
     pub(crate) gets: AtomicUsize,
+    /// GETs of this class are never answered.
+    pub(crate) stuck: Option<Class>,
 }
 
 impl Shelf {
@@ -57,6 +60,9 @@ impl ObjectStore for Shelf {
 
     async fn get(&self, key: &ObjectKey, range: Range<u64>) -> Result<Bytes, StoreError> {
         self.gets.fetch_add(1, Ordering::Relaxed);
+        if self.stuck == Some(Class::of_reads()) {
+            std::future::pending::<()>().await;
+        }
         let object = self.object(key)?;
         let range = usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap();
         object.get(range).map(Bytes::copy_from_slice).ok_or_else(|| StoreError::Corrupt {

@@ -28,18 +28,18 @@ impl Class {
     /// The class of a call that this task makes. Of reads it is the caller's.
     pub fn of(call: Call) -> Self {
         match call {
-            Call::Get | Call::Size => of_task(),
+            Call::Get | Call::Size => Self::of_reads(),
             Call::PutNew | Call::Put | Call::Upload | Call::Part | Call::Finish | Call::List => {
                 Class::Archive
             }
             Call::Delete => Class::Delete,
         }
     }
-}
 
-/// The class of this task's reads. Who says nothing is taken for somebody who waits.
-fn of_task() -> Class {
-    READS_FOR.try_with(|class| *class).unwrap_or(Class::Recall)
+    /// The class of this task's reads. Who says nothing is taken for somebody who waits.
+    pub fn of_reads() -> Self {
+        READS_FOR.try_with(|class| *class).unwrap_or(Class::Recall)
+    }
 }
 
 /// Work whose reads are of this class.
@@ -49,7 +49,7 @@ pub fn ranked<F: Future>(class: Class, work: F) -> impl Future<Output = F::Outpu
 
 /// Work for another task, whose reads are of this task's class.
 pub fn carried<F: Future>(work: F) -> impl Future<Output = F::Output> {
-    ranked(of_task(), work)
+    ranked(Class::of_reads(), work)
 }
 
 #[cfg(test)]
