@@ -8,6 +8,7 @@
 //!
 //! Nothing here runs on a FUSE thread. Every wait for the store ends at a deadline.
 
+use std::array::from_fn;
 use std::fs::File;
 use std::future::Future;
 use std::ops::Range;
@@ -36,6 +37,7 @@ mod error;
 mod fill;
 mod in_place;
 mod insist;
+mod lane;
 mod neighbours;
 mod order;
 mod privileges;
@@ -47,6 +49,7 @@ pub use chunks::Chunks;
 pub use error::RecallError;
 pub(crate) use in_place::{cut_to_stub, restore_mtime};
 pub use insist::{prove_remote, remote_index};
+use lane::PerLane;
 pub(crate) use privileges::Privileges;
 use run::RUN_CHUNKS;
 
@@ -75,9 +78,9 @@ impl Default for Options {
 const WHOLE_AT_SHARE: u64 = 4;
 /// Chunks that one fill fetches at once.
 const FILL_CHUNKS_AT_ONCE: u32 = 2 * RUN_CHUNKS;
-/// What all fills of a tenant hold in memory at once, in parts: 64 MiB, and no more files than
-/// parts, which each keep a descriptor. More fills wait.
-const FILLING_PARTS: u32 = 2048;
+/// What all fills of a tenant in one lane hold in memory at once, in parts: 32 MiB, and no more
+/// files than parts, which each keep a descriptor. More fills wait.
+const FILLING_PARTS: u32 = 1024;
 const PART_BYTES: u64 = 32 << 10;
 
 /// The recalls of a tenant.
@@ -88,7 +91,7 @@ pub struct Recall {
     options: Options,
     runtime: tokio::runtime::Handle,
     tasks: TaskTracker,
-    filling: Arc<Semaphore>,
+    filling: PerLane<Arc<Semaphore>>,
     batches: Batches,
     stop: CancellationToken,
     room: room::Room,
@@ -110,7 +113,7 @@ impl Recall {
             options,
             runtime,
             tasks: TaskTracker::new(),
-            filling: Arc::new(Semaphore::new(FILLING_PARTS as usize)),
+            filling: from_fn(|_lane| Arc::new(Semaphore::new(FILLING_PARTS as usize))),
             batches: Batches::default(),
             stop: CancellationToken::new(),
             room: room::Room::default(),

@@ -29,6 +29,8 @@ use crate::tier::State;
 use crate::walk::{find, walk};
 
 const MACHINE: &str = "this machine";
+/// Of the copies taken of a catalog while it is written.
+const COPIES_TRIED: usize = 24;
 
 /// What is known of all files, by path.
 type Facts = BTreeMap<Vec<u8>, (Seen, Option<Pin>)>;
@@ -216,6 +218,52 @@ fn a_walk_that_was_cut_off_goes_on_and_sees_what_changed_meanwhile() {
         finish(&mut work);
         world.agrees(&part);
     }
+}
+
+/// As a power cut leaves it: some of a batch's pages are on the disk, others are not.
+#[test]
+fn a_catalog_cut_off_in_the_middle_of_a_batch_becomes_what_a_walk_says() {
+    let world = World::new();
+    world.plant();
+    for number in 0..2_000 {
+        std::fs::write(world.data(&format!("a/{number}")), b"x").unwrap();
+    }
+    let (_part, mut work) = world.attach().unwrap();
+    let copies = world.dir.path().join("copies");
+    std::fs::create_dir(&copies).unwrap();
+    let written = std::thread::scope(|scope| {
+        let path = world.catalog();
+        let copies = &copies;
+        let copier = scope.spawn(move || {
+            for number in 0.. {
+                std::fs::copy(&path, copies.join(number.to_string())).unwrap();
+                if copies.join("stop").exists() {
+                    return number + 1;
+                }
+            }
+            0
+        });
+        while !work.walked {
+            work.step(40).unwrap();
+        }
+        std::fs::write(copies.join("stop"), b"").unwrap();
+        copier.join().unwrap()
+    });
+    drop((_part, work));
+    assert!(written > 3, "{written} copies in the time of the walk: no test");
+    let (mut cut_off, mut made_anew) = (0, 0);
+    for number in (0..written).step_by(written / COPIES_TRIED + 1) {
+        std::fs::rename(copies.join(number.to_string()), world.catalog()).unwrap();
+        let (part, mut work) = world.attach().unwrap();
+        match part.totals().map(|totals| totals.resident) {
+            Ok(0) | Err(_) => made_anew += 1,
+            Ok(_) => cut_off += 1,
+        }
+        finish(&mut work);
+        world.agrees(&part);
+    }
+    crate::telling::say(&format!("{cut_off} older states, {made_anew} made anew"));
+    assert!(cut_off > 0);
 }
 
 #[test]

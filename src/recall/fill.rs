@@ -18,6 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
 use super::in_place::{Filling, Head, intent, put_chunk};
+use super::lane::lane;
 use super::order::Order;
 use super::room::Share;
 use super::{
@@ -113,7 +114,7 @@ async fn turn<'recall>(
         biased;
         () = stop.cancelled() => Err(RecallError::Cancelled),
         () = recall.stop.cancelled() => Err(RecallError::Detaching),
-        turn = recall.filling.acquire_many(parts) => turn.map_err(|_closed| RecallError::Detaching),
+        turn = recall.filling[lane()].acquire_many(parts) => turn.map_err(|_closed| RecallError::Detaching),
         () = tokio::time::sleep(deadline) => {
             Err(RecallError::Queued { at: cold.record.at, deadline })
         }
@@ -122,7 +123,7 @@ async fn turn<'recall>(
 
 /// The same, where it need not wait.
 pub(super) fn turn_at_once(recall: &Recall, cold: &Cold) -> Option<OwnedSemaphorePermit> {
-    Arc::clone(&recall.filling).try_acquire_many_owned(parts(cold)).ok()
+    Arc::clone(&recall.filling[lane()]).try_acquire_many_owned(parts(cold)).ok()
 }
 
 fn parts(cold: &Cold) -> u32 {

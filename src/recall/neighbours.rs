@@ -14,14 +14,13 @@ use lru::LruCache;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use super::lane::{PerLane, lane};
 use crate::file_id::{EntryRef, SegmentId};
 use crate::inode::Place;
 use crate::segment::{ReadError, fetch_chunks, fetch_run, verify_chunks};
-use crate::store::governor::Class;
 use crate::store::{ObjectStore, StoreError};
 
-/// GETs under way at once for readers, and as many for all others; more wait their turn. Nobody
-/// who waits for bytes waits behind what comes home in bulk.
+/// GETs under way at once in a lane; more wait their turn.
 pub const FETCHES_AT_ONCE: usize = 32;
 /// A segment is cut into blocks of this size.
 const BLOCK_BYTES: u64 = 1 << 20;
@@ -40,14 +39,6 @@ pub(super) struct Neighbours {
     store: Arc<dyn ObjectStore>,
     permits: PerLane<Semaphore>,
     state: Mutex<State>,
-}
-
-/// One for readers, one for all others ([`lane`]).
-type PerLane<T> = [T; 2];
-
-/// Which of the two is this task's.
-pub(super) fn lane() -> usize {
-    usize::from(Class::of_reads() != Class::Recall)
 }
 
 struct State {

@@ -1,0 +1,12 @@
+//! Two ways through everything that is waited for: one for readers, one for all others. So nobody
+//! who waits for bytes waits behind what comes home in bulk.
+
+use crate::store::governor::Class;
+
+/// One for each way.
+pub(super) type PerLane<T> = [T; 2];
+
+/// Which of the two is this task's.
+pub(super) fn lane() -> usize {
+    usize::from(Class::of_reads() != Class::Recall)
+}
