@@ -50,6 +50,8 @@ fn a_kill_at_any_instant_under_load_loses_nothing_that_was_synced() {
     let mut pointers = 0;
     for round in 0..rounds {
         let mount = site.mount();
+        // All cold: else a short life would see nothing but writes.
+        mount.all("migrate", &site.mnt);
         let threads = begin(&load, &site, &mount, rng.random());
         std::thread::sleep(Duration::from_millis(rng.random_range(20..LIFE_MS)));
         mount.kill();
@@ -75,7 +77,7 @@ fn a_kill_at_any_instant_under_load_loses_nothing_that_was_synced() {
         Arc::get_mut(&mut load).expect("all threads ended").over = AtomicBool::new(false);
     }
     say(&format!("{rounds} kills, {pointers} bodies were pointers"));
-    assert!(rounds < 50 || pointers > 0, "nothing was ever released: no test");
+    assert!(pointers > 0, "no body was a pointer at any kill: no test");
 }
 
 /// Writers, readers and a migrator, which end when `over` is set or the mount is gone.
@@ -98,7 +100,8 @@ fn begin(
                     let (path, versions) = &load.files[choice];
                     drop(write(&mnt.join(path), versions, &mut rng));
                 }
-                std::thread::sleep(Duration::from_millis(rng.random_range(0..60)));
+                // Now and then a file rests long enough to be released.
+                std::thread::sleep(Duration::from_millis(rng.random_range(0..250)));
             }
         }));
     }
@@ -111,7 +114,7 @@ fn begin(
             let Ok(bytes) = std::fs::read(mnt.join(path)) else { continue };
             // Floors here are of synced versions, so all that is read is at least those.
             versions.check_all(&vec![1; versions.count() as usize], &bytes).unwrap();
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(rng.random_range(0..60)));
         }
     }));
     let migrator = (Arc::clone(load), site.mnt.clone(), mount.socket());
