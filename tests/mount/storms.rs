@@ -15,7 +15,7 @@ use super::harness::mount::Mount;
 use super::harness::pattern;
 use super::harness::server::Server;
 use super::harness::site::Site;
-use super::harness::{can_tier, copy_program, must, run, wait_for};
+use super::harness::{can_tier, copy_program, has, must, run, wait_for};
 
 const BYTES: usize = 20_000;
 /// Cold files, each in a segment of its own, and one that stays here.
@@ -37,7 +37,9 @@ impl Storm {
             std::fs::write(site.data.join(format!("cold-{number}")), bytes).unwrap();
         }
         std::fs::write(site.data.join("here"), pattern::bytes(99, BYTES)).unwrap();
-        let mount = site.start(&site.configured(config));
+        let mut start = site.configured(config);
+        start.args.extend(["-o".into(), "allow_other".into()]);
+        let mount = site.start(&start);
         for number in 0..FILES {
             mount.all("migrate", &site.mnt.join(format!("cold-{number}")));
         }
@@ -176,6 +178,51 @@ fn whoever_makes_sessions_to_escape_meets_its_users_budget() {
     let allowed = 7 + began.elapsed().as_secs();
     assert!((6..=allowed).contains(&read), "{read} of {allowed}");
     storm.mount.detach();
+}
+
+#[test]
+fn all_users_together_meet_the_tenants_budget() {
+    if !has("setpriv") {
+        return;
+    }
+    let config = format!("{SMALL_BUDGET}[budget.tenant]\nsegments = 8\nsegments_per_second = 1\n");
+    let Some(storm) = Storm::new(&config) else { return };
+    storm.site.open_way();
+    let began = Instant::now();
+    let read = |uid: u32, number: usize| {
+        let mut cat = as_uid(uid);
+        run(cat.args(["setsid", "--wait", "cat"]).arg(storm.cold(number))).status.success()
+    };
+    // Two files a user are within each one's budget, all twelve are not within the tenant's.
+    let read = (0..FILES).filter(|&number| read(1_000 + number as u32 / 2, number)).count() as u64;
+    let allowed = 9 + began.elapsed().as_secs();
+    assert!((8..=allowed).contains(&read), "{read} of {allowed}");
+    storm.hot_reads();
+    storm.mount.detach();
+}
+
+#[test]
+fn a_class_knows_its_users() {
+    if !has("setpriv") {
+        return;
+    }
+    let config = "[[class]]\nname = 'guests'\nusers = [1234]\naction = 'deny'\n";
+    let Some(storm) = Storm::new(config) else { return };
+    storm.site.open_way();
+    let read = |uid: u32, path: &Path| run(as_uid(uid).arg("cat").arg(path));
+    let refused = read(1234, &storm.cold(0));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("Permission denied"), "{refused:?}");
+    assert_eq!(storm.mount.state(&storm.cold(0)), "released");
+    assert!(read(1234, &storm.site.mnt.join("here")).status.success(), "what is here");
+    assert!(read(1235, &storm.cold(0)).stdout == pattern::bytes(0, BYTES));
+    storm.mount.detach();
+}
+
+/// A command of this user's, without a name and without rights.
+fn as_uid(uid: u32) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", &uid.to_string(), "--regid", "4321", "--clear-groups"]);
+    command
 }
 
 #[test]
