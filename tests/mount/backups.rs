@@ -105,14 +105,20 @@ fn a_copy_of_the_detached_directory_is_restored_elsewhere_and_adopted() {
     mount.detach();
 }
 
-fn backup(site: &Site, program: &str, args: &[&str]) -> String {
+/// A backup program with its places and keys.
+fn of_backups(site: &Site, program: &str) -> Command {
     let mut command = Command::new(program);
-    command.args(args).current_dir(&site.mnt);
-    command.env("BORG_BASE_DIR", site.dir.path().join("borg-base"));
-    command.env("BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK", "yes");
     command
+        .env("BORG_BASE_DIR", site.dir.path().join("borg-base"))
+        .env("BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK", "yes")
         .env("RESTIC_PASSWORD", "test")
         .env("RESTIC_CACHE_DIR", site.dir.path().join("restic-cache"));
+    command
+}
+
+fn backup(site: &Site, program: &str, args: &[&str]) -> String {
+    let mut command = of_backups(site, program);
+    command.args(args).current_dir(&site.mnt);
     let output = run(&mut command);
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     let said = said + &String::from_utf8_lossy(&output.stderr);
@@ -161,19 +167,23 @@ fn backups_find_nothing_changed_by_a_migration_and_fetch_nothing() {
     assert_eq!(mount.counter("recall_bytes_total"), before, "a backup fetched something");
     assert_eq!(mount.status()["tenants"][0]["files"]["released"], 200);
 
-    // And what is in the backup is the files, whichever run put it there.
+    // And what is in the backups is the files, whichever run put it there.
     let out = site.dir.path().join("out");
     std::fs::create_dir(&out).unwrap();
-    must(
-        Command::new("restic")
-            .args(["-q", "restore", "latest", "-r", restic, "--target"])
-            .arg(&out)
-            .env("RESTIC_PASSWORD", "test")
-            .env("RESTIC_CACHE_DIR", site.dir.path().join("restic-cache")),
-    );
-    for number in 0..200 {
-        let restored = find_below(&out, &number.to_string());
-        assert!(std::fs::read(restored).unwrap() == pattern::bytes(number, 10_000), "{number}");
+    let archive = format!("{borg}::after");
+    let restores = [
+        ("restic", &["-q", "restore", "latest", "-r", restic, "--target", "."][..]),
+        ("borg", &["extract", &archive][..]),
+    ];
+    for (program, args) in restores {
+        let into = out.join(program);
+        std::fs::create_dir(&into).unwrap();
+        must(of_backups(&site, program).args(args).current_dir(&into));
+        for number in 0..200 {
+            let restored = find_below(&into, &number.to_string());
+            let bytes = std::fs::read(restored).unwrap();
+            assert!(bytes == pattern::bytes(number, 10_000), "{program}: {number}");
+        }
     }
     mount.detach();
 }
