@@ -49,7 +49,7 @@ pub use chunks::Chunks;
 pub use error::RecallError;
 pub(crate) use in_place::{cut_to_stub, restore_mtime};
 pub use insist::{prove_remote, remote_index};
-use lane::PerLane;
+use lane::{PerLane, READERS, lane};
 pub(crate) use privileges::Privileges;
 use run::RUN_CHUNKS;
 
@@ -250,11 +250,24 @@ impl Recall {
         inode: &Arc<Inode>,
         cold: &Arc<Cold>,
     ) -> Result<(), RecallError> {
-        self.until(inode, cold, |fill| match fill {
+        let joins = !matches!(*cold.watch_fill().borrow(), Fill::Idle);
+        let held = self.until(inode, cold, |fill| match fill {
             Fill::Held(_) | Fill::Done | Fill::Failed(_) => true,
             Fill::Idle | Fill::Running(_) => false,
-        })
-        .await
+        });
+        // A fill that others began may be in no hurry: what it waits for is fetched beside it.
+        let fetched = async {
+            let only = joins && lane() == READERS && cold.place.entry.chunk_count() == 1;
+            match only && self.chunks.get(&cold.place, 0, self.options.deadline).await.is_ok() {
+                true => {}
+                false => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            held = held => held,
+            () = fetched => Ok(()),
+        }
     }
 
     async fn until(

@@ -6,7 +6,10 @@ use crate::store::governor::Class;
 /// One for each way.
 pub(super) type PerLane<T> = [T; 2];
 
+/// The readers' lane.
+pub(super) const READERS: usize = 0;
+
 /// Which of the two is this task's.
 pub(super) fn lane() -> usize {
-    usize::from(Class::of_reads() != Class::Recall)
+    if Class::of_reads() == Class::Recall { READERS } else { 1 }
 }

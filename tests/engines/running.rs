@@ -54,6 +54,28 @@ fn says(text: &str, parts: &[&str]) {
 }
 
 #[test]
+fn a_reader_of_a_file_that_comes_home_in_bulk_waits_for_its_own_request_only() {
+    if !can_tier() {
+        return;
+    }
+    let liar = Liar::start();
+    let (site, mount) = mounted(&liar, liar.mount_options());
+    let cold = site.mnt.join("cold");
+    let long = Duration::from_secs(20);
+    liar.script(Rule::new(Lie::Delays(long)).on(Op::Get).below(SEGMENTS).times(1));
+    std::thread::scope(|scope| {
+        scope.spawn(|| mount.coldfs(["recall".as_ref(), cold.as_os_str()]));
+        let asked = || liar.take_seen().iter().any(|asked| asked.op == Op::Get).then_some(());
+        assert!(wait_for(Duration::from_secs(5), asked).is_some(), "the recall asks");
+        let begun = std::time::Instant::now();
+        reads(&cold, 0).unwrap();
+        // The recall's own request is given up after 3 s.
+        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    });
+    mount.detach();
+}
+
+#[test]
 fn a_cold_file_fails_with_a_reason_and_is_right_when_the_engine_is() {
     if !can_tier() {
         return;
