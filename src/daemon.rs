@@ -242,9 +242,8 @@ fn mount_served(served: &Served, options: &MountOptions) -> Result<Mounted, Prob
         Arc::clone(&served.keeper),
     );
     let ops =
-        Arc::new(ops.map_err(|error| {
-            failed("open the root", &std::io::Error::from_raw_os_error(error.0))
-        })?);
+        ops.map_err(|error| failed("open the root", &std::io::Error::from_raw_os_error(error.0)))?;
+    let ops = Arc::new(ops.tiered_by(Arc::clone(&served.tiering)));
     let over_itself = options.data_dir == options.mountpoint;
     // The kernel then refuses every change by itself, before it comes here.
     let read_only = options.flags.read_only || served.tenant.is_read_only();
