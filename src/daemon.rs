@@ -280,9 +280,6 @@ fn fuser_options(flags: &MountFlags, tenant: &str) -> Vec<MountOption> {
     options.push(flag(flags.no_suid, MountOption::NoSuid, MountOption::Suid));
     options.push(flag(flags.no_dev, MountOption::NoDev, MountOption::Dev));
     options.push(flag(flags.no_exec, MountOption::NoExec, MountOption::Exec));
-    if flags.no_atime {
-        options.push(MountOption::NoAtime);
-    }
     if flags.sync {
         options.push(MountOption::Sync);
     }
