@@ -27,7 +27,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::control::wire::{Problem, ProblemKind};
 use crate::printable::{EventLines, printable, printable_lines};
@@ -55,7 +55,7 @@ Environment:
 #[derive(Debug, Parser)]
 #[command(name = "coldfs", version, after_long_help = EXAMPLES, max_term_width = 100)]
 struct Cli {
-    /// Print JSON: one object, or for lists one object a line
+    /// Print JSON: one object, or for lists one object a line; an error is one too, on standard error
     #[arg(long, global = true)]
     json: bool,
 
@@ -147,6 +147,11 @@ impl Verb {
     }
 }
 
+/// The command line as clap has it, for whoever goes over all of it.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// Runs the program; `arguments` begin with its name, as `mount(8)` may have chosen it.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
@@ -230,7 +235,6 @@ fn log_filter(default: &str) -> tracing_subscriber::EnvFilter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -245,9 +245,8 @@ fn mount_served(served: &Served, options: &MountOptions) -> Result<Mounted, Prob
         Arc::clone(&served.keeper),
     );
     let ops =
-        Arc::new(ops.map_err(|error| {
-            failed("open the root", &std::io::Error::from_raw_os_error(error.0))
-        })?);
+        ops.map_err(|error| failed("open the root", &std::io::Error::from_raw_os_error(error.0)))?;
+    let ops = Arc::new(ops.tiered_by(Arc::clone(&served.tiering)));
     let over_itself = options.data_dir == options.mountpoint;
     // The kernel then refuses every change by itself, before it comes here.
     let read_only = options.flags.read_only || served.tenant.is_read_only();
@@ -284,9 +283,6 @@ fn fuser_options(flags: &MountFlags, tenant: &str) -> Vec<MountOption> {
     options.push(flag(flags.no_suid, MountOption::NoSuid, MountOption::Suid));
     options.push(flag(flags.no_dev, MountOption::NoDev, MountOption::Dev));
     options.push(flag(flags.no_exec, MountOption::NoExec, MountOption::Exec));
-    if flags.no_atime {
-        options.push(MountOption::NoAtime);
-    }
     if flags.sync {
         options.push(MountOption::Sync);
     }

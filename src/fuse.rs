@@ -509,8 +509,11 @@ impl Filesystem for Door {
         reply: ReplyXattr,
     ) {
         self.caller(request, 0);
-        let result = xattr_name(name).and_then(|name| self.ops.getxattr(Ino(ino.0), &name));
-        reply_xattr(result, size, reply);
+        let answer = match xattr_name(name) {
+            Ok(name) => self.ops.getxattr(Ino(ino.0), &name),
+            Err(error) => Answer::Now(Err(error)),
+        };
+        self.answer(request.pid(), answer, move |result| reply_xattr(result, size, reply));
     }
 
     fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {

@@ -190,8 +190,11 @@ impl MigrateError {
     pub fn next_step(&self) -> &'static str {
         match self {
             MigrateError::Local { source, .. } => match source.raw_os_error() {
-                Some(libc::ENOSPC | libc::EDQUOT) => {
+                Some(libc::ENOSPC) => {
                     "make room on the data filesystem, then run the command again"
+                }
+                Some(libc::EDQUOT) => {
+                    "make room in the quota, or have it raised, then run the command again"
                 }
                 _ => "check the data filesystem, then run the command again",
             },

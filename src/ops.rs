@@ -19,6 +19,7 @@ use crate::guard::Guard;
 use crate::inode::{Inode, Inodes};
 use crate::recall::Recall;
 use crate::tenant::Tenant;
+use crate::tiering::Tiering;
 
 mod attr;
 mod close;
@@ -105,6 +106,7 @@ pub struct Ops {
     recall: Arc<Recall>,
     guard: Arc<Guard>,
     keeper: Arc<Keeper>,
+    tiering: Option<Arc<Tiering>>,
     open_files: DashMap<Fh, Arc<handle::OpenFile>>,
     next_fh: std::sync::atomic::AtomicU64,
     root: Arc<Inode>,
@@ -129,10 +131,16 @@ impl Ops {
             recall,
             guard,
             keeper,
+            tiering: None,
             open_files: DashMap::new(),
             next_fh: std::sync::atomic::AtomicU64::new(1),
             root,
         })
+    }
+
+    /// Whose rules are shown as attributes.
+    pub fn tiered_by(self, tiering: Arc<Tiering>) -> Self {
+        Self { tiering: Some(tiering), ..self }
     }
 
     /// The tenant that is served.

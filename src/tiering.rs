@@ -46,7 +46,7 @@ mod run;
 #[cfg(test)]
 mod tests;
 
-pub use ask::{Explanation, PlanSummary, Planned};
+pub use ask::{Explanation, KEEP, PlanSummary, Planned};
 
 use breaker::Breaker;
 use caps::{Caps, Limits};
@@ -183,6 +183,8 @@ pub struct Tiering {
     state: Mutex<State>,
     moved: Notebook,
     wake: Notify,
+    /// Held by the application that asks for a rule.
+    asked: tokio::sync::Mutex<()>,
 }
 
 impl Tiering {
@@ -222,6 +224,7 @@ impl Tiering {
             state: Mutex::new(state),
             moved: Notebook::new(MOVES),
             wake: Notify::new(),
+            asked: tokio::sync::Mutex::default(),
         }
     }
 

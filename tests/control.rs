@@ -5,7 +5,10 @@
 
 #[path = "control/fake.rs"]
 mod fake;
+#[path = "harness/telling.rs"]
+mod telling;
 
+use std::io::{BufRead, BufReader};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
@@ -134,30 +137,108 @@ fn every_verb_reaches_the_daemon_that_serves_its_path() {
     }
 }
 
+/// What each command is tried with; an error: why it prints no JSON.
+const COMMANDS: &[(&str, Result<&[&str], &str>)] = &[
+    ("mount", Ok(&["--check", "../raw", "../at", "--store", "disk:../store"])),
+    ("status", Ok(&["."])),
+    ("state", Ok(&["file"])),
+    ("du", Ok(&["."])),
+    ("find", Ok(&["."])),
+    ("heat", Ok(&["--files", "."])),
+    ("archive", Ok(&["file"])),
+    ("release", Ok(&["file"])),
+    ("recall", Ok(&["file"])),
+    ("migrate", Ok(&["-r", "."])),
+    // Without it, the fake engine waits for whoever cancels it.
+    ("drain", Ok(&["--prove", "."])),
+    ("cancel", Ok(&["."])),
+    ("pin", Ok(&["file"])),
+    ("unpin", Ok(&["file"])),
+    ("plan", Ok(&["."])),
+    ("explain", Ok(&["file"])),
+    ("policy show", Ok(&["."])),
+    ("policy check", Ok(&[])),
+    ("policy reload", Ok(&["."])),
+    ("top", Ok(&["--once", "."])),
+    ("brake", Ok(&["."])),
+    ("audit", Ok(&["."])),
+    ("fsck", Ok(&["."])),
+    ("conflicts", Ok(&["."])),
+    ("doctor", Ok(&[])),
+    ("s3 serve", Ok(&["../served", "--listen", "127.0.0.1:0"])),
+    ("completions", Err("a script for a shell")),
+    ("policy-compile", Err("code for the daemon")),
+];
+
+/// The commands that do something, by what is typed for them.
+fn commands_of(command: &clap::Command, above: &str, all: &mut Vec<(String, bool)>) {
+    for below in command.get_subcommands() {
+        let typed = format!("{above}{}", below.get_name());
+        if below.has_subcommands() {
+            commands_of(below, &format!("{typed} "), all);
+        } else {
+            all.push((typed, below.is_hide_set()));
+        }
+    }
+}
+
+/// All of them, and whether they are hidden.
+fn commands() -> Vec<(String, bool)> {
+    let mut all = Vec::new();
+    commands_of(&coldfs::cli::command(), "", &mut all);
+    all
+}
+
+#[test]
+fn every_command_is_tried_for_json_or_says_why_it_has_none() {
+    let all: Vec<String> = commands().into_iter().map(|(command, _)| command).collect();
+    let tried: Vec<&str> = COMMANDS.iter().map(|(command, _)| *command).collect();
+    assert_eq!(all, tried);
+}
+
 #[test]
 fn json_is_one_object_a_line() {
     let daemon = Daemon::start();
-    for arguments in [
-        &["status", "--json"][..],
-        &["state", "--json", "file", "gone"],
-        &["find", "--json", "."],
-        &["du", "--json", "."],
-        &["heat", "--json", "."],
-        &["heat", "--json", "--files", "."],
-        &["release", "--json", "file"],
-        &["cancel", "--json", "."],
-        &["pin", "--json", "file"],
-        &["fsck", "--json", "."],
-        &["doctor", "--json"],
-        &["plan", "--json", "."],
-        &["explain", "--json", "file"],
-        &["policy", "show", "--json", "."],
-    ] {
-        let (_, out, err) = daemon.run(arguments);
-        assert!(!out.is_empty(), "{arguments:?}: {err}");
-        for line in out.lines() {
-            let value: serde_json::Value = serde_json::from_str(line).unwrap();
-            assert!(value.is_object(), "{arguments:?}: {line}");
+    for dir in ["raw", "at"] {
+        std::fs::create_dir(daemon.home.path().join(dir)).unwrap();
+    }
+    for (command, arguments) in COMMANDS {
+        let Ok(arguments) = arguments else { continue };
+        let words: Vec<&str> = command.split(' ').chain(arguments.iter().copied()).collect();
+        let mut child = daemon.command(&[&words[..], &["--json"]].concat());
+        let mut child = child.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let lines: Vec<String> = match *command {
+            // It says how it is reached and then serves.
+            "s3 serve" => {
+                let line = lines.next().unwrap().unwrap();
+                child.kill().unwrap();
+                vec![line]
+            }
+            _ => lines.map(Result::unwrap).collect(),
+        };
+        let output = child.wait_with_output().unwrap();
+        let err = String::from_utf8_lossy(&output.stderr).into_owned();
+        let is_problem = |line: &str| {
+            let said: serde_json::Value = serde_json::from_str(line).unwrap();
+            said["problem"]["what"].is_string() && said["problem"]["next_step"].is_string()
+        };
+        // Of the verbs that the fake engine refuses there is no answer but the problem.
+        assert!(!lines.is_empty() || is_problem(&err), "{command}: {err}");
+        for line in lines {
+            let value: serde_json::Value = serde_json::from_str(&line)
+                .unwrap_or_else(|error| panic!("{command}: {error}: {line}"));
+            assert!(value.is_object() || *command == "top", "{command}: {line}");
+        }
+        // Asked of a place that nobody serves.
+        let elsewhere = |word: &&str| [".", "file"].contains(word);
+        if words.iter().any(elsewhere) {
+            let mut words = words.clone();
+            words.iter_mut().filter(|word| elsewhere(word)).for_each(|word| *word = "/");
+            words.push("--json");
+            let (code, out, err) = daemon.run(&words);
+            assert_eq!((code, out.as_str()), (3, ""), "{words:?}: {err}");
+            assert!(is_problem(&err), "{words:?}: {err}");
         }
     }
     let (_, out, _) = daemon.run(&["status", "--json"]);
@@ -318,4 +399,30 @@ fn a_daemon_that_ends_in_the_middle_is_no_success() {
     let err = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{err}");
     assert!(err.contains("the daemon at"), "{err}");
+}
+
+#[test]
+fn completions_name_every_command_and_are_read_by_their_shells() {
+    let daemon = Daemon::start();
+    for (shell, check) in [("bash", "-n"), ("zsh", "-n"), ("fish", "--no-execute")] {
+        let (code, script, err) = daemon.run(&["completions", shell]);
+        assert_eq!(code, 0, "{shell}: {err}");
+        let named = |word: &str| {
+            script.split(|c: char| !c.is_alphanumeric() && c != '-').any(|other| other == word)
+        };
+        for (command, hidden) in commands() {
+            for word in command.split(' ').filter(|_| !hidden) {
+                assert!(named(word), "{shell}: {word} is not completed");
+            }
+        }
+        let file = daemon.home.path().join(format!("completions.{shell}"));
+        std::fs::write(&file, script).unwrap();
+        match Command::new(shell).arg(check).arg(&file).output() {
+            Ok(read) => {
+                let said = String::from_utf8_lossy(&read.stderr);
+                assert!(read.status.success() && said.is_empty(), "{shell}: {said}");
+            }
+            Err(error) => telling::skip(&format!("needs {shell}: {error}")),
+        }
+    }
 }

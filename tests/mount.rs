@@ -38,6 +38,8 @@ mod homecoming;
 mod moving;
 #[path = "mount/names.rs"]
 mod names;
+#[path = "mount/places.rs"]
+mod places;
 #[path = "mount/posix.rs"]
 mod posix;
 #[path = "mount/promises.rs"]

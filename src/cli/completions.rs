@@ -1,10 +1,10 @@
 //! `coldfs completions`.
 
-use clap::{Args, CommandFactory};
+use clap::Args;
 use clap_complete::Shell;
 
 use super::output::{Output, unwritten};
-use super::{Cli, Outcome};
+use super::{Outcome, command};
 use crate::control::wire::Problem;
 
 const EXAMPLES: &str = "\
@@ -24,7 +24,7 @@ pub struct CompletionsArgs {
 pub fn run(args: &CompletionsArgs, output: &mut Output) -> Result<Outcome, Problem> {
     // In memory first: the generator panics where it cannot write.
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "coldfs", &mut script);
+    clap_complete::generate(args.shell, &mut command(), "coldfs", &mut script);
     output.bytes(&script).map_err(unwritten)?;
     Ok(Outcome::Done)
 }

@@ -32,9 +32,12 @@ Examples:
 The store, without --store, is disk:/var/lib/coldfs/store for root and
 disk:$XDG_DATA_HOME/coldfs/store for others; on the data's own filesystem it frees nothing.
 
--o takes ro, allow_other, allow_root, nosuid, nodev, noexec, noatime, sync, dirsync,
-store=URL, tenant=NAME and config=FILE, and passes over what is for mount(8) and systemd
-(_netdev, nofail, noauto, user, x-*). In /etc/fstab, with a link /sbin/mount.coldfs to coldfs:
+-o takes defaults, ro, rw, allow_other, allow_root, suid, nosuid, dev, nodev, exec, noexec, sync,
+async, dirsync, store=URL, tenant=NAME and config=FILE; user and users mean noexec,nosuid,nodev,
+owner and group nosuid,nodev. It passes over what is for mount(8) and systemd (auto, noauto, nouser,
+nofail, _netdev, silent, loud, comment=, helper=, uhelper=, x-*, X-*), what always holds
+(default_permissions), and what only the filesystem below can do, which keeps the times (atime,
+noatime, relatime, norelatime, strictatime, nostrictatime, diratime, nodiratime). In /etc/fstab, with a link /sbin/mount.coldfs to coldfs:
   /srv/t1 /srv/t1 coldfs store=s3://bucket/t1,allow_other,_netdev,nofail 0 0
 With libfuse's mount.fuse3 the type fuse.coldfs does without the link.
 
@@ -445,6 +448,20 @@ mod tests {
         assert_eq!(again.flags, options.flags);
         assert!(again.flags.read_only && again.flags.no_suid);
         assert_eq!(again.flags.access, Access::All);
+    }
+
+    #[test]
+    fn every_option_is_in_the_help() {
+        use crate::config::mount_flags::{IGNORED, IGNORED_PREFIXES, TAKEN};
+        let said: Vec<&str> =
+            EXAMPLES.split(|c: char| !c.is_alphanumeric() && !"_-=".contains(c)).collect();
+        let said = |word: &str| said.iter().any(|other| other.split('=').next() == Some(word));
+        for word in TAKEN.iter().chain(IGNORED) {
+            assert!(said(word), "-o {word} is not in the help");
+        }
+        for prefix in IGNORED_PREFIXES {
+            assert!(said(prefix.trim_end_matches('=')), "-o {prefix} is not in the help");
+        }
     }
 
     #[test]

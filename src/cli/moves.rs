@@ -232,9 +232,8 @@ impl Bar {
             bar.set_length(progress.files_total);
             bar.set_position(progress.files_done);
             bar.set_message(format!(
-                "{}/{}  {}/s",
+                "{}  {}/s",
                 size(progress.bytes_done),
-                size(progress.bytes_total),
                 size(progress.bytes_per_second)
             ));
         }
@@ -250,17 +249,22 @@ impl Bar {
 const CANCEL_EXAMPLES: &str = "\
 Examples:
   coldfs cancel /srv/t1             stop every move on this mount
-  coldfs cancel /srv/t1/2019        stop those below a directory
+  coldfs cancel /srv/t1/2019        stop those of files in a directory; a move of all of /srv/t1
+                                    is one of them, and stops as a whole
   coldfs cancel /srv/t1 --process 4711
       end what a process, or a session, waits for: its reads of cold files fail with ECANCELED
 
 Files keep what was done to them; a recall that is cancelled leaves its file released.";
 
 /// Stop moves and recalls that are running
+///
+/// A move stops if it was asked for a path at, below or above one that is named here: it stops
+/// between two files, and whoever asked for it is told. Recalls that readers wait for stop where
+/// their file is at or below one.
 #[derive(Debug, Args)]
 #[command(after_long_help = CANCEL_EXAMPLES)]
 pub struct CancelArgs {
-    /// Moves of files at or below these
+    /// Moves that have to do with these
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
 

@@ -2,11 +2,14 @@
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
 
-use crate::config::checks::FS_TYPE;
+use crate::config::checks::{FS_TYPE, after_a_death, mount_of};
 use crate::control::client::{Client, Daemon, daemons, serving};
 use crate::control::runtime::RuntimeDir;
 use crate::control::wire::{Problem, ProblemKind, WirePath};
+use crate::sys::mount::answers;
 use crate::sys::mount_table::MountTable;
 
 /// Paths that one daemon serves.
@@ -17,6 +20,9 @@ pub struct Share {
     /// Its paths, absolute, in the order in which they were typed.
     pub paths: Vec<WirePath>,
 }
+
+/// How long a mount may take to say that it lives. Where it does not, the kernel answers, at once.
+const LIVES_WITHIN: Duration = Duration::from_secs(1);
 
 /// Every daemon of this user.
 pub async fn all_daemons() -> Result<Vec<Daemon>, Problem> {
@@ -100,14 +106,13 @@ fn absolute(path: &Path) -> Result<PathBuf, Unserved> {
     };
     resolved.map_err(|error| {
         let (kind, next_step) = match error.raw_os_error() {
-            Some(libc::ENOTCONN) => (
-                ProblemKind::NotMounted,
-                "its daemon died: detach with fusermount3 -u MOUNTPOINT, then mount again",
-            ),
-            _ => (ProblemKind::Failed, "check the path"),
+            Some(libc::ENOTCONN) => {
+                let table = MountTable::read().unwrap_or_default();
+                (ProblemKind::NotMounted, after_a_death(&mount_of(path, &table)))
+            }
+            _ => (ProblemKind::Failed, "check the path".to_owned()),
         };
-        let (path, cause) = (path.to_owned(), error.to_string());
-        Unserved { path, kind, cause, next_step: next_step.to_owned() }
+        Unserved { path: path.to_owned(), kind, cause: error.to_string(), next_step }
     })
 }
 
@@ -123,11 +128,12 @@ fn unserved(path: PathBuf, daemons: &[Daemon], runtime: &RuntimeDir) -> Unserved
             format!("in the data directory of {}, behind its mount", mount.tenant),
             format!("name it below {}", mount.mountpoint),
         ),
+        (None, Some((at, FS_TYPE))) if !dead_among(std::iter::once(at)).is_empty() => {
+            (std::io::Error::from_raw_os_error(libc::ENOTCONN).to_string(), after_a_death(at))
+        }
         (None, Some((at, FS_TYPE))) => (
             format!("no daemon in {} serves {}", runtime.path().display(), at.display()),
-            "run this as the user who mounted it, with the same COLDFS_RUNTIME_DIR; if the \
-             daemon died: fusermount3 -u MOUNTPOINT"
-                .into(),
+            "run this as the user who mounted it, with the same COLDFS_RUNTIME_DIR".into(),
         ),
         (None, _) => (
             "not on a coldfs mount".into(),
@@ -136,6 +142,33 @@ fn unserved(path: PathBuf, daemons: &[Daemon], runtime: &RuntimeDir) -> Unserved
         ),
     };
     Unserved { path, kind: ProblemKind::NotMounted, cause, next_step }
+}
+
+/// Mounts that daemons left behind when they died; not among those of these, which live.
+pub fn dead_mounts(living: &[Daemon]) -> Vec<WirePath> {
+    let table = MountTable::read().unwrap_or_default();
+    let serves = |at: &&Path| !living.iter().any(|daemon| daemon.serves(at));
+    dead_among(table.places_of(FS_TYPE).filter(serves)).into_iter().map(WirePath::from).collect()
+}
+
+/// Those of these mounts that have no daemon any more.
+fn dead_among<'a>(mounts: impl Iterator<Item = &'a Path>) -> Vec<PathBuf> {
+    let (tell, told) = mpsc::channel();
+    for at in mounts {
+        let (tell, at) = (tell.clone(), at.to_owned());
+        // A thread of its own: a daemon that hangs holds no command.
+        std::thread::spawn(move || {
+            let died =
+                answers(&at).is_err_and(|error| error.raw_os_error() == Some(libc::ENOTCONN));
+            // Nobody listens where it took too long.
+            tell.send((at, died)).ok()
+        });
+    }
+    drop(tell);
+    let answers = std::iter::from_fn(|| told.recv_timeout(LIVES_WITHIN).ok());
+    let mut dead: Vec<_> = answers.filter_map(|(at, died)| died.then_some(at)).collect();
+    dead.sort_unstable();
+    dead
 }
 
 #[cfg(test)]

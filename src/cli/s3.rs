@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use serde::Serialize;
 
 use super::Outcome;
 use super::output::{Output, unwritten};
@@ -52,6 +53,22 @@ struct ServeArgs {
     secret_key: Option<String>,
 }
 
+/// How the server is reached, and by which keys.
+#[derive(Serialize)]
+struct Serving<'a> {
+    endpoint_url: String,
+    region: &'a str,
+    access_key_id: &'a str,
+    secret_access_key: &'a str,
+}
+
+fn people(serving: &Serving<'_>) -> String {
+    format!(
+        "export AWS_ENDPOINT_URL={} AWS_REGION={} AWS_ACCESS_KEY_ID={} AWS_SECRET_ACCESS_KEY={}",
+        serving.endpoint_url, serving.region, serving.access_key_id, serving.secret_access_key
+    )
+}
+
 /// Serves until interrupted.
 pub fn run(args: S3Args, output: &mut Output) -> Result<Outcome, Problem> {
     let S3Verb::Serve(args) = args.verb;
@@ -72,17 +89,16 @@ pub fn run(args: S3Args, output: &mut Output) -> Result<Outcome, Problem> {
         let server = Server::bind(&args.dir, args.listen, &credentials)
             .await
             .map_err(|error| failed(error.to_string()))?;
-        let line = format!(
-            "export AWS_ENDPOINT_URL=http://{} AWS_REGION=us-east-1 AWS_ACCESS_KEY_ID={} \
-             AWS_SECRET_ACCESS_KEY={}",
-            server.address(),
-            credentials.access_key,
-            credentials.secret_key
-        );
+        let serving = Serving {
+            endpoint_url: format!("http://{}", server.address()),
+            region: "us-east-1",
+            access_key_id: &credentials.access_key,
+            secret_access_key: &credentials.secret_key,
+        };
         if is_new {
             output.note(&format!("{}: a new store: nothing was there", args.dir.display()));
         }
-        output.line(&line).map_err(unwritten)?;
+        output.answer(&serving, people).map_err(unwritten)?;
         server
             .run(async {
                 if let Err(error) = asked_to_end().await {

@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::output::{Output, count, size, unwritten};
 use super::{Outcome, converse, paths};
+use crate::config::checks::after_a_death;
 use crate::control::client::serving;
 use crate::control::wire::{Status, TenantStatus, TieringReport};
 use crate::printable::printable;
@@ -49,9 +50,11 @@ async fn collect(args: StatusArgs) -> Result<Status, crate::control::wire::Probl
         }
         return Ok(status);
     }
+    let daemons = paths::all_daemons().await?;
     // One object whatever the number of daemons: totals add up.
-    let mut all = Status { version: env!("CARGO_PKG_VERSION").into(), ..Status::default() };
-    for daemon in paths::all_daemons().await? {
+    let (version, dead) = (env!("CARGO_PKG_VERSION").into(), paths::dead_mounts(&daemons));
+    let mut all = Status { version, dead, ..Status::default() };
+    for daemon in daemons {
         let status: Status = daemon.client.get("/v1/status").await?;
         all.tenants.extend(status.tenants);
         all.counters.add(&status.counters);
@@ -60,10 +63,14 @@ async fn collect(args: StatusArgs) -> Result<Status, crate::control::wire::Probl
 }
 
 fn people(status: &Status) -> String {
-    if status.tenants.is_empty() {
+    if status.tenants.is_empty() && status.dead.is_empty() {
         return format!("coldfs {}: nothing is mounted", status.version);
     }
-    status.tenants.iter().map(tenant).collect::<Vec<_>>().join("\n\n")
+    let dead = status
+        .dead
+        .iter()
+        .map(|at| format!("{at}: no daemon\n  note         {}", after_a_death(at.as_path())));
+    status.tenants.iter().map(tenant).chain(dead).collect::<Vec<_>>().join("\n\n")
 }
 
 fn tenant(tenant: &TenantStatus) -> String {

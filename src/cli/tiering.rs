@@ -10,6 +10,7 @@ use crate::control::wire::{
     ExplainReport, ExplainRequest, Explanation, PlanRequest, PlanSummary, Planned, Problem,
 };
 use crate::printable::printable;
+use crate::tiering::KEEP;
 use crate::units::shown_age;
 
 const PLAN_EXAMPLES: &str = "\
@@ -140,7 +141,7 @@ fn judged_lines(judged: &Explanation) -> Vec<String> {
     if let Some(seconds) = judged.recalled_seconds {
         lines.push(format!("  came home  {} ago", shown_age(seconds.into())));
     }
-    let action = judged.action.as_deref().unwrap_or("keep");
+    let action = judged.action.as_deref().unwrap_or(KEEP);
     lines.push(format!("  policy     {action}, by the rule {:?}", printable(&judged.rule)));
     lines.push(format!("  because    {}", printable(&judged.reason)));
     if let Some(seconds) = judged.changes_in_seconds {

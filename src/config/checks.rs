@@ -40,8 +40,8 @@ pub fn check(
     store: &StoreUrl,
     table: &MountTable,
 ) -> Result<Places, Problem> {
-    let (data_dir, data) = directory("data directory", data_dir)?;
-    let (mountpoint, mount) = directory("mountpoint", mountpoint)?;
+    let (data_dir, data) = directory("data directory", data_dir, table)?;
+    let (mountpoint, mount) = directory("mountpoint", mountpoint, table)?;
     refuse_coldfs_below(&data_dir, table)?;
     if table.type_at(&mountpoint) == Some(FS_TYPE) {
         return Err(usage(
@@ -59,8 +59,8 @@ pub fn check(
     let mut store_apart = true;
     let store = match store {
         StoreUrl::Disk(dir) => {
-            let dir = check_store_dir(dir, &data_dir, &mountpoint)?;
-            if existing_ancestor(&dir)?.1.dev() == data.dev() {
+            let dir = check_store_dir(dir, &data_dir, &mountpoint, table)?;
+            if existing_ancestor(&dir, table)?.1.dev() == data.dev() {
                 store_apart = false;
                 notes.push(format!(
                     "the store {} is on the data directory's own filesystem: releasing frees \
@@ -75,20 +75,16 @@ pub fn check(
     Ok(Places { data_dir, mountpoint, store, store_apart, notes })
 }
 
-fn directory(role: &str, path: &Path) -> Result<(PathBuf, Metadata), Problem> {
+fn directory(role: &str, path: &Path, table: &MountTable) -> Result<(PathBuf, Metadata), Problem> {
     let refuse = |error: &io::Error| {
         let next_step = match error.kind() {
             io::ErrorKind::NotFound => format!("create it: mkdir -p {}", path.display()),
-            _ if error.raw_os_error() == Some(libc::ENOTCONN) => format!(
-                "a daemon that died left its mount there: fusermount3 -u {}",
-                path.display()
-            ),
-            _ => "check the path and its permissions".into(),
+            _ => unreachable_step(path, error, table),
         };
         usage(format!("{role} {}: {error}", path.display()), next_step)
     };
     let resolved = path.canonicalize().map_err(|error| refuse(&error))?;
-    let meta = resolved.metadata().map_err(|error| refuse(&error))?;
+    let meta = look(&resolved).map_err(|error| refuse(&error))?;
     if !meta.is_dir() {
         return Err(usage(
             format!("{role} {}: not a directory", path.display()),
@@ -99,6 +95,35 @@ fn directory(role: &str, path: &Path) -> Result<(PathBuf, Metadata), Problem> {
         ));
     }
     Ok((resolved, meta))
+}
+
+/// Attributes of what is there and answers.
+fn look(path: &Path) -> io::Result<Metadata> {
+    let meta = path.metadata()?;
+    sys::mount::answers(path).map(|()| meta)
+}
+
+/// What to do about a path that cannot be looked at.
+fn unreachable_step(path: &Path, error: &io::Error, table: &MountTable) -> String {
+    match error.raw_os_error() {
+        Some(libc::ENOTCONN) => after_a_death(&mount_of(path, table)),
+        _ => "check the path and its permissions".into(),
+    }
+}
+
+/// Where what a path is on is mounted, as far as that can be told without a look at the path.
+pub fn mount_of(path: &Path, table: &MountTable) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    table.holding(&path).map_or_else(|| path.clone(), |(at, _)| at.to_owned())
+}
+
+/// What to do about a mount whose daemon died.
+pub fn after_a_death(at: &Path) -> String {
+    // Lazily: whoever has a file of it open gets nothing but errors.
+    format!(
+        "its daemon died: take it away with `fusermount3 -uz {}`, then mount again",
+        at.display()
+    )
 }
 
 fn refuse_coldfs_below(data_dir: &Path, table: &MountTable) -> Result<(), Problem> {
@@ -166,8 +191,10 @@ pub fn check_filesystem(dir: &Path) -> Result<(), Problem> {
             "use a directory on ext4, xfs or btrfs (overlayfs needs index=on,nfs_export=on)",
         )
     };
-    let file = std::fs::File::open(dir)
-        .map_err(|error| usage(format!("{}: {error}", dir.display()), "check its permissions"))?;
+    let file = std::fs::File::open(dir).map_err(|error| {
+        let table = MountTable::read().unwrap_or_default();
+        usage(format!("{}: {error}", dir.display()), unreachable_step(dir, &error, &table))
+    })?;
     sys::handle::of(&file, c".")
         .map_err(|error| refuse(format!("has no file handles ({error})")))?;
     let name =
@@ -179,12 +206,17 @@ pub fn check_filesystem(dir: &Path) -> Result<(), Problem> {
     }
 }
 
-fn check_store_dir(dir: &Path, data_dir: &Path, mountpoint: &Path) -> Result<PathBuf, Problem> {
+fn check_store_dir(
+    dir: &Path,
+    data_dir: &Path,
+    mountpoint: &Path,
+    table: &MountTable,
+) -> Result<PathBuf, Problem> {
     let refuse = |cause: &str, next_step: &str| {
         usage(format!("store disk:{}: {cause}", dir.display()), next_step)
     };
     let elsewhere = "name a directory elsewhere: --store disk:DIR";
-    let (ancestor, meta) = existing_ancestor(dir)?;
+    let (ancestor, meta) = existing_ancestor(dir, table)?;
     let rest = dir.strip_prefix(&ancestor).unwrap_or(Path::new(""));
     let mut resolved =
         ancestor.canonicalize().map_err(|error| refuse(&error.to_string(), elsewhere))?;
@@ -212,9 +244,9 @@ fn check_store_dir(dir: &Path, data_dir: &Path, mountpoint: &Path) -> Result<Pat
 }
 
 /// The longest part of a path that exists.
-fn existing_ancestor(path: &Path) -> Result<(PathBuf, Metadata), Problem> {
+fn existing_ancestor(path: &Path, table: &MountTable) -> Result<(PathBuf, Metadata), Problem> {
     for ancestor in path.ancestors() {
-        match ancestor.metadata() {
+        match look(ancestor) {
             Ok(meta) => return Ok((ancestor.to_owned(), meta)),
             Err(error)
                 if matches!(
@@ -224,7 +256,7 @@ fn existing_ancestor(path: &Path) -> Result<(PathBuf, Metadata), Problem> {
             Err(error) => {
                 return Err(usage(
                     format!("{}: {error}", ancestor.display()),
-                    "check the path and its permissions",
+                    unreachable_step(ancestor, &error, table),
                 ));
             }
         }

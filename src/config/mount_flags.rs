@@ -28,8 +28,6 @@ pub struct MountFlags {
     pub no_dev: bool,
     /// `noexec`.
     pub no_exec: bool,
-    /// `noatime`.
-    pub no_atime: bool,
     /// `sync`.
     pub sync: bool,
     /// `dirsync`.
@@ -49,15 +47,41 @@ pub struct OptionList {
     pub config: Option<String>,
 }
 
+/// What has an effect; the last three with a value.
+pub const TAKEN: &[&str] = &[
+    "defaults",
+    "ro",
+    "rw",
+    "suid",
+    "nosuid",
+    "dev",
+    "nodev",
+    "exec",
+    "noexec",
+    "sync",
+    "async",
+    "dirsync",
+    "allow_other",
+    "allow_root",
+    "user",
+    "users",
+    "owner",
+    "group",
+    "store",
+    "tenant",
+    "config",
+];
+
 /// For `mount(8)`, its helpers, systemd and the people who read fstab; not for a filesystem.
-/// `atime` words ask for what FUSE does not track: the directory below keeps its own.
-const IGNORED: &[&str] = &[
+/// `atime` words ask for what only the filesystem below can do, which keeps the times.
+pub const IGNORED: &[&str] = &[
     "auto",
     "noauto",
     "nouser",
     "nofail",
     "_netdev",
     "atime",
+    "noatime",
     "relatime",
     "norelatime",
     "strictatime",
@@ -68,7 +92,8 @@ const IGNORED: &[&str] = &[
     "silent",
     "loud",
 ];
-const IGNORED_PREFIXES: [&str; 5] = ["x-", "X-", "comment=", "uhelper=", "helper="];
+/// The same, whatever follows.
+pub const IGNORED_PREFIXES: [&str; 5] = ["x-", "X-", "comment=", "uhelper=", "helper="];
 
 /// Known elsewhere, wrong here: what to do instead.
 const REFUSED: [(&str, &str); 8] = [
@@ -111,7 +136,6 @@ impl OptionList {
             ("nodev", None) => self.flags.no_dev = true,
             ("exec", None) => self.flags.no_exec = false,
             ("noexec", None) => self.flags.no_exec = true,
-            ("noatime", None) => self.flags.no_atime = true,
             ("async", None) => self.flags.sync = false,
             ("sync", None) => self.flags.sync = true,
             ("dirsync", None) => self.flags.dir_sync = true,
@@ -174,8 +198,7 @@ impl ExtendLast for Vec<String> {
 
 fn unknown(option: &str) -> Problem {
     let key = option.split('=').next().unwrap_or(option);
-    let known = ["store", "tenant", "config", "ro", "allow_other", "allow_root", "nosuid", "nodev"];
-    let next_step = match known.iter().find(|name| is_near(key, name)) {
+    let next_step = match TAKEN.iter().find(|name| is_near(key, name)) {
         Some(name) => format!("did you mean {name}?"),
         None => "see `coldfs mount --help` for what -o takes".into(),
     };
@@ -214,6 +237,32 @@ mod tests {
         let flags = options.flags;
         assert!(flags.no_suid && flags.no_dev && !flags.read_only && !flags.no_exec);
         assert_eq!(flags.access, Access::All);
+    }
+
+    #[test]
+    fn each_word_has_an_effect_or_none_as_listed() {
+        let plain = OptionList::default();
+        let of = |list: &str| parse(list).unwrap_or_else(|error| panic!("{list}: {error}"));
+        for word in TAKEN {
+            match *word {
+                "defaults" => assert_eq!(of(word), plain),
+                "store" | "tenant" | "config" => assert_ne!(of(&format!("{word}=x")), plain),
+                // They take another back.
+                "rw" => assert_eq!(of("ro,rw"), plain),
+                "suid" | "dev" | "exec" => assert_eq!(of(&format!("no{word},{word}")), plain),
+                "async" => assert_eq!(of("sync,async"), plain),
+                _ => assert_ne!(of(word), plain, "{word}"),
+            }
+        }
+        for word in IGNORED {
+            assert_eq!(of(word), plain, "{word}");
+        }
+        for prefix in IGNORED_PREFIXES {
+            assert_eq!(of(&format!("{prefix}y")), plain, "{prefix}");
+        }
+        for (word, _) in REFUSED {
+            assert!(parse(word).is_err(), "{word}");
+        }
     }
 
     #[test]

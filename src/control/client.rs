@@ -68,6 +68,13 @@ pub async fn daemons(runtime: &RuntimeDir) -> Result<Vec<Daemon>, Problem> {
     Ok(futures::future::join_all(asked).await.into_iter().flatten().collect())
 }
 
+impl Daemon {
+    /// Whether this is one of its mountpoints.
+    pub fn serves(&self, at: &Path) -> bool {
+        self.mounts.iter().any(|mount| mount.mountpoint.as_path() == at)
+    }
+}
+
 /// The daemon, and its mount, that serves an absolute path: the longest mountpoint wins.
 pub fn serving<'a>(daemons: &'a [Daemon], path: &Path) -> Option<(&'a Daemon, &'a Mount)> {
     daemons

@@ -362,7 +362,7 @@ impl Engine for Commands {
             policy_traps_total: self.tiering.report().policy_faults,
         };
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        Ok(Status { version, tenants: vec![tenant], counters })
+        Ok(Status { version, tenants: vec![tenant], counters, dead: Vec::new() })
     }
 
     async fn state(&self, path: &Path) -> Result<FileReport, Problem> {

@@ -28,7 +28,7 @@ use crate::control::wire::{
 use crate::guard::reader::Reader;
 use crate::guard::{Ask, Why};
 use crate::inode::{Inode, Serving};
-use crate::migrate::{BATCH_FILES, Candidate, MigrateError, Outcome, Skip};
+use crate::migrate::{BATCH_FILES, Candidate, MigrateError, Outcome, SEGMENT_BYTES, Skip};
 use crate::prestage::{Recalled, forget_copy, recall_file, remote_copy};
 use crate::recall::RecallError;
 use crate::record::Record;
@@ -40,6 +40,13 @@ use crate::walk::{Found, find, walk};
 const RECALLING_PARTS: u32 = 1024;
 const PART_BYTES: u64 = 16 << 10;
 const PARTS_OF_A_LARGE_FILE: u64 = 64;
+/// Bytes of files in a batch, or a few more: then a person is told how far it is. An archive is no
+/// slower for it, its segments being as large; a release waits for the disk once a batch; of a
+/// recall each file is told of.
+const ARCHIVED_BYTES: u64 = SEGMENT_BYTES;
+const RELEASED_BYTES: u64 = 1 << 30;
+/// How often a batch of recalls that is under way tells how far it is.
+const TOLD_EVERY: Duration = Duration::from_millis(100);
 /// How often a command that waits tries files again that were in use.
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
@@ -153,7 +160,13 @@ pub(super) async fn run(
     let walking = Arc::clone(served);
     let recursive = request.recursive;
     let name = request.name.as_deref().map(name_pattern).transpose()?;
-    let wanted = Wanted { starts, recursive, name, unpin: request.verb == Verb::Drain };
+    let batch_bytes = match request.verb {
+        Verb::Archive | Verb::Migrate => ARCHIVED_BYTES,
+        Verb::Release => RELEASED_BYTES,
+        Verb::Recall | Verb::Drain => u64::MAX,
+    };
+    let unpin = request.verb == Verb::Drain;
+    let wanted = Wanted { starts, recursive, name, unpin, batch_bytes };
     let walker = tokio::spawn(served.walks.run(cancel.clone(), move |stop| {
         send_batches(&walking, &wanted, &sender, stop, &found);
     }));
@@ -162,6 +175,7 @@ pub(super) async fn run(
         match met {
             Met::Failed(failure) => running.fail(failure),
             Met::Batch(batch) => {
+                running.tell(0, 0);
                 again.extend(running.batch(served, batch, request.wait, &cancel).await);
             }
         }
@@ -194,6 +208,7 @@ struct Wanted {
     name: Option<GlobMatcher>,
     /// Whether files and directories lose their pins: none means anything to a plain one.
     unpin: bool,
+    batch_bytes: u64,
 }
 
 impl Wanted {
@@ -210,7 +225,7 @@ fn send_batches(
     stop: &Stop,
     found_files: &AtomicU64,
 ) {
-    let mut batch = Vec::with_capacity(BATCH_FILES);
+    let (mut batch, mut bytes) = (Vec::with_capacity(BATCH_FILES), 0_u64);
     for start in &wanted.starts {
         let mut take = |found: Found| {
             stop.flow()?;
@@ -226,7 +241,7 @@ fn send_batches(
             if is_dir || is_left_out || !wanted.has(&found.path) {
                 return ControlFlow::Continue(());
             }
-            let pin = found.pin;
+            let (pin, size) = (found.pin, found.stat.st_size);
             match served.migrator.candidate(found.path.clone(), found.fd, &found.stat) {
                 Ok(candidate) => batch.push((candidate, pin)),
                 Err(error) => {
@@ -235,9 +250,11 @@ fn send_batches(
                 }
             }
             found_files.fetch_add(1, Ordering::Relaxed);
-            if batch.len() < BATCH_FILES {
+            bytes = bytes.saturating_add(size.cast_unsigned());
+            if batch.len() < BATCH_FILES && bytes < wanted.batch_bytes {
                 return ControlFlow::Continue(());
             }
+            bytes = 0;
             stop.send(sender, Met::Batch(std::mem::take(&mut batch)))
         };
         let mut failed = |path: &[u8], error: std::io::Error| {
@@ -307,9 +324,10 @@ impl Running {
             .partition(|candidate| met.insert(candidate.inode.ino));
         self.already += others.len() as u64;
         drop(others);
+        let told = |files, bytes| self.tell(files, bytes);
         let all: Vec<(Candidate, Ended)> = match self.verb {
-            Verb::Recall => recall(served, &self.person, candidates, cancel).await,
-            Verb::Drain => drain(served, &self.person, candidates, cancel).await,
+            Verb::Recall => recall(served, &self.person, candidates, cancel, &told).await,
+            Verb::Drain => drain(served, &self.person, candidates, cancel, &told).await,
             Verb::Archive => {
                 let outcomes = served.migrator.archive(candidates, cancel).await;
                 outcomes.into_iter().map(ended).collect()
@@ -343,8 +361,8 @@ impl Running {
                     self.fail(failure_of(served, &candidate.path, &error));
                 }
             }
-            self.tell(served, Some(&candidate));
         }
+        self.tell(0, 0);
         again
     }
 
@@ -389,16 +407,16 @@ impl Running {
         }
     }
 
-    fn tell(&self, served: &Served, current: Option<&Candidate>) {
+    /// Tells how far it is, with so many files and bytes of a batch that is under way.
+    fn tell(&self, files: u64, bytes: u64) {
+        let bytes = self.bytes + bytes;
         let seconds = self.started.elapsed().as_secs().max(1);
         let dealt_with = self.done + self.already + self.skipped.values().sum::<u64>();
         let progress = Progress {
-            files_done: dealt_with + self.failed_total,
+            files_done: dealt_with + self.failed_total + files,
             files_total: self.found.load(Ordering::Relaxed),
-            bytes_done: self.bytes,
-            bytes_total: 0,
-            bytes_per_second: self.bytes / seconds,
-            current: current.map(|candidate| shown(served, &candidate.path).into()),
+            bytes_done: bytes,
+            bytes_per_second: bytes / seconds,
         };
         // For display only: a full channel loses a line of it.
         drop(self.progress.try_send(progress));
@@ -431,6 +449,7 @@ async fn recall(
     person: &Reader,
     batch: Vec<Candidate>,
     cancel: &CancellationToken,
+    told: &(dyn Fn(u64, u64) + Sync),
 ) -> Vec<(Candidate, Ended)> {
     let copy =
         |candidate: &Candidate| remote_copy(&served.tenant, &served.inodes, &candidate.inode);
@@ -438,7 +457,9 @@ async fn recall(
         batch.into_iter().map(|candidate| (copy(&candidate), candidate)).collect();
     batch.sort_by_key(|(copy, _)| copy.map(|record| record.at));
     let under_way = Semaphore::new(RECALLING_PARTS as usize);
-    futures::stream::iter(batch)
+    let mut all = Vec::with_capacity(batch.len());
+    let mut bytes = 0;
+    let mut recalls = futures::stream::iter(batch)
         .map(|(copy, candidate)| {
             let size = copy.map_or(0, |record| record.size_bytes);
             let parts = size.div_ceil(PART_BYTES).clamp(1, PARTS_OF_A_LARGE_FILE);
@@ -453,8 +474,22 @@ async fn recall(
             }
         })
         .buffer_unordered(RECALLING_PARTS as usize)
-        .collect()
-        .await
+        .boxed();
+    let mut tick = tokio::time::interval(TOLD_EVERY);
+    loop {
+        tokio::select! {
+            met = recalls.next() => {
+                let Some((candidate, ended)) = met else { break };
+                if let Ok(Moved::Done(length)) = &ended {
+                    bytes += length;
+                }
+                all.push((candidate, ended));
+            }
+            _ = tick.tick() => told(all.len() as u64, bytes),
+        }
+    }
+    drop(recalls);
+    all
 }
 
 /// Leaves a line of a recall in the audit; of a file that was here, or is tried again, there is
@@ -513,10 +548,11 @@ async fn drain(
     person: &Reader,
     batch: Vec<Candidate>,
     cancel: &CancellationToken,
+    told: &(dyn Fn(u64, u64) + Sync),
 ) -> Vec<(Candidate, Ended)> {
     let mut all = Vec::with_capacity(batch.len());
     let mut last = None;
-    for (candidate, recalled) in recall(served, person, batch, cancel).await {
+    for (candidate, recalled) in recall(served, person, batch, cancel, told).await {
         let came = match recalled {
             Ok(Moved::Done(bytes)) => bytes,
             Ok(Moved::Skipped(Skip::Already)) => 0,

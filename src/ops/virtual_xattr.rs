@@ -5,12 +5,30 @@ use std::os::fd::AsFd;
 
 use nix::sys::stat::fstat;
 
-use super::Ops;
+use super::{Answer, Errno, Ops};
 use crate::catalog::seen::standing;
 use crate::inode::{Inode, Serving};
 use crate::temperature::Warmth;
 
+/// Of what the policy would do with a file: what it takes is judged, so it may take a while.
+pub(super) const RULE: &[u8] = b"user.coldfs.rule";
+
 impl Ops {
+    /// The rule that speaks for a file now.
+    pub(super) fn rule(&self, inode: &Inode) -> Answer<Vec<u8>> {
+        let nothing = Errno(libc::ENODATA);
+        let Some(tiering) = self.tiering.clone().filter(|_| inode.is_regular) else {
+            return Answer::Now(Err(nothing));
+        };
+        let ino = inode.ino;
+        Answer::later(async move {
+            tiering.rule(ino).await.map(String::into_bytes).map_err(|why| {
+                tracing::debug!(%ino, why, "no rule is shown");
+                nothing
+            })
+        })
+    }
+
     /// The value of one of coldfs's virtual attributes; none where it has none for this file.
     pub(super) fn virtual_xattr(&self, inode: &Inode, name: &[u8]) -> Option<Vec<u8>> {
         let fd = self.inodes.path_fd(inode).ok()?;

@@ -4,8 +4,10 @@
 use std::ffi::CStr;
 use std::sync::Arc;
 
-use super::{Errno, Ops};
+use super::virtual_xattr::RULE;
+use super::{Answer, Errno, Ops};
 use crate::file_id::Ino;
+use crate::inode::Inode;
 use crate::sys;
 
 /// Attributes that are coldfs's own: never shown, never set by an application.
@@ -20,12 +22,22 @@ fn is_private(name: &[u8]) -> bool {
 
 impl Ops {
     /// The value of an attribute.
-    pub fn getxattr(&self, ino: Ino, name: &CStr) -> Result<Vec<u8>, Errno> {
-        let inode = self.inode(ino)?;
-        if is_private(name.to_bytes()) {
-            return self.virtual_xattr(&inode, name.to_bytes()).ok_or(Errno(libc::ENODATA));
+    pub fn getxattr(&self, ino: Ino, name: &CStr) -> Answer<Vec<u8>> {
+        let inode = match self.inode(ino) {
+            Ok(inode) => inode,
+            Err(error) => return Answer::Now(Err(error)),
+        };
+        match name.to_bytes() {
+            RULE => self.rule(&inode),
+            own if is_private(own) => {
+                Answer::Now(self.virtual_xattr(&inode, own).ok_or(Errno(libc::ENODATA)))
+            }
+            _ => Answer::Now(self.stored_xattr(&inode, name)),
         }
-        let fd = self.inodes.path_fd(&inode)?;
+    }
+
+    fn stored_xattr(&self, inode: &Inode, name: &CStr) -> Result<Vec<u8>, Errno> {
+        let fd = self.inodes.path_fd(inode)?;
         sys::xattr::value(&fd, name)?.ok_or(Errno(libc::ENODATA))
     }
 

@@ -93,7 +93,7 @@ pub enum RecallError {
         what: String,
     },
     /// No room to recall into.
-    #[error("no room on the data filesystem to recall into (errno {errno})")]
+    #[error("no room {} to recall into (errno {errno})", place(*errno))]
     NoSpace {
         /// ENOSPC or EDQUOT.
         errno: i32,
@@ -171,6 +171,10 @@ impl RecallError {
                 "use the coldfs or the tenant that wrote it: copy the file there, through its mount"
             }
             RecallError::Conflict { .. } => CHOOSE,
+            RecallError::NoSpace { errno: libc::EDQUOT } => {
+                "make room in the quota (`coldfs release`), or have it raised, then run the \
+                 command again"
+            }
             RecallError::NoSpace { .. } => {
                 "make room on the data filesystem (`coldfs release`), then run the command again"
             }
@@ -192,6 +196,11 @@ impl From<io::Error> for RecallError {
             _ => RecallError::Local(Arc::new(error)),
         }
     }
+}
+
+/// Where there is no room.
+fn place(errno: i32) -> &'static str {
+    if errno == libc::EDQUOT { "in the quota" } else { "on the data filesystem" }
 }
 
 /// What to do about a failed fetch.

@@ -39,19 +39,28 @@ impl MountId {
 
 /// The topmost mount at a path, asked of the kernel alone: the filesystem need not answer.
 pub fn mount_at(path: &Path) -> io::Result<MountId> {
-    let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
     let flags = libc::AT_SYMLINK_NOFOLLOW | libc::AT_NO_AUTOMOUNT | libc::AT_STATX_DONT_SYNC;
-    let mask = libc::STATX_MNT_ID | libc::STATX_MNT_ID_UNIQUE;
-    let mut found = std::mem::MaybeUninit::<libc::statx>::zeroed();
-    // SAFETY: the path is NUL-terminated and the answer has room; both outlive the call.
-    check(unsafe { libc::statx(libc::AT_FDCWD, path.as_ptr(), flags, mask, found.as_mut_ptr()) })?;
-    // SAFETY: zeroes are a valid answer, and the kernel has written over them.
-    let found = unsafe { found.assume_init() };
+    let found = statx(path, flags, libc::STATX_MNT_ID | libc::STATX_MNT_ID_UNIQUE)?;
     Ok(MountId {
         id: found.stx_mnt_id,
         device: (found.stx_dev_major, found.stx_dev_minor),
         is_unique: found.stx_mask & libc::STATX_MNT_ID_UNIQUE != 0,
     })
+}
+
+/// Whether the filesystem at a path answers. What the kernel remembers of a mount outlives its
+/// daemon.
+pub fn answers(path: &Path) -> io::Result<()> {
+    statx(path, libc::AT_STATX_FORCE_SYNC, libc::STATX_BASIC_STATS).map(drop)
+}
+
+fn statx(path: &Path, flags: i32, mask: u32) -> io::Result<libc::statx> {
+    let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
+    let mut found = std::mem::MaybeUninit::<libc::statx>::zeroed();
+    // SAFETY: the path is NUL-terminated and the answer has room; both outlive the call.
+    check(unsafe { libc::statx(libc::AT_FDCWD, path.as_ptr(), flags, mask, found.as_mut_ptr()) })?;
+    // SAFETY: zeroes are a valid answer, and the kernel has written over them.
+    Ok(unsafe { found.assume_init() })
 }
 
 #[cfg(test)]

@@ -45,6 +45,16 @@ impl MountTable {
         path.ancestors().find_map(|at| Some((at, self.type_at(at)?)))
     }
 
+    /// Where a filesystem of that type is the topmost mount.
+    pub fn places_of<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Path> {
+        let top = move |mount: &&Mounted| self.type_at(&mount.at) == Some(kind);
+        let is_first = |(index, mount): &(usize, &Mounted)| {
+            self.0.iter().position(|other| other.at == mount.at) == Some(*index)
+        };
+        let places = self.0.iter().enumerate().filter(is_first).map(|(_, mount)| mount);
+        places.filter(top).map(|mount| mount.at.as_path())
+    }
+
     /// The first mount of a filesystem of that type.
     pub fn first_of(&self, kind: &str) -> Option<&Mounted> {
         self.0.iter().find(|mount| mount.kind == kind)
@@ -120,6 +130,8 @@ mod tests {
         let below = Path::new("/a b/c/d");
         assert_eq!(table.holding(below), Some((Path::new("/a b"), "fuse.coldfs")));
         assert_eq!(table.holding(Path::new("/c")), Some((Path::new("/"), "ext4")));
+        assert_eq!(table.places_of("fuse.coldfs").collect::<Vec<_>>(), [Path::new("/a b")]);
+        assert_eq!(table.places_of("tmpfs").count(), 0, "it is covered");
         let tmpfs = table.first_of("tmpfs").unwrap();
         assert_eq!((tmpfs.device, tmpfs.keeps_atime()), ((0, 40), false));
         assert!(table.first_of("ext4").unwrap().keeps_atime());

@@ -15,7 +15,10 @@ use crate::catalog::seen::last_use;
 use crate::file_id::Ino;
 use crate::policy::PassReport;
 use crate::policy::contract::{Action, Wants};
-use crate::walk::Found;
+use crate::walk::{Found, find};
+
+/// What a policy says of a file that is to stay as it is.
+pub const KEEP: &str = "keep";
 
 /// A file that would move.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -148,7 +151,38 @@ impl Tiering {
 
     /// Why a file moves, or does not.
     pub async fn explain(self: &Arc<Self>, found: &Found) -> Result<Explanation, String> {
+        let mut explained = self.judge_one(&self.brief().await?, found).await?;
+        explained.last_move = self.last_move(&String::from_utf8_lossy(&found.path)).await;
+        Ok(explained)
+    }
+
+    /// What the policy would do with a file now and the rule that says so, for an application that
+    /// asks; an error: why nothing speaks for it.
+    pub async fn rule(self: &Arc<Self>, ino: Ino) -> Result<String, String> {
+        // One at a time: whoever asks for all files does not hold up the passes.
+        let _turn = self.asked.lock().await;
         let brief = self.brief().await?;
+        let asked = Arc::clone(self);
+        let (found, brief) = tokio::task::spawn_blocking(move || {
+            let path = brief.part.path(ino).map_err(|error| error.to_string())?;
+            let found = find(&asked.tenant, &path.ok_or("the catalog does not know it yet")?);
+            let found = found.map_err(|error| error.to_string())?;
+            Ok::<_, String>((found, brief))
+        })
+        .await
+        .map_err(|_panic| "the catalog cannot be read".to_owned())??;
+        if found.stat.st_ino != ino.0 {
+            return Err("it was renamed a moment ago".to_owned());
+        }
+        let explained = self.judge_one(&brief, &found).await?;
+        Ok(format!("{}: {}", explained.action.as_deref().unwrap_or(KEEP), explained.rule))
+    }
+
+    async fn judge_one(
+        self: &Arc<Self>,
+        brief: &Brief,
+        found: &Found,
+    ) -> Result<Explanation, String> {
         let ino = Ino(found.stat.st_ino);
         let offer = self.offer(&brief.part, ino).map_err(|error| error.to_string())?;
         let Some(offer) = offer else {
@@ -169,7 +203,7 @@ impl Tiering {
         let mut candidate = self.candidate(&moment, &offer, found.pin);
         let wants = brief.policy.rulebook.wants;
         let path = String::from_utf8_lossy(&found.path).into_owned();
-        candidate.path = wants.contains(Wants::PATH).then(|| path.clone());
+        candidate.path = wants.contains(Wants::PATH).then_some(path);
         candidate.owner = wants.contains(Wants::OWNER).then(|| owner(&found.stat));
         let answer = self.judge.explain(brief.context.clone(), candidate.clone()).await;
         let answer = answer.map_err(|error| error.to_string())?;
@@ -179,10 +213,9 @@ impl Tiering {
             Class::Archived => Action::Release,
             Class::Released => Action::Recall,
         };
-        let held = self.held(&brief, explained.action.unwrap_or(action), &offer, found.pin);
+        let held = self.held(brief, explained.action.unwrap_or(action), &offer, found.pin);
         let mut held: Vec<String> = held.map(|held| held.word().to_owned()).into_iter().collect();
         held.extend(self.waits(ino));
-        let last_move = self.last_move(&path).await;
         Ok(Explanation {
             action: explained.action.map(|action| word(action).to_owned()),
             rule: explained.rule,
@@ -193,7 +226,7 @@ impl Tiering {
             heat: candidate.heat,
             recalled_seconds: candidate.recalled_seconds,
             held,
-            last_move,
+            last_move: None,
         })
     }
 

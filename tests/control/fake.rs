@@ -97,6 +97,7 @@ impl Engine for Fake {
                 notes: vec!["no passthrough: mount as root".into()],
             }],
             counters: Counters { recall_bytes_total: 5, ..Counters::default() },
+            dead: Vec::new(),
         })
     }
 
@@ -219,9 +220,10 @@ impl Engine for Fake {
     async fn notes(
         &self,
         _: NotesRequest,
-        _: mpsc::Sender<serde_json::Value>,
+        notes: mpsc::Sender<serde_json::Value>,
     ) -> Result<NotesSummary, Problem> {
-        Ok(NotesSummary::default())
+        notes.send(serde_json::json!({ "time": 1, "what": ODD_WORDS })).await.unwrap();
+        Ok(NotesSummary { sent: 1, ..NotesSummary::default() })
     }
 
     async fn plan(

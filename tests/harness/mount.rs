@@ -352,11 +352,17 @@ impl Mount {
 
     /// Ends the daemon as an out-of-memory killer would, and takes its mount away.
     pub fn kill(mut self) {
+        self.die();
+        self.unmount_leftover();
+    }
+
+    /// Ends the daemon as an out-of-memory killer would; what it leaves at the mountpoint stays
+    /// there for as long as this lives.
+    pub fn die(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().unwrap();
             child.wait().unwrap();
         }
-        self.unmount_leftover();
     }
 
     /// Whether the daemon was killed by a crash point within the time; its mount is then

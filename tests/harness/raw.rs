@@ -324,6 +324,17 @@ pub fn die_with_parent(command: &mut std::process::Command) {
     }
 }
 
+/// A terminal of 120 columns: what a person would see of what is written on the second.
+pub fn terminal() -> io::Result<(File, File)> {
+    let (mut screen, mut line) = (-1, -1);
+    let size = libc::winsize { ws_row: 40, ws_col: 120, ws_xpixel: 0, ws_ypixel: 0 };
+    let (name, modes) = (std::ptr::null_mut(), std::ptr::null());
+    // SAFETY: both numbers and the size live through the call; no name and no modes are asked for.
+    check(i64::from(unsafe { libc::openpty(&mut screen, &mut line, name, modes, &size) }))?;
+    // SAFETY: two new descriptors that nobody else owns.
+    Ok(unsafe { (File::from_raw_fd(screen), File::from_raw_fd(line)) })
+}
+
 pub fn signal(pid: u32, signal: i32) {
     // SAFETY: no pointers.
     unsafe { libc::kill(pid as i32, signal) };

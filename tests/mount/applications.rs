@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::harness::facts::{Depth, Strict, Tree};
 use super::harness::mount::{Mount, Start};
 use super::harness::site::Site;
-use super::harness::{Subject, can_mount, has, must, on_path, run, wait_for};
+use super::harness::{Subject, can_mount, can_tier, has, must, on_path, run, skip, wait_for};
 
 /// Runs `script` in the mount, a loop migrating everything meanwhile, and in the plain
 /// directory; what it prints must be equal. In both forms of a mount: over the directory
@@ -239,6 +239,42 @@ fn cargo_builds_and_runs_a_crate() {
 }
 
 #[test]
+fn cargo_builds_a_crate_with_its_vendored_sources_all_of_them_cold() {
+    if !can_tier() || !has("cargo") {
+        return;
+    }
+    let site = Site::new();
+    let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/crate/.");
+    must(Command::new("cp").args(["-r", fixture]).arg(&site.data));
+    let mount = site.mount();
+    let vendored = site.mnt.join("vendor/primes/src/lib.rs");
+    let program = site.mnt.join("target/debug/fixture");
+    let build = || {
+        let mut cargo = Command::new("cargo");
+        cargo.args(["build", "--offline", "--locked", "-v", "--color=never"]);
+        for name in ["CARGO_TARGET_DIR", "CARGO_BUILD_TARGET", "RUSTC_WRAPPER", "RUSTFLAGS"] {
+            cargo.env_remove(name);
+        }
+        let output = run(cargo.current_dir(&site.mnt));
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        said
+    };
+    mount.all("migrate", &site.mnt);
+    assert_eq!(mount.state(&vendored), "released");
+    let said = build();
+    assert!(said.contains("Compiling primes"), "{said}");
+    // Cold again, and what was built too: nothing looks new to cargo, and the program runs.
+    mount.all("migrate", &site.mnt);
+    assert_eq!([&vendored, &program].map(|path| mount.state(path)), ["released"; 2]);
+    let said = build();
+    assert!(said.contains("Fresh primes") && said.contains("Fresh fixture"), "{said}");
+    assert!(!said.contains("Compiling"), "{said}");
+    assert_eq!(must(&mut Command::new(&program)), "1500 primes, 8796637, Some(9973)\n");
+    mount.detach();
+}
+
+#[test]
 fn python_makes_and_uses_a_venv() {
     if !can_mount() || !has("python3") {
         return;
@@ -270,7 +306,7 @@ fn grep_less_vim_and_file_read_what_is_there() {
         split -b 5000 d/f46 d/part; cat d/part* | cmp - d/f46
         ",
     );
-    if on_path("less") {
+    if has("less") {
         script.push_str("\nless d/f45 | md5sum");
     }
     // vim-tiny is called vi, and has the ex mode too.
@@ -278,8 +314,10 @@ fn grep_less_vim_and_file_read_what_is_there() {
         script.push_str(&format!(
             "\n{vim} -Nu NONE -n -es -c '%s/7$/seven/' -c wq d/f44 </dev/null; md5sum d/f44; grep -c seven d/f44"
         ));
+    } else {
+        skip("needs vim");
     }
-    if on_path("file") {
+    if has("file") {
         script.push_str("\nfile d/f43");
     }
     same(&script);

@@ -90,3 +90,57 @@ fn a_mount_has_the_space_and_the_names_of_what_is_below() {
     assert_eq!(through.files(), below.files());
     mount.detach();
 }
+
+#[test]
+fn an_attribute_says_which_rule_speaks_for_a_file() {
+    if !can_tier() {
+        return;
+    }
+    const RULE: &[u8] = b"user.coldfs.rule";
+    let site = Site::new();
+    let long_ago = 1_600_000_000_000_000_000;
+    for name in ["new", "old", "cold"] {
+        std::fs::write(site.data.join(name), pattern::bytes(1, 50_000)).unwrap();
+    }
+    raw::set_mtime(&site.data.join("old"), long_ago).unwrap();
+    std::fs::write(site.data.join("tiny"), "x").unwrap();
+    std::fs::create_dir(site.data.join("dir")).unwrap();
+    let mount = site.mount();
+    mount.all("migrate", &site.mnt.join("cold"));
+    let rule = |name: &str| {
+        let value = raw::get_xattr(&site.mnt.join(name), RULE).unwrap();
+        value.map(|value| String::from_utf8(value).unwrap())
+    };
+    let explained = |name: &str| {
+        let path = site.mnt.join(name);
+        let output = mount.coldfs(["explain".as_ref(), "--json".as_ref(), path.as_os_str()]);
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let judged = &report["judged"];
+        let action = judged["action"].as_str().unwrap_or("keep").to_owned();
+        (action.clone(), format!("{action}: {}", judged["rule"].as_str().unwrap()))
+    };
+    let mut actions = std::collections::BTreeSet::new();
+    for name in ["new", "old", "cold"] {
+        let (action, both) = explained(name);
+        assert_eq!(rule(name), Some(both), "{name}");
+        actions.insert(action);
+    }
+    assert!(actions.len() > 1, "all alike: {actions:?}");
+    assert_eq!(mount.state(&site.mnt.join("cold")), "released", "asking brings nothing home");
+    assert_eq!([rule("tiny"), rule("dir")], [None, None]);
+    // Many at once have their turn.
+    std::thread::scope(|scope| {
+        let asks: Vec<_> = (0..40).map(|_| scope.spawn(|| rule("old"))).collect();
+        for ask in asks {
+            assert!(ask.join().unwrap().is_some());
+        }
+    });
+    // It follows a file that is renamed, and is no attribute of anybody's.
+    std::fs::rename(site.mnt.join("old"), site.mnt.join("dir/renamed")).unwrap();
+    assert_eq!(rule("dir/renamed"), Some(explained("dir/renamed").1));
+    let names = raw::list_xattr(&site.mnt.join("new")).unwrap();
+    assert!(!names.iter().any(|name| name == RULE), "it is listed");
+    let refused = raw::set_xattr(&site.mnt.join("new"), RULE, b"x", 0).unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(libc::EPERM));
+    mount.detach();
+}

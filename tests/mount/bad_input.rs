@@ -1,6 +1,6 @@
 //! What bad input gets: an error that names the file, the cause and the next step, and nothing
-//! lost. Places that cannot work are tried one by one in `config::checks`; here is what only a
-//! daemon can see, and what has become of bytes at rest.
+//! lost. Places that cannot work are tried one by one in `config::checks` and `places`; here is what
+//! only a daemon can see, and what has become of bytes at rest.
 
 use std::fs::File;
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -11,13 +11,19 @@ use super::harness::mount::Start;
 use super::harness::pattern::{self, Looks, looks};
 use super::harness::site::Site;
 use super::harness::volume::{FsKind, Volume};
-use super::harness::{can_loop, can_tier, coldfs, must, raw, run, skip};
+use super::harness::{can_loop, can_tier, coldfs, must, raw, run};
 
 const BYTES: usize = 200_000;
 const RECORD: &[u8] = b"trusted.coldfs";
 
 /// `coldfs mount` of these places, which must be refused: its exit code and words.
-fn refused(site: &Site, data: &Path, mnt: &Path, store: &Path, more: &[&str]) -> (i32, String) {
+pub(super) fn refused(
+    site: &Site,
+    data: &Path,
+    mnt: &Path,
+    store: &Path,
+    more: &[&str],
+) -> (i32, String) {
     let mut command = coldfs();
     command.arg("mount").arg(data).arg(mnt).args(["--foreground", "--store"]);
     command.arg(format!("disk:{}", store.display())).args(more);
@@ -31,11 +37,11 @@ fn refused(site: &Site, data: &Path, mnt: &Path, store: &Path, more: &[&str]) ->
     (output.status.code().unwrap(), words(&output))
 }
 
-fn words(output: &Output) -> String {
+pub(super) fn words(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout)
 }
 
-fn says(text: &str, parts: &[&str]) {
+pub(super) fn says(text: &str, parts: &[&str]) {
     for part in parts {
         assert!(text.contains(part), "{part:?} is not in: {text}");
     }
@@ -133,30 +139,6 @@ fn another_store_than_the_one_that_holds_the_cold_files_is_refused_by_both_names
     let start = Start { args: vec!["--new-store".into()], ..Start::default() };
     site.start(&start).detach();
     assert_eq!(reads(&site), [Ok(()), Ok(())], "both are at home");
-}
-
-#[test]
-fn a_filesystem_without_file_handles_is_refused() {
-    if !can_tier() {
-        return;
-    }
-    let site = Site::new();
-    let volume = site.dir.path().join("overlay");
-    for dir in ["overlay", "overlay/low", "overlay/up", "overlay/work", "overlay/at"] {
-        std::fs::create_dir(site.dir.path().join(dir)).unwrap();
-    }
-    let options = format!("lowerdir={0}/low,upperdir={0}/up,workdir={0}/work", volume.display());
-    let at = volume.join("at");
-    let mounted = run(Command::new("mount").args(["-t", "overlay", "x", "-o", &options]).arg(&at));
-    if !mounted.status.success() {
-        return skip("needs overlayfs");
-    }
-    let (code, text) = refused(&site, &at, &site.mnt, &site.store, &[]);
-    let left = std::fs::read_dir(&at).unwrap().count();
-    must(Command::new("umount").arg(&at));
-    assert_eq!(code, 2, "{text}");
-    says(&text, &["overlay/at", "file handles", "ext4, xfs or btrfs"]);
-    assert_eq!(left, 0, "something was made in a directory that was refused");
 }
 
 #[test]

@@ -1,15 +1,18 @@
 //! Commands that walk: beside clients that do not listen, in a directory that cannot be read, and
 //! while the daemon ends.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use super::environments::{as_user, can_be_a_user};
 use super::harness::mount::is_mounted;
 use super::harness::pattern;
+use super::harness::server::Server;
 use super::harness::site::Site;
-use super::harness::{can_tier, control, raw, wait_for};
+use super::harness::{can_tier, coldfs, control, raw, wait_for};
 
 /// More than the daemon has threads for the disk.
 const SLOW_CLIENTS: usize = 40;
@@ -254,4 +257,171 @@ fn a_runtime_directory_below_the_mountpoint_is_refused() {
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.contains("below the mountpoint") && said.contains("COLDFS_RUNTIME_DIR"), "{said}");
     assert!(!is_mounted(&site.data));
+}
+
+/// `coldfs VERB -r --wait` of a directory, begun.
+fn begin(site: &Site, verb: &str, dir: &Path, stderr: impl Into<Stdio>) -> Child {
+    let mut command: Command = coldfs();
+    command.args([verb, "-r", "--wait"]).arg(dir);
+    command.env("COLDFS_RUNTIME_DIR", &site.runtime).env("COLDFS_STATE_DIR", &site.runtime);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
+    command.spawn().unwrap()
+}
+
+/// What was written on a terminal.
+struct Screen {
+    told: std::sync::mpsc::Receiver<String>,
+    seen: String,
+}
+
+impl Screen {
+    /// Whether all of these have been seen.
+    fn shows(&mut self, parts: &[&str]) -> bool {
+        self.seen.extend(self.told.try_iter());
+        parts.iter().all(|part| self.seen.contains(part))
+    }
+}
+
+/// The same before somebody's eyes.
+fn begin_on_a_terminal(site: &Site, verb: &str, dir: &Path) -> (Child, Screen) {
+    let (mut screen, line) = raw::terminal().unwrap();
+    let child = begin(site, verb, dir, line);
+    let (tell, told) = std::sync::mpsc::channel();
+    // Ends with the child, the last that can write on it.
+    std::thread::spawn(move || {
+        let mut part = [0; 4_096];
+        while let Ok(length @ 1..) = screen.read(&mut part) {
+            tell.send(String::from_utf8_lossy(&part[..length]).into_owned()).ok();
+        }
+    });
+    (child, Screen { told, seen: String::new() })
+}
+
+/// Directories of files, and a store that says nothing from now on.
+fn stalled(dirs: &[&str]) -> (Site, Server, super::harness::mount::Mount) {
+    let site = Site::new();
+    for (number, dir) in dirs.iter().enumerate() {
+        std::fs::create_dir_all(site.data.join(dir)).unwrap();
+        let bytes = pattern::bytes(number as u64, BYTES);
+        std::fs::write(site.data.join(dir).join("file"), bytes).unwrap();
+    }
+    let server = Server::start(&site.store);
+    let mount = site.start(&server.mount_options());
+    server.freeze();
+    (site, server, mount)
+}
+
+#[test]
+fn a_move_shows_progress_to_whoever_watches_and_is_silent_in_a_pipe() {
+    if !can_tier() {
+        return;
+    }
+    let (site, server, mount) = stalled(&["piped", "watched"]);
+    let mut piped = begin(&site, "migrate", &site.mnt.join("piped"), Stdio::piped());
+    let (watched, mut screen) = begin_on_a_terminal(&site, "migrate", &site.mnt.join("watched"));
+    let shown =
+        wait_for(Duration::from_secs(20), || screen.shows(&["migrate", "0/1 files"]).then_some(()));
+    assert!(shown.is_some(), "nobody is shown how far it is: {:?}", screen.seen);
+    assert!(piped.try_wait().unwrap().is_none(), "it had time to say something");
+    server.thaw();
+    for (who, child) in [("piped", piped), ("watched", watched)] {
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{who}: {output:?}");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(said.starts_with("migrated 1 file, ") && said.lines().count() == 1, "{said}");
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{who}");
+    }
+    mount.detach();
+}
+
+#[test]
+fn a_long_move_says_on_the_way_how_far_it_is() {
+    if !can_tier() {
+        return;
+    }
+    // A segment holds two of them.
+    const LARGE: usize = 40 << 20;
+    let (site, server, mount) = stalled(&[]);
+    for number in 0..8 {
+        let file = site.data.join(number.to_string());
+        std::fs::write(file, pattern::bytes(number, LARGE)).unwrap();
+    }
+    server.thaw();
+    let (watched, mut screen) = begin_on_a_terminal(&site, "archive", &site.mnt);
+    let shown = wait_for(Duration::from_secs(60), || {
+        ["2/8 files", "4/8 files"].iter().any(|part| screen.shows(&[part])).then_some(())
+    });
+    server.freeze();
+    assert!(shown.is_some(), "not before the end: {:?}", screen.seen);
+    let still = mount.coldfs(["cancel".as_ref(), "--json".as_ref(), site.mnt.as_os_str()]);
+    server.thaw();
+    let still: serde_json::Value = serde_json::from_slice(&still.stdout).unwrap();
+    assert_eq!(still["moves"], 1, "it was over already");
+    assert_eq!(watched.wait_with_output().unwrap().status.code(), Some(1));
+    mount.all("archive", &site.mnt);
+    mount.detach();
+}
+
+#[test]
+fn a_recall_tells_of_each_file_as_it_comes() {
+    if !can_tier() {
+        return;
+    }
+    let (site, server, mount) = stalled(&["here", "away"]);
+    server.thaw();
+    mount.all("archive", &site.mnt);
+    mount.all("release", &site.mnt.join("away"));
+    mount.detach();
+    // Nothing of it is in the memory of a new daemon.
+    let mount = site.start(&server.mount_options());
+    server.freeze();
+    let (mut watched, mut screen) = begin_on_a_terminal(&site, "recall", &site.mnt);
+    let shown = wait_for(Duration::from_secs(20), || screen.shows(&["1/2 files"]).then_some(()));
+    let is_over = watched.try_wait().unwrap().is_some();
+    server.thaw();
+    assert!(shown.is_some() && !is_over, "{:?}", screen.seen);
+    assert!(watched.wait().unwrap().success());
+    assert_eq!(mount.state(&site.mnt.join("away/file")), "archived");
+    mount.detach();
+}
+
+#[test]
+fn a_cancel_stops_the_moves_that_have_to_do_with_a_path_and_no_others() {
+    if !can_tier() {
+        return;
+    }
+    let (site, server, mount) = stalled(&["a/sub", "b"]);
+    let cancel = |path: &str| {
+        let path = site.mnt.join(path);
+        let args = ["cancel".as_ref(), "--json".as_ref(), path.as_os_str()];
+        let report: serde_json::Value = serde_json::from_slice(&mount.coldfs(args).stdout).unwrap();
+        report["moves"].as_u64().unwrap()
+    };
+    // Of a directory: one below it, and one above it that has it to do as well.
+    for (moved, named) in [("a/sub", "a"), ("a", "a/sub"), ("a", "a/sub/file")] {
+        let mut other = begin(&site, "archive", &site.mnt.join("b"), Stdio::piped());
+        let stopped = begin(&site, "migrate", &site.mnt.join(moved), Stdio::piped());
+        let found = wait_for(Duration::from_secs(20), || (cancel(named) == 1).then_some(()));
+        assert!(found.is_some(), "{named}: nothing to stop");
+        let output = stopped.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(said.contains("cancelled before the end"), "{said}");
+        assert!(other.try_wait().unwrap().is_none(), "{named}: the other was stopped too");
+        let found = wait_for(Duration::from_secs(20), || (cancel("b") == 1).then_some(()));
+        assert!(found.is_some(), "the other");
+        assert_eq!(other.wait().unwrap().code(), Some(1));
+        assert_eq!(cancel(""), 0, "none is left");
+    }
+    for dir in ["a/sub", "b"] {
+        assert_eq!(mount.state(&site.mnt.join(dir).join("file")), "resident", "{dir}");
+    }
+    server.thaw();
+    mount.all("migrate", &site.mnt);
+    for (number, dir) in ["a/sub", "b"].into_iter().enumerate() {
+        let file = site.mnt.join(dir).join("file");
+        assert_eq!(mount.state(&file), "released");
+        assert!(std::fs::read(file).unwrap() == pattern::bytes(number as u64, BYTES));
+    }
+    mount.detach();
 }

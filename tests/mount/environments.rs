@@ -13,7 +13,7 @@ use super::harness::pattern::{self, Looks, looks};
 use super::harness::site::Site;
 use super::harness::volume::FsKind;
 use super::harness::{
-    can_loop, can_mount, can_tier, has, is_running, must, raw, run, sh, wait_for,
+    can_loop, can_mount, can_tier, copy_program, has, is_running, must, raw, run, sh, wait_for,
 };
 
 const BYTES: usize = 50_000;
@@ -516,4 +516,73 @@ fn mount_8_and_its_helpers_are_served() {
         assert!(gone.is_some(), "{name}: the daemon ends once it is detached");
         assert_eq!(std::fs::metadata(site.data.join("file")).unwrap().nlink(), 1);
     }
+}
+
+/// Whether a user without rights can do it at the mount.
+fn as_stranger(site: &Site, command: &str) -> bool {
+    let mut stranger = Command::new("setpriv");
+    stranger.args(["--reuid", "1234", "--regid", "1234", "--clear-groups", "sh", "-c", command]);
+    run(stranger.current_dir(site.dir.path())).status.success()
+}
+
+#[test]
+fn options_of_mount_8_do_what_they_say() {
+    use nix::sys::statvfs::{FsFlags, statvfs};
+    if !can_tier() || !has("setpriv") {
+        return;
+    }
+    let site = Site::new();
+    site.open_way();
+    raw::chmod(&site.data, 0o755);
+    copy_program("/usr/bin/id", &site.data.join("id"));
+    raw::chmod(&site.data.join("id"), 0o4755);
+    raw::mknod(&site.data.join("null"), libc::S_IFCHR | 0o666, nix::sys::stat::makedev(1, 3))
+        .unwrap();
+    let runs = |command: &str| as_stranger(&site, command);
+    let known = FsFlags::ST_RDONLY
+        | FsFlags::ST_NOSUID
+        | FsFlags::ST_NODEV
+        | FsFlags::ST_NOEXEC
+        | FsFlags::ST_NOATIME
+        | FsFlags::ST_SYNCHRONOUS;
+    let all = FsFlags::ST_NOSUID | FsFlags::ST_NODEV | FsFlags::ST_NOEXEC;
+    for (options, flags) in [
+        ("defaults", FsFlags::empty()),
+        ("ro", FsFlags::ST_RDONLY),
+        ("nosuid", FsFlags::ST_NOSUID),
+        ("nodev", FsFlags::ST_NODEV),
+        ("noexec", FsFlags::ST_NOEXEC),
+        ("sync", FsFlags::ST_SYNCHRONOUS),
+        // As fstab has them, and as mount(8) makes them of it.
+        ("rw,nosuid,nodev,noexec,users", all),
+        ("rw,noexec,nodev,users,suid", all - FsFlags::ST_NOSUID),
+        ("user,exec,dev,suid", FsFlags::empty()),
+        ("owner", FsFlags::ST_NOSUID | FsFlags::ST_NODEV),
+        ("nosuid,suid,ro,rw,sync,async", FsFlags::empty()),
+        (
+            "auto,noauto,nouser,nofail,_netdev,atime,noatime,relatime,norelatime,strictatime,nostrictatime,\
+             diratime,nodiratime,default_permissions,silent,loud,x-systemd.automount,X-mount.mkdir,\
+             comment=a,uhelper=b,helper=c",
+            FsFlags::empty(),
+        ),
+    ] {
+        let args = ["-o".to_owned(), format!("{options},allow_other")].to_vec();
+        let mount = site.start(&Start { args, ..Start::default() });
+        let shown = statvfs(&site.mnt).unwrap().flags() & known;
+        assert_eq!(shown, flags, "{options}");
+        let is = |flag| flags.contains(flag);
+        assert_eq!(!is(FsFlags::ST_NOEXEC), runs("mnt/id -u"), "{options}");
+        let is_root = "test $(mnt/id -u) = 0";
+        assert_eq!(!flags.intersects(FsFlags::ST_NOSUID | FsFlags::ST_NOEXEC), runs(is_root));
+        assert_eq!(!is(FsFlags::ST_NODEV), runs("cat mnt/null"), "{options}");
+        let written = std::fs::write(site.mnt.join("new"), "new");
+        assert_eq!(!is(FsFlags::ST_RDONLY), written.is_ok(), "{options}: {written:?}");
+        mount.detach();
+    }
+    let dirsync = ["-o", "dirsync"].map(String::from).to_vec();
+    let mount = site.start(&Start { args: dirsync, ..Start::default() });
+    let shown = sh(&site.mnt, "findmnt -no OPTIONS --target .");
+    assert!(shown.contains("dirsync"), "{shown}");
+    assert!(!runs("ls mnt"), "without allow_other");
+    mount.detach();
 }

@@ -172,6 +172,53 @@ fn p3_whoever_has_a_file_open_or_mapped_wins_over_its_release() {
 }
 
 #[test]
+fn p3_a_file_that_is_open_for_writing_is_skipped_by_name_and_waited_for_if_asked() {
+    if !can_tier() {
+        return;
+    }
+    let site = Site::new();
+    let (through, below) = (site.mnt.join("file"), site.data.join("file"));
+    std::fs::write(&below, pattern::bytes(9, 300_000)).unwrap();
+    let mount = site.mount();
+    let skipped = |verb: &str| {
+        let output = mount.coldfs(["--json".as_ref(), verb.as_ref(), through.as_os_str()]);
+        assert!(output.status.success(), "{verb}: {output:?}");
+        let summary: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let file = &summary["skipped_files"][0];
+        assert_eq!(file["path"], through.to_str().unwrap(), "{verb}: {summary}");
+        file["reason"].as_str().unwrap().to_owned()
+    };
+    for path in [&through, &below] {
+        let writer = raw::open(path, libc::O_WRONLY, 0).unwrap();
+        for verb in ["archive", "migrate"] {
+            assert_eq!(skipped(verb), "open", "{verb} beside a writer of {}", path.display());
+        }
+        assert_eq!(mount.state(&through), "resident");
+        drop(writer);
+    }
+    for path in [&through, &below] {
+        mount.all("archive", &through);
+        let writer = raw::open(path, libc::O_WRONLY, 0).unwrap();
+        for verb in ["release", "migrate"] {
+            assert_eq!(skipped(verb), "open", "{verb} beside a writer of {}", path.display());
+        }
+        assert!(!is_stub(&site, "file"));
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| mount.all("migrate", &through));
+            // It tries once a second.
+            std::thread::sleep(Duration::from_millis(1_500));
+            assert!(!waiting.is_finished() && !is_stub(&site, "file"));
+            drop(writer);
+            waiting.join().unwrap();
+        });
+        assert!(is_stub(&site, "file"));
+        assert!(std::fs::read(&through).unwrap() == pattern::bytes(9, 300_000));
+        mount.comes_home(&through);
+    }
+    mount.detach();
+}
+
+#[test]
 fn p3_pages_that_a_pipe_holds_keep_their_bytes() {
     if !can_tier() {
         return;
@@ -284,6 +331,43 @@ fn p5_a_small_read_of_a_large_file_fetches_about_a_chunk() {
         assert!(gets <= limit_gets, "4 KiB cost {gets} GETs");
     }
     assert!(is_stub(&site, "large"), "a small read recalled the whole file");
+    mount.detach();
+}
+
+#[test]
+fn a_large_file_comes_home_once_a_quarter_of_it_was_read() {
+    if !can_tier() {
+        return;
+    }
+    const MIB: usize = 1 << 20;
+    const FILE_MIB: usize = 32;
+    let site = Site::new();
+    let bytes = pattern::bytes(6, FILE_MIB * MIB);
+    std::fs::write(site.data.join("large"), &bytes).unwrap();
+    let mount = site.mount();
+    let path = site.mnt.join("large");
+    mount.all("migrate", &path);
+    let file = raw::open(&path, libc::O_RDONLY, 0).unwrap();
+    // Each page that is asked for counts, and no other is.
+    use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+    posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_RANDOM).unwrap();
+    let mut part = vec![0; MIB];
+    let mut read = |number: usize| {
+        // Here and there, none twice.
+        let at = number * 7 % FILE_MIB * MIB;
+        file.read_exact_at(&mut part, at as u64).unwrap();
+        assert!(part == bytes[at..at + MIB], "at {at}");
+    };
+    let before = mount.counter("recall_bytes_total");
+    (0..FILE_MIB / 4 - 1).for_each(&mut read);
+    let fetched = mount.counter("recall_bytes_total") - before;
+    // Some of it ahead of the reader.
+    assert!(fetched < (FILE_MIB / 2 * MIB) as u64, "{fetched} bytes were fetched");
+    assert_eq!(mount.state(&path), "released", "less than a quarter");
+    (FILE_MIB / 4 - 1..FILE_MIB / 4 + 1).for_each(&mut read);
+    mount.comes_home(&path);
+    drop(file);
+    assert!(std::fs::read(site.data.join("large")).unwrap() == bytes);
     mount.detach();
 }
 

@@ -75,13 +75,8 @@ pub struct Progress {
     pub files_total: u64,
     /// Bytes moved so far.
     pub bytes_done: u64,
-    /// Bytes of the files found so far.
-    pub bytes_total: u64,
     /// Bytes a second, lately.
     pub bytes_per_second: u64,
-    /// A file being moved now.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub current: Option<WirePath>,
 }
 
 /// Why files were left alone; the same words wherever a migration skips a file.

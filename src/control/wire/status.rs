@@ -26,6 +26,9 @@ pub struct Status {
     pub tenants: Vec<TenantStatus>,
     /// Totals since the daemon started.
     pub counters: Counters,
+    /// Mounts whose daemons died; only of a command that asks for all mounts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dead: Vec<WirePath>,
 }
 
 /// One tenant of a daemon.
