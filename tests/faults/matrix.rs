@@ -275,8 +275,13 @@ fn recalls_reads_and_writes_survive_every_fault_of_every_call() {
 }
 
 #[test]
+fn moves_of_many_files_survive_every_fault_of_every_call() {
+    matrix(&[Path::RecallMany, Path::Drain]);
+}
+
+#[test]
 fn fsck_and_recovery_survive_every_fault_of_every_call() {
-    matrix(&[Path::FsckCheck, Path::FsckRepair, Path::FsckAdopt, Path::Start]);
+    matrix(&[Path::FsckCheck, Path::FsckRepair, Path::FsckAdopt, Path::KeepRemote, Path::Start]);
 }
 
 #[test]

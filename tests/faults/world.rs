@@ -11,7 +11,7 @@ use std::time::Duration;
 use coldfs::catalog::Keeper;
 use coldfs::failpoint::QUIET_MS;
 use coldfs::file_id::Ino;
-use coldfs::fsck::{Finding, Fsck, Mode};
+use coldfs::fsck::{self, Finding, Fsck, Keep, KeepError, Mode};
 use coldfs::guard::{Guard, Rules};
 use coldfs::inode::{Backing, Inodes, Serving};
 use coldfs::intents::{Intent, Subject};
@@ -290,6 +290,18 @@ impl Life {
     pub async fn recall(&self, file: &str) -> Result<(), RecallError> {
         let inode = self.candidate(file).inode;
         prestage::recall_file(&self.tenant, &self.inodes, &self.recall, &inode).await.map(drop)
+    }
+
+    /// Makes a plain file of one that came home, as a drain does.
+    pub async fn forget_copy(&self, file: &str) -> Result<(), RecallError> {
+        let inode = self.candidate(file).inode;
+        let plain = prestage::forget_copy(&self.tenant, &self.inodes, &inode).await?;
+        Ok(self.tenant.barrier(&plain.expect("it had a copy"))?)
+    }
+
+    pub async fn keep(&self, file: &str, choice: Keep) -> Result<String, KeepError> {
+        let inode = self.candidate(file).inode;
+        fsck::keep(&self.tenant, &self.inodes, &inode, choice, DEADLINE).await
     }
 
     pub async fn fsck(&self, file: &str, mode: Mode) -> io::Result<Option<Finding>> {
