@@ -367,6 +367,29 @@ impl HeldPages {
     }
 }
 
+/// Moves bytes into a file by `splice(2)`: through a pipe, not by a write.
+pub fn splice_into(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    use std::io::Write;
+    let (reader, mut writer) = std::io::pipe()?;
+    // No more than a pipe holds: nobody reads it meanwhile.
+    writer.write_all(bytes)?;
+    let (mut at, mut left) = (offset as i64, bytes.len());
+    while left > 0 {
+        // SAFETY: the offset lives through the call.
+        left -= check(unsafe {
+            libc::splice(
+                reader.as_raw_fd(),
+                std::ptr::null_mut(),
+                file.as_raw_fd(),
+                &mut at,
+                left,
+                libc::SPLICE_F_MOVE,
+            )
+        } as i64)? as usize;
+    }
+    Ok(())
+}
+
 /// Makes a child die with the test: a test that is killed leaves no daemon behind.
 pub fn die_with_parent(command: &mut std::process::Command) {
     use std::os::unix::process::CommandExt;
