@@ -39,6 +39,8 @@ struct Race {
     pens: Vec<Mutex<()>>,
     over: AtomicBool,
     rounds: AtomicU64,
+    /// Rounds of whoever writes below the mount that met a pointer, and that met bytes.
+    met_below: [AtomicU64; 2],
     wrong: Mutex<Vec<String>>,
 }
 
@@ -80,6 +82,7 @@ fn reader_and_writer_win_over_migration_whoever_else_is_there() {
         files,
         over: AtomicBool::new(false),
         rounds: AtomicU64::new(0),
+        met_below: [const { AtomicU64::new(0) }; 2],
         wrong: Mutex::new(Vec::new()),
     };
     copy_program("/bin/true", &site.data.join("program"));
@@ -95,7 +98,7 @@ fn reader_and_writer_win_over_migration_whoever_else_is_there() {
         ("mapper", map_blocks),
         ("pipe", hold_pages),
         ("raw opener", open_raw),
-        ("below", write_raw),
+        ("writer below", write_raw),
         ("exec", execute),
         ("rename", rename_and_read),
         ("appender", append),
@@ -145,6 +148,9 @@ fn reader_and_writer_win_over_migration_whoever_else_is_there() {
         assert!(released > 0, "nothing was ever released: no race was run");
         let rounds = race.rounds.load(Ordering::Relaxed);
         assert!(rounds >= 1_000, "{rounds} rounds are no race");
+        let below = race.met_below.each_ref().map(|met| met.load(Ordering::Relaxed));
+        say(&format!("below the mount it was a pointer and bytes this often: {below:?}"));
+        assert!(below[0] > 0 && below[1] > 0, "{below:?}: no race below the mount");
     }
     for (path, versions) in &race.files {
         versions
@@ -337,6 +343,10 @@ fn open_raw(race: &Race, rng: &mut StdRng) -> Result<(), String> {
 /// Writes below the mount, by a descriptor or a mapping alone, where bytes stand and no pointer.
 /// What it wrote is there for as long as it holds it, and through the mount afterwards.
 fn write_raw(race: &Race, rng: &mut StdRng) -> Result<(), String> {
+    if rng.random() {
+        // Long enough for a move of the file to have begun, or to be over.
+        std::thread::sleep(Duration::from_millis(rng.random_range(0..250)));
+    }
     let (path, versions) = &race.files[RAW];
     let whole = || {
         let floors = versions.floors();
@@ -345,7 +355,9 @@ fn write_raw(race: &Race, rng: &mut StdRng) -> Result<(), String> {
     let file = raw::open(&race.data.join(path), libc::O_RDWR, 0).map_err(text)?;
     let mut head = vec![0; BLOCK];
     file.read_exact_at(&mut head, 0).map_err(text)?;
-    if looks(&head) == Looks::Stub {
+    let is_stub = looks(&head) == Looks::Stub;
+    race.met_below[usize::from(!is_stub)].fetch_add(1, Ordering::Relaxed);
+    if is_stub {
         drop(file);
         return whole();
     }
