@@ -150,6 +150,7 @@ fn judge(path: Path, effect: Effect, fault: &Fault, forever: bool, end: &End, wh
         // A release asks for its index for a minute before it says that the store is away.
         (Effect::Silence, End::Cancelled) if path != Path::Claim => {}
         (_, End::Cancelled) => assert!(matches!(fault, Fault::Hang), "{what}: slow"),
+        (_, End::Left) => {}
         (effect, End::Said(cause, next)) => {
             assert!(!next.is_empty(), "{what}: no next step");
             // The object, and what happened to it.
@@ -210,6 +211,7 @@ impl Path {
             // Only the index of what is read is needed, and this bit may be another's.
             Path::Release
             | Path::Migrate
+            | Path::Passes
             | Path::FsckCheck
             | Path::FsckRepair
             | Path::FsckAdopt => !matches!(fault, Fault::FlipBit(_)),
@@ -262,6 +264,11 @@ fn matrix(paths: &[Path]) {
 #[test]
 fn archive_and_release_survive_every_fault_of_every_call() {
     matrix(&[Path::Archive, Path::Release, Path::Migrate, Path::Claim]);
+}
+
+#[test]
+fn what_a_policy_moves_survives_every_fault_of_every_call() {
+    matrix(&[Path::Passes]);
 }
 
 #[test]

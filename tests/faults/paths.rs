@@ -10,6 +10,7 @@ use coldfs::recall::RecallError;
 use coldfs::tier::State;
 use tokio_util::sync::CancellationToken;
 
+use super::passing::passes;
 use super::world::{DEADLINE, Life, RANGE_BYTES, World, content};
 
 /// How a path ended, as whoever asked for it sees it.
@@ -20,6 +21,8 @@ pub enum End {
     Errno(i32),
     /// A command failed: the cause and the next step that are printed.
     Said(String, String),
+    /// Nobody waits for it: it is left for later.
+    Left,
     /// It was cancelled because it took too long for this test's patience.
     Cancelled,
 }
@@ -33,6 +36,7 @@ pub enum Path {
     ArchiveLarge,
     Release,
     Migrate,
+    Passes,
     RecallWhole,
     RecallMany,
     Drain,
@@ -64,7 +68,12 @@ impl Path {
     pub fn starts_cold(self) -> bool {
         !matches!(
             self,
-            Path::Archive | Path::ArchiveLarge | Path::Release | Path::Migrate | Path::Claim
+            Path::Archive
+                | Path::ArchiveLarge
+                | Path::Release
+                | Path::Migrate
+                | Path::Passes
+                | Path::Claim
         )
     }
 
@@ -86,7 +95,9 @@ impl Path {
         }
         let names: Vec<&str> = self.files().iter().copied().filter(|f| *f != "copy").collect();
         match self {
-            Path::Archive | Path::ArchiveLarge | Path::Migrate | Path::Claim => return world,
+            Path::Archive | Path::ArchiveLarge | Path::Migrate | Path::Passes | Path::Claim => {
+                return world;
+            }
             _ => all_done(&world.life().archive(&names, &cancel).await),
         }
         match self {
@@ -184,6 +195,18 @@ impl Path {
                 End::Done => of_outcomes(life.release(&["a", "b"], cancel).await),
                 other => other,
             },
+            Path::Passes => {
+                let all_cold = || ["a", "b"].iter().all(|file| world.is_stub(file));
+                let last = passes(life, world.catalog(), cancel, all_cold).await;
+                match (all_cold(), cancel.is_cancelled()) {
+                    (true, _) => End::Done,
+                    (false, true) => End::Cancelled,
+                    (false, false) => {
+                        assert!(last.failed > 0 || last.cut_short.is_some(), "{last:?}");
+                        End::Left
+                    }
+                }
+            }
             Path::RecallWhole => of_recall(life.recall("a").await),
             Path::RecallMany => of_recall(recall_all(life, self.files()).await),
             Path::Drain => {

@@ -77,9 +77,9 @@ impl RegisterBacking for NoDoor {
 /// One run of the daemon.
 pub struct Life {
     pub tenant: Arc<Tenant>,
-    inodes: Arc<Inodes>,
-    recall: Arc<Recall>,
-    migrator: Arc<Migrator>,
+    pub inodes: Arc<Inodes>,
+    pub recall: Arc<Recall>,
+    pub migrator: Arc<Migrator>,
     ops: Arc<Ops>,
 }
 
@@ -170,6 +170,15 @@ impl World {
 
     pub fn path(&self, file: &str) -> PathBuf {
         self.dir.path().join("data").join(file)
+    }
+
+    /// Where a catalog of this world is kept.
+    pub fn catalog(&self) -> PathBuf {
+        self.dir.path().join("catalog")
+    }
+
+    pub fn is_stub(&self, file: &str) -> bool {
+        std::fs::metadata(self.path(file)).unwrap().len() == 4_096
     }
 
     pub fn write(&self, file: &str) {
