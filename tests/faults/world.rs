@@ -313,6 +313,14 @@ impl Life {
         fsck::keep(&self.tenant, &self.inodes, &inode, choice, DEADLINE).await
     }
 
+    /// Cancels the recall of a file; false: none is under way.
+    pub fn cancel(&self, file: &str) -> bool {
+        match self.candidate(file).inode.serving() {
+            Serving::Cold(cold) if !cold.is_idle() => cold.cancel(),
+            _ => false,
+        }
+    }
+
     pub async fn fsck(&self, file: &str, mode: Mode) -> io::Result<Option<Finding>> {
         let inode = self.candidate(file).inode;
         Fsck::new(&self.tenant, &self.inodes, mode).patience(DEADLINE).check(&inode).await
