@@ -305,7 +305,7 @@ impl Life {
     pub async fn forget_copy(&self, file: &str) -> Result<(), RecallError> {
         let inode = self.candidate(file).inode;
         let plain = prestage::forget_copy(&self.tenant, &self.inodes, &inode).await?;
-        Ok(self.tenant.barrier(&plain.expect("it had a copy"))?)
+        Ok(self.tenant.barrier(plain.expect("it had a copy"))?)
     }
 
     pub async fn keep(&self, file: &str, choice: Keep) -> Result<String, KeepError> {
