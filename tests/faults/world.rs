@@ -304,8 +304,15 @@ impl Life {
     /// Makes a plain file of one that came home, as a drain does.
     pub async fn forget_copy(&self, file: &str) -> Result<(), RecallError> {
         let inode = self.candidate(file).inode;
-        let plain = prestage::forget_copy(&self.tenant, &self.inodes, &inode).await?;
-        Ok(self.tenant.barrier(plain.expect("it had a copy"))?)
+        let plain = loop {
+            match prestage::forget_copy(&self.tenant, &self.inodes, &inode).await {
+                // The recall has answered; it may not have closed the file yet.
+                Err(RecallError::Busy) => tokio::time::sleep(QUIET / 4).await,
+                other => break other?.expect("it had a copy"),
+            }
+        };
+        assert!(!self.tenant.has_record(&plain)?, "{file} is no plain file");
+        Ok(self.tenant.barrier(plain)?)
     }
 
     pub async fn keep(&self, file: &str, choice: Keep) -> Result<String, KeepError> {
