@@ -34,6 +34,8 @@ crash_points! {
     ArchiveAfterVerify = "archive-after-verify",
     /// Archive: some records of the batch are set, no barrier yet.
     ArchiveAfterRecord = "archive-after-record",
+    /// Release: a file has other bytes than its copy, its record is gone, no barrier.
+    ReleaseAfterDisproof = "release-after-disproof",
     /// Release: the work list names the batch, records still say archived.
     ReleaseAfterIntent = "release-after-intent",
     /// Release: records say releasing, no barrier yet.
@@ -94,12 +96,20 @@ crash_points! {
     ChangeAfterRecord = "change-after-record",
     /// Drain: the record of a file that is here is gone, no barrier.
     DrainAfterRecord = "drain-after-record",
+    /// Recovery: a body is proven whole and on disk, its record says recalling.
+    RecoverAfterProof = "recover-after-proof",
     /// Recovery: one file is judged and repaired, the others are not.
     RecoverAfterFile = "recover-after-file",
     /// Recovery: all files are repaired, the work list is still full.
     RecoverBeforeClear = "recover-before-clear",
     /// fsck --repair: one file is repaired, the others are not.
     FsckAfterRepair = "fsck-after-repair",
+    /// fsck --repair: one lost file says released again, the others say lost.
+    FsckAfterFound = "fsck-after-found",
+    /// fsck --repair: one record that names nothing in the store is gone, no barrier.
+    FsckAfterVoid = "fsck-after-void",
+    /// fsck --repair: one mark of a release that was given up is off, others are on.
+    FsckAfterUnmark = "fsck-after-unmark",
     /// fsck --adopt: one stub has a record again, the others have not.
     AdoptAfterFile = "adopt-after-file",
     /// fsck --keep remote: the local bytes are aside, the body is as it was.

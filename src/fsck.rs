@@ -231,6 +231,9 @@ impl<'a> Fsck<'a> {
     fn take_mark_off(&self, inode: &Inode, file: &File) -> io::Result<Finding> {
         let what = "a release that was given up left its mark".to_owned();
         let repaired = self.mode != Mode::Check && unmark(self.tenant, inode, file)?;
+        if repaired {
+            reach(CrashPoint::FsckAfterUnmark);
+        }
         Ok(Finding { trouble: Trouble::InFlight, what, repaired })
     }
 
@@ -286,6 +289,7 @@ impl<'a> Fsck<'a> {
                 if repair {
                     let found = Record { state: State::Released, ..record };
                     self.tenant.set_record(file, inode, &found)?;
+                    reach(CrashPoint::FsckAfterFound);
                 }
                 let what = format!("{} was missing or damaged, and its segment has it", record.at);
                 finding(Trouble::Lost, what, repair)
@@ -294,6 +298,7 @@ impl<'a> Fsck<'a> {
                 if repair {
                     // The bytes are here; a record that names nothing must not release them.
                     self.tenant.drop_record(file, inode)?;
+                    reach(CrashPoint::FsckAfterVoid);
                 }
                 finding(Trouble::VoidRecord, format!("{why}; the bytes are here"), repair)
             }

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 /// The source of mischief.
 pub(crate) struct Dice(StdRng);
@@ -43,6 +45,17 @@ impl Dice {
             _ => bytes[at] ^= 1 << self.0.random_range(0..8),
         }
     }
+}
+
+/// Reads mangled JSON: an error, or a value that is written and read as the same again.
+pub(crate) fn read_json<T: Serialize + DeserializeOwned>(dice: &mut Dice, good: &T) -> Option<T> {
+    let good = serde_json::to_vec(good).unwrap();
+    assert!(serde_json::from_slice::<T>(&good).is_ok(), "what was written is read");
+    let read: T = serde_json::from_slice(&dice.mangled(&good)).ok()?;
+    let written = serde_json::to_value(&read).unwrap();
+    let again: T = serde_json::from_value(written.clone()).unwrap();
+    assert_eq!(serde_json::to_value(&again).unwrap(), written);
+    Some(read)
 }
 
 /// Runs `attempt` with fresh seeds until the time is over.

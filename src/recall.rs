@@ -277,6 +277,8 @@ impl Recall {
         is_reached: impl Fn(&Fill) -> bool,
     ) -> Result<(), RecallError> {
         let mut fill = cold.watch_fill();
+        let ended = fill.wait_for(|fill| !cold.is_cancelled(fill)).await;
+        drop(ended.map_err(|_gone| RecallError::Detaching)?);
         self.start_fill(inode, cold);
         let reached = fill.wait_for(is_reached).await.map_err(|_gone| RecallError::Detaching)?;
         match &*reached {

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use nix::sys::stat::fstat;
 
+use crate::failpoint::{CrashPoint, reach};
 use crate::file_id::{EntryRef, TimeNs};
 use crate::inode::Inode;
 use crate::recall::{RecallError, cut_to_stub, remote_index, restore_mtime};
@@ -127,6 +128,7 @@ fn settle(tenant: &Tenant, inode: &Inode, file: &File, judged: Judged) -> io::Re
             let archived = Record { state: State::Archived, ..record };
             let recorded = restore_mtime(file, record.mtime)
                 .and_then(|()| file.sync_all())
+                .inspect(|()| reach(CrashPoint::RecoverAfterProof))
                 .and_then(|()| tenant.set_record(file, inode, &archived));
             match recorded {
                 Err(error) if is_no_room(&error) => {

@@ -28,6 +28,11 @@ impl<'a> Fields<'a> {
         self.rest
     }
 
+    /// Nothing is left.
+    pub fn end(&self) -> Result<(), Cut> {
+        if self.rest.is_empty() { Ok(()) } else { Err(Cut { field: "end" }) }
+    }
+
     /// The next `length_bytes` bytes.
     pub fn take(&mut self, field: &'static str, length_bytes: usize) -> Result<&'a [u8], Cut> {
         let (head, rest) = self.rest.split_at_checked(length_bytes).ok_or(Cut { field })?;

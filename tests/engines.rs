@@ -11,6 +11,8 @@
 
 #[path = "engines/doctor.rs"]
 mod doctor;
+#[path = "engines/dripping.rs"]
+mod dripping;
 mod harness;
 #[path = "engines/mounting.rs"]
 mod mounting;

@@ -11,6 +11,8 @@ mod matrix;
 mod moving;
 #[path = "faults/neighbours.rs"]
 mod neighbours;
+#[path = "faults/passing.rs"]
+mod passing;
 #[path = "faults/paths.rs"]
 mod paths;
 #[path = "faults/runs.rs"]

@@ -152,13 +152,14 @@ impl Offer {
         bytes
     }
 
-    fn decode(class: Class, ino: Ino, bytes: &[u8]) -> Result<Self, Cut> {
+    pub(super) fn decode(class: Class, ino: Ino, bytes: &[u8]) -> Result<Self, Cut> {
         let mut fields = Fields::new(bytes);
         let (size_bytes, local_bytes) = (fields.u64("size")?, fields.u64("local")?);
         let mtime_seconds = fields.i64("mtime")?;
         let (atime, recalled) = (Second(fields.u32("atime")?), Second(fields.u32("recalled")?));
         let (heat, pin) = (heat_of(&mut fields)?, pin_of(&mut fields)?);
         let dir = Some(fields.u64("directory")?).filter(|dir| *dir != 0).map(Ino);
+        fields.end()?;
         Ok(Self {
             ino,
             class,

@@ -15,7 +15,7 @@ use super::{Catalog, CatalogError, tables};
 use crate::file_id::{FileHandle, Ino, TenantUuid};
 use crate::temperature::Heat;
 use crate::tenant::Pin;
-use crate::wire::Fields;
+use crate::wire::{Cut, Fields};
 
 /// What is known of a tenant as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,8 +37,14 @@ impl Entry {
     fn decode(bytes: &[u8]) -> Result<Self, CatalogError> {
         let mut fields = Fields::new(bytes);
         let number = TenantNumber(fields.u32("number")?);
-        let filled = fields.u8("filled")? != 0;
-        Ok(Self { number, filled, root: Ino(fields.u64("root")?) })
+        let filled = match fields.u8("filled")? {
+            0 => false,
+            1 => true,
+            _ => return Err(Cut { field: "filled" }.into()),
+        };
+        let root = Ino(fields.u64("root")?);
+        fields.end()?;
+        Ok(Self { number, filled, root })
     }
 }
 
@@ -354,5 +360,50 @@ impl Part {
         assert_eq!(kept.collect::<Vec<([u8; 28], u64)>>(), in_segments);
         assert_eq!(self.totals().unwrap(), totals);
         assert_eq!(self.read().unwrap().next_to_list(None).unwrap(), None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::offers::{Class, Offer};
+    use crate::catalog::totals::Totals;
+    use crate::fuzzing;
+    use crate::temperature::Second;
+
+    #[test]
+    fn decoding_entries_offers_and_totals_never_panics() {
+        let entry = Entry { number: TenantNumber(7), filled: true, root: Ino(2) }.encode();
+        let totals = Totals { resident: 1, remote_bytes: u64::MAX, ..Totals::default() }.encode();
+        let offer = Offer {
+            ino: Ino(3),
+            class: Class::Archived,
+            size_bytes: 5_000,
+            local_bytes: 8_192,
+            mtime_seconds: -1,
+            atime: Second(9),
+            recalled: Second(0),
+            heat: Heat::met(Second(4)),
+            pin: Some(Pin::NeverRelease),
+            dir: Some(Ino(2)),
+        }
+        .encode();
+        fuzzing::run(|dice| {
+            let bytes = dice.mangled(&entry);
+            if let Ok(read) = Entry::decode(&bytes) {
+                assert_eq!(read.encode(), bytes);
+            }
+            let bytes = dice.mangled(&totals);
+            if let Ok(read) = Totals::decode(&bytes) {
+                assert_eq!(read.encode(), bytes);
+            }
+            let bytes = dice.mangled(&offer);
+            if let Ok(read) = Offer::decode(Class::Archived, Ino(3), &bytes) {
+                assert_eq!(read.encode(), bytes);
+            }
+            // Of any key the parts that are there.
+            keys::ino_of(&bytes);
+            assert!(keys::name_of(&bytes).len() <= bytes.len());
+        });
     }
 }

@@ -138,9 +138,7 @@ impl Row {
             let entry = fields.u32("entry")?;
             Some((EntryRef { segment, entry }, fields.u64("remote")?))
         };
-        if !fields.rest().is_empty() {
-            return Err(Cut { field: "end" });
-        }
+        fields.end()?;
         let seen = Seen {
             ino,
             handle,

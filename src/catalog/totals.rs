@@ -88,6 +88,7 @@ impl Totals {
         for word in totals.words() {
             *word = fields.u64("total")?;
         }
+        fields.end()?;
         Ok(totals)
     }
 }

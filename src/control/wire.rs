@@ -80,3 +80,63 @@ impl Problem {
         Self { kind, what: what.into(), next_step: next_step.into() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::fuzzing::{self, read_json};
+
+    /// What a daemon reads of a client, and a client of a daemon.
+    #[test]
+    fn decoding_a_message_never_panics() {
+        let path = || WirePath::from(Path::new("/srv/t1/mail"));
+        let (paths, name) = (vec![path()], Some("*.eml".to_owned()));
+        let moves = MoveRequest { verb: Verb::Migrate, paths, recursive: true, name, wait: false };
+        let cancel = CancelRequest { paths: vec![path()], processes: vec![7] };
+        let pin = PinRequest { paths: vec![path()], recursive: false, pinned: true };
+        let find = FindRequest {
+            root: path(),
+            states: vec![FileState::Resident],
+            larger_bytes: Some(1 << 40),
+            older_seconds: Some(60),
+            name: None,
+            walk: true,
+        };
+        let fsck = FsckRequest { path: path(), mode: FsckMode::KeepRemote };
+        let heat = HeatRequest { path: path(), depth: 2, named: 10, files: true };
+        let notes = NotesRequest { notes: Notes::Conflicts, tail: Some(3) };
+        let report = FileReport {
+            path: path(),
+            state: FileState::Resident,
+            flags: HsmFlags::of(FileState::Resident, true),
+            ino: 12,
+            size_bytes: 5_000,
+            local_bytes: 8_192,
+            mtime_ns: -1,
+            remote: None,
+            pinned: true,
+            open_count: 1,
+            heat: None,
+            notes: vec!["a changed stub".to_owned()],
+        };
+        let problem = Problem::new(ProblemKind::Store, "it is away", "wait");
+        let events: [Event<FileReport, FindSummary>; 3] =
+            [Event::Item(report), Event::End(FindSummary::default()), Event::Problem(problem)];
+        let status = Status::default();
+        fuzzing::run(|dice| {
+            read_json(dice, &moves);
+            read_json(dice, &cancel);
+            read_json(dice, &pin);
+            read_json(dice, &find);
+            read_json(dice, &fsck);
+            read_json(dice, &heat);
+            read_json(dice, &notes);
+            read_json(dice, &status);
+            for event in &events {
+                read_json(dice, event);
+            }
+        });
+    }
+}

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::engine::Served;
 use super::failures::Failures;
 use crate::control::wire::{PinReport, PinRequest, Problem};
+use crate::file_id::Ino;
 use crate::tenant::Pin;
 use crate::walk::{Found, walk};
 
@@ -36,7 +37,11 @@ pub(super) async fn run(
                     setting.tenant.set_pin(&file.fd, wanted).map(|()| true)
                 });
                 match changed {
-                    Ok(true) => report.changed += 1,
+                    Ok(true) => {
+                        report.changed += 1;
+                        // Its ctime moved.
+                        setting.inodes.tell_kernel(Ino(file.stat.st_ino));
+                    }
                     Ok(false) => report.already += 1,
                     Err(error) => failures.borrow_mut().note(&setting, &file.path, &error),
                 }

@@ -121,6 +121,25 @@ impl Brake {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fuzzing;
+
+    #[test]
+    fn decoding_a_note_of_it_never_panics_and_never_lets_go() {
+        let alarm = Alarm {
+            files: 101,
+            bytes: 7,
+            window: LIMITS.window,
+            since: 1_700_000_000,
+            unreadable: None,
+        };
+        let text = serde_json::to_vec(&alarm).unwrap();
+        fuzzing::run(|dice| {
+            fuzzing::read_json(dice, &alarm);
+            let note = String::from_utf8(dice.mangled(&text)).map_err(std::io::Error::other);
+            let read = Alarm::of_note(note, &LIMITS);
+            assert!(Brake::new(LIMITS, Some(read), Instant::now()).alarm().is_some());
+        });
+    }
 
     const LIMITS: BrakeLimits =
         BrakeLimits { files: 100, bytes: 1_000, window: Duration::from_secs(100) };

@@ -191,6 +191,17 @@ impl Cold {
         }
     }
 
+    /// Whether a fill only has its end before it: a person cancelled it. Who comes now is not who
+    /// was cancelled.
+    pub fn is_cancelled(&self, fill: &Fill) -> bool {
+        match fill {
+            Fill::Running(stop) | Fill::Held(stop) => {
+                stop.is_cancelled() && !self.unwanted.load(Ordering::Acquire)
+            }
+            Fill::Idle | Fill::Failed(_) | Fill::Done => false,
+        }
+    }
+
     /// Stops the fill because its bytes are not wanted any more: whoever waits for it looks at
     /// the file again.
     pub fn unwant_fill(&self) {

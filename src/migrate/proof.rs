@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::archive::{give_up, open_to_read, take_lease};
 use super::release::{failed, gone};
 use super::{Candidate, Migrator, Outcome, Skip, is_closed, is_free};
+use crate::failpoint::{CrashPoint, reach};
 use crate::file_id::TimeNs;
 use crate::record::Record;
 use crate::recover::hash_while;
@@ -101,6 +102,7 @@ fn compare(
     if content != entry.content {
         // Changed behind our back, times and all: these bytes are the file.
         tenant.drop_record(&**file, inode).map_err(failed)?;
+        reach(CrashPoint::ReleaseAfterDisproof);
         return Err(Skip::Changed.into());
     }
     if let Some(at) = TimeNs::ctime_of(&stat) {

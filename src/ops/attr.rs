@@ -74,7 +74,7 @@ impl Ops {
         });
     }
 
-    fn tidy(&self, inode: Arc<Inode>) {
+    pub(super) fn tidy(&self, inode: Arc<Inode>) {
         let ino = inode.ino;
         drop(inode);
         self.inodes.tidy(ino);

@@ -12,7 +12,7 @@ use nix::unistd::{LinkatFlags, UnlinkatFlags, linkat, symlinkat, unlinkat};
 use super::lookup::Entry;
 use super::{Caller, Errno, Name, Ops};
 use crate::file_id::Ino;
-use crate::inode::Inode;
+use crate::inode::{Inode, Serving};
 use crate::sys;
 use crate::sys::cred::ActingAs;
 
@@ -155,11 +155,13 @@ impl Ops {
         let kind = stat.st_mode & libc::S_IFMT;
         let last_name = kind == libc::S_IFDIR || stat.st_nlink < 2;
         let named = || path_fd_at(dir, name).ok();
+        let known = || self.inodes.get(Ino(stat.st_ino));
+        let is_open = || known().is_some_and(|inode| !matches!(inode.serving(), Serving::Closed));
         match (kind == libc::S_IFREG, last_name) {
-            (true, false) => named().map_or(Leaving::No, Leaving::NamedElsewhere),
-            // An open regular file has a descriptor of its own.
-            (true, true) | (false, false) => Leaving::No,
-            (false, true) => match (self.inodes.get(Ino(stat.st_ino)), named()) {
+            (true, true) if !is_open() => Leaving::No,
+            (true, _) => named().map_or(Leaving::No, Leaving::Staying),
+            (false, false) => Leaving::No,
+            (false, true) => match (known(), named()) {
                 (Some(inode), Some(fd)) if is_inode(&fd, &inode) => Leaving::Unnamed(inode, fd),
                 _ => Leaving::No,
             },
@@ -170,7 +172,7 @@ impl Ops {
     fn left(self: &Arc<Self>, leaving: Leaving) {
         match leaving {
             Leaving::No => {}
-            Leaving::NamedElsewhere(fd) => self.note_change_of(Some(fd)),
+            Leaving::Staying(fd) => self.note_change_of(Some(fd)),
             Leaving::Unnamed(inode, fd) => {
                 inode.hold(fd);
                 let ino = inode.ino;
@@ -192,9 +194,9 @@ impl Ops {
 enum Leaving {
     /// Nothing that needs anything.
     No,
-    /// A regular file that stays under another name, and so shows a new ctime.
-    NamedElsewhere(OwnedFd),
-    /// No regular file, and this is its last name.
+    /// A regular file that stays, under another name or open, and so shows a new ctime.
+    Staying(OwnedFd),
+    /// No regular file, and this is its last name: it has no descriptor of its own.
     Unnamed(Arc<Inode>, OwnedFd),
 }
 

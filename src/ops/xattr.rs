@@ -2,12 +2,15 @@
 //! coldfs answers without storing it.
 
 use std::ffi::CStr;
+use std::io;
 use std::sync::Arc;
+
+use nix::sys::stat::fstat;
 
 use super::virtual_xattr::RULE;
 use super::{Answer, Errno, Ops};
-use crate::file_id::Ino;
-use crate::inode::Inode;
+use crate::file_id::{Ino, TimeNs};
+use crate::inode::{Inode, PathFd};
 use crate::sys;
 
 /// Attributes that are coldfs's own: never shown, never set by an application.
@@ -60,27 +63,41 @@ impl Ops {
         value: &[u8],
         flags: i32,
     ) -> Result<(), Errno> {
-        let inode = self.inode(ino)?;
-        if is_private(name.to_bytes()) {
-            return Err(Errno(libc::EPERM));
-        }
-        let fd = self.inodes.path_fd(&inode)?;
-        sys::xattr::set(&fd, name, value, flags)?;
-        drop(fd);
-        self.note_change(inode);
-        Ok(())
+        self.change_xattr(ino, name, |fd| sys::xattr::set(fd, name, value, flags))
     }
 
     /// Removes an attribute.
     pub fn removexattr(self: &Arc<Self>, ino: Ino, name: &CStr) -> Result<(), Errno> {
+        self.change_xattr(ino, name, |fd| sys::xattr::remove(fd, name))
+    }
+
+    fn change_xattr(
+        self: &Arc<Self>,
+        ino: Ino,
+        name: &CStr,
+        change: impl FnOnce(&PathFd<'_>) -> io::Result<()>,
+    ) -> Result<(), Errno> {
         let inode = self.inode(ino)?;
         if is_private(name.to_bytes()) {
             return Err(Errno(libc::EPERM));
         }
         let fd = self.inodes.path_fd(&inode)?;
-        sys::xattr::remove(&fd, name)?;
+        let look = || {
+            let value = sys::xattr::value(&fd, name).ok().flatten();
+            fstat(&fd).map(|stat| (TimeNs::ctime_of(&stat), stat.st_mode, value))
+        };
+        let before = look()?;
+        change(&fd)?;
+        let after = look()?;
         drop(fd);
-        self.note_change(inode);
+        // To remove an ACL that is not there, or to set what is there, may change nothing below:
+        // then it must not look like a change here. By the ctime alone it could not be told from
+        // one within a tick of the last.
+        if after != before {
+            self.note_change(inode);
+        } else {
+            self.tidy(inode);
+        }
         Ok(())
     }
 }

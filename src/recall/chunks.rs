@@ -110,7 +110,13 @@ impl Chunks {
         let left = ends.saturating_duration_since(Instant::now());
         match self.fetch_alone(place, number, left) {
             Ok(chunk) => Ok(chunk),
-            Err(flight) => flight.await,
+            // What was left is not what a reader waited.
+            Err(flight) => flight.await.map_err(|error| match error {
+                RecallError::Deadline { at, deadline: _, last } => {
+                    RecallError::Deadline { at, deadline, last }
+                }
+                error => error,
+            }),
         }
     }
 

@@ -149,6 +149,21 @@ pub(super) fn seconds_now() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fuzzing;
+
+    #[test]
+    fn decoding_a_note_never_panics() {
+        let good = Conflict { remote: Some("0/1".into()), remote_bytes: Some(9), ..conflict() };
+        let line = serde_json::to_vec(&good).unwrap();
+        fuzzing::run(|dice| {
+            fuzzing::read_json(dice, &good);
+            let text = dice.mangled(&line);
+            let text = String::from_utf8_lossy(&text);
+            // What is no note of ours is shown as it is.
+            let read = Conflict::parse(&text);
+            assert!(read.what == text || serde_json::from_str::<Conflict>(&text).is_ok());
+        });
+    }
 
     fn conflict() -> Conflict {
         Conflict { time: 5, ino: 7, what: "a changed stub".into(), ..Conflict::default() }

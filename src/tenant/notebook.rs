@@ -96,7 +96,7 @@ impl Notebook {
                 && let Some(older) = open_half(tenant, &self.older())?
             {
                 let older = half(older)?;
-                let lines_before = older.fallen_out + older.lines.len() as u64;
+                let lines_before = older.fallen_out.saturating_add(older.lines.len() as u64);
                 let first = serde_json::to_string(&Before { lines_before })? + "\n";
                 file.write_all(first.as_bytes())?;
                 written = first.len() as u64;
@@ -122,9 +122,13 @@ fn open_half(tenant: &Tenant, name: &str) -> io::Result<Option<File>> {
 fn half(file: File) -> io::Result<Lines> {
     let mut text = Vec::new();
     file.take(2 * HALF_BYTES).read_to_end(&mut text)?;
-    let mut lines: Vec<_> = String::from_utf8_lossy(&text).lines().map(str::to_owned).collect();
+    Ok(decode(&text))
+}
+
+fn decode(half: &[u8]) -> Lines {
+    let mut lines: Vec<_> = String::from_utf8_lossy(half).lines().map(str::to_owned).collect();
     let fallen_out = Before::take(&mut lines);
-    Ok(Lines { lines, fallen_out })
+    Lines { lines, fallen_out }
 }
 
 #[cfg(test)]
@@ -133,8 +137,21 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::fuzzing;
     use crate::store::memory::MemoryStore;
     use crate::tenant::Home;
+
+    #[test]
+    fn decoding_a_half_never_panics() {
+        let good = b"{\"lines_before\":7}\n{\"path\":\"a\"}\nplain\n";
+        assert_eq!((decode(good).fallen_out, decode(good).lines.len()), (7, 2));
+        fuzzing::run(|dice| {
+            let bytes = dice.mangled(good);
+            let read = decode(&bytes);
+            let all = bytes.split(|byte| *byte == b'\n').count();
+            assert!(read.lines.len() + usize::from(read.fallen_out > 0) <= all);
+        });
+    }
 
     #[test]
     fn lines_that_fall_out_are_counted_over_every_turn_and_start() {

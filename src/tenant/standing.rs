@@ -163,8 +163,22 @@ fn host() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fuzzing;
     use crate::store::memory::MemoryStore;
     use crate::tenant::Unknown;
+
+    #[test]
+    fn decoding_terms_never_panics() {
+        let known = Known { held: Some(term(3, "a", "here")), begun: None };
+        let good = Terms::from([("disk:/store".to_owned(), known)]);
+        fuzzing::run(|dice| {
+            if let Some(terms) = fuzzing::read_json(dice, &good) {
+                for known in terms.values() {
+                    judge(known.held.as_ref(), known, "here");
+                }
+            }
+        });
+    }
 
     fn term(epoch: u64, token: &str, place: &str) -> Term {
         Term { epoch, token: token.into(), place: place.into() }

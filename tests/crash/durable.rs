@@ -8,11 +8,13 @@ use std::process::Command;
 use super::harness::mount::Mount;
 use super::harness::site::Site;
 use super::harness::volume::{Cut, FsKind};
-use super::harness::{can_loop, can_mount, must, pattern, raw, say};
+use super::harness::{Subject, can_loop, can_mount, must, pattern, raw, say};
 
 const IMAGE_MIB: u64 = 512;
 const FILE_BYTES: usize = 1 << 20;
 const AT: u64 = 8_192;
+/// What is spliced in, and a quarter of what a pipe holds.
+const HELD_BYTES: usize = 8_192;
 
 /// How an application makes an overwrite durable. Passthrough tells the daemon of the first
 /// two only.
@@ -144,6 +146,53 @@ fn outcome(site: &Site, name: &str, bytes: &[u8]) -> Result<(), String> {
     check("after a migration")?;
     mount.detach();
     Ok(())
+}
+
+/// Whoever holds pages in a pipe has no file open: a move may begin.
+#[test]
+fn spliced_pages_and_a_power_cut_after_a_move_bring_no_other_version() {
+    if !can_mount() || !can_loop() {
+        return;
+    }
+    let cuts = [(FsKind::Ext4, Cut::Shutdown), (FsKind::Xfs, Cut::ImageCopy)];
+    for (kind, cut) in cuts {
+        for holds in [true, false] {
+            say(&format!("{kind:?} {cut:?}, a pipe holds pages: {holds}"));
+            let mut site = Site::on(kind, IMAGE_MIB);
+            let mut bytes = pattern::bytes(1, FILE_BYTES);
+            std::fs::write(site.data.join("file"), &bytes).unwrap();
+            raw::set_mtime(&site.data.join("file"), 1_600_000_000_000_000_000).unwrap();
+            prepare(&site, "archive");
+
+            let mount = site.mount();
+            let path = site.mnt.join("file");
+            let file = raw::open(&path, libc::O_RDWR, 0).unwrap();
+            let held = raw::HeldPages::splice(&file, 0, 4 * HELD_BYTES).unwrap();
+            let new = pattern::bytes(4, HELD_BYTES);
+            raw::splice_into(&file, &new, HELD_BYTES as u64).unwrap();
+            bytes[HELD_BYTES..][..HELD_BYTES].copy_from_slice(&new);
+            file.sync_all().unwrap();
+            drop(file);
+            let held = if holds {
+                Some(held)
+            } else {
+                drop(held);
+                None
+            };
+            // As far as it comes: a file whose pages somebody holds stays.
+            mount.coldfs(["migrate".as_ref(), "--wait".as_ref(), path.as_os_str()]);
+            assert!(holds || !Subject::from_env().is_coldfs() || mount.state(&path) == "released");
+            site.volume().cut(cut);
+            mount.kill();
+            if let Some(held) = held {
+                // The pages themselves: what the splice brought is in them.
+                assert!(held.read().unwrap() == bytes[..4 * HELD_BYTES], "what the pipe holds");
+            }
+            site.volume().restore();
+            outcome(&site, "file", &bytes)
+                .unwrap_or_else(|what| panic!("{kind:?} {cut:?}: {what}"));
+        }
+    }
 }
 
 #[test]

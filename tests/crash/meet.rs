@@ -1,7 +1,7 @@
 //! What makes a daemon meet a crash point.
 
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use coldfs::failpoint::CrashPoint;
 
@@ -46,6 +46,16 @@ pub enum Meet {
     RecoverRelease,
     /// Starting after a death in the middle of a recall.
     RecoverRecall,
+    /// `release -r` of an archived tree in which files were edited while detached, with their times.
+    ReleaseEdited,
+    /// Starting after a death when a recalled file was whole.
+    RecoverWhole,
+    /// `fsck --repair` of files that were lost, whose segments are back.
+    Found,
+    /// `fsck --repair` of archived files whose segments are gone.
+    Void,
+    /// `fsck --repair` after a death in the middle of a release whose work list was lost.
+    Unmark,
     /// `fsck --adopt` where stubs were copied while detached.
     Adopt,
     /// `fsck --repair` after a death in the middle of a recall whose work list was lost, where
@@ -63,6 +73,7 @@ pub fn work(point: CrashPoint) -> &'static [Meet] {
     use CrashPoint::*;
     match point {
         ArchiveBeforeUpload | ArchiveAfterVerify | ArchiveAfterRecord => &[Meet::Archive],
+        ReleaseAfterDisproof => &[Meet::ReleaseEdited],
         ReleaseAfterIntent | ReleaseAfterRecord | ReleaseAfterBarrier | ReleaseAfterStub
         | ReleaseAfterSync | ReleaseAfterCut | ReleaseAfterTimes | ReleaseAfterReleased
         | ReleaseBeforeClear => &[Meet::Migrate, Meet::Release],
@@ -82,7 +93,11 @@ pub fn work(point: CrashPoint) -> &'static [Meet] {
         ChangeAfterRecord => &[Meet::TimeNoRecordHolds],
         DrainAfterRecord => &[Meet::Drain],
         RecoverAfterFile | RecoverBeforeClear => &[Meet::RecoverRelease, Meet::RecoverRecall],
+        RecoverAfterProof => &[Meet::RecoverWhole],
         FsckAfterRepair => &[Meet::Repair],
+        FsckAfterFound => &[Meet::Found],
+        FsckAfterVoid => &[Meet::Void],
+        FsckAfterUnmark => &[Meet::Unmark],
         AdoptAfterFile => &[Meet::Adopt],
         KeepAfterAside | KeepAfterStub => &[Meet::KeepRemote],
         KeepAfterMark => &[Meet::KeepLocal],
@@ -98,7 +113,7 @@ const CHANGE_BYTES: usize = 4_096;
 /// Where [`Meet::Truncate`] cuts.
 const CUT_AT: u64 = (1 << 20) + 3;
 const CANCEL_ROUNDS: u64 = 20;
-/// Files that only [`Meet::Repair`] has.
+/// Files that only [`Meet::Repair`] and [`Meet::ReleaseEdited`] have.
 const EDITED: [&str; 3] = ["edited-0", "edited-1", "edited-2"];
 const EDITED_BYTES: usize = 20_000;
 /// Files that only [`Meet::KeepRemote`] and [`Meet::KeepLocal`] have: one is appended to, one is
@@ -138,6 +153,47 @@ impl Meet {
             Meet::RecoverRecall => {
                 with_mount(site, "migrate");
                 die_first(site, CrashPoint::RecallAfterChunk, |mount| verb(mount, site, "recall"));
+            }
+            Meet::RecoverWhole => {
+                with_mount(site, "migrate");
+                die_first(site, CrashPoint::RecallAfterSync, |mount| verb(mount, site, "recall"));
+            }
+            Meet::ReleaseEdited => {
+                let original = pattern::bytes(302, EDITED_BYTES);
+                EDITED
+                    .iter()
+                    .for_each(|name| std::fs::write(site.data.join(name), &original).unwrap());
+                with_mount(site, "archive");
+                for name in EDITED {
+                    let file = raw::open(&site.data.join(name), libc::O_RDWR, 0).unwrap();
+                    let modified = file.metadata().unwrap().modified().unwrap();
+                    file.write_all_at(b"edited", 9_000).unwrap();
+                    file.set_modified(modified).unwrap();
+                    zoo.only(name, std::fs::read(site.data.join(name)).unwrap());
+                }
+            }
+            Meet::Found => {
+                with_mount(site, "migrate");
+                let segments = take_segments(&site.store);
+                let mount = site.mount();
+                for path in zoo.versions.keys() {
+                    drop(std::fs::read(site.mnt.join(path)));
+                }
+                assert_eq!(mount.state(&site.mnt.join(BIG)), "lost");
+                mount.detach();
+                for (path, bytes) in segments {
+                    std::fs::write(path, bytes).unwrap();
+                }
+            }
+            Meet::Void => {
+                with_mount(site, "archive");
+                take_segments(&site.store);
+            }
+            Meet::Unmark => {
+                with_mount(site, "archive");
+                let point = CrashPoint::ReleaseAfterBarrier;
+                die_first(site, point, |mount| verb(mount, site, "release"));
+                std::fs::remove_file(site.data.join(WORK_LIST)).unwrap();
             }
             Meet::Adopt => {
                 with_mount(site, "migrate");
@@ -191,7 +247,7 @@ impl Meet {
 
     /// Whether the point is met while the daemon starts.
     pub fn at_start(self) -> bool {
-        matches!(self, Meet::RecoverRelease | Meet::RecoverRecall)
+        matches!(self, Meet::RecoverRelease | Meet::RecoverRecall | Meet::RecoverWhole)
     }
 
     /// What meets the point. The daemon dies on the way, so errors are expected; versions
@@ -201,7 +257,7 @@ impl Meet {
         match self {
             Meet::Archive => verb(mount, site, "archive"),
             Meet::Migrate => verb(mount, site, "migrate"),
-            Meet::Release => verb(mount, site, "release"),
+            Meet::Release | Meet::ReleaseEdited => verb(mount, site, "release"),
             Meet::Recall => verb(mount, site, "recall"),
             Meet::Read => {
                 for path in zoo.versions.keys() {
@@ -248,9 +304,9 @@ impl Meet {
                     zoo.only(BIG, zoo.latest(BIG));
                 }
             }
-            Meet::RecoverRelease | Meet::RecoverRecall => {}
+            Meet::RecoverRelease | Meet::RecoverRecall | Meet::RecoverWhole => {}
             Meet::Adopt => fsck(mount, site, "--adopt"),
-            Meet::Repair => fsck(mount, site, "--repair"),
+            Meet::Repair | Meet::Found | Meet::Void | Meet::Unmark => fsck(mount, site, "--repair"),
             Meet::KeepRemote => keep(mount, site, "remote"),
             Meet::KeepLocal => keep(mount, site, "local"),
         }
@@ -260,12 +316,29 @@ impl Meet {
     pub fn mend(self, mount: &Mount, site: &Site) {
         match self {
             Meet::Adopt => fsck(mount, site, "--adopt"),
-            Meet::Repair => fsck(mount, site, "--repair"),
+            Meet::Repair | Meet::Found | Meet::Void | Meet::Unmark => {
+                fsck(mount, site, "--repair");
+            }
             Meet::KeepRemote => choose(mount, site, "remote"),
             Meet::KeepLocal => choose(mount, site, "local"),
             _ => {}
         }
     }
+}
+
+/// Takes all segments out of a `disk:` store: what they were.
+fn take_segments(store: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut segments = Vec::new();
+    for entry in std::fs::read_dir(store).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            segments.extend(take_segments(&path));
+        } else if path.to_str().is_some_and(|path| path.contains("/seg/")) {
+            segments.push((path.clone(), std::fs::read(&path).unwrap()));
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+    segments
 }
 
 fn fsck(mount: &Mount, site: &Site, mode: &str) {

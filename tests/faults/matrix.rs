@@ -111,11 +111,9 @@ async fn attempt(
     let segments = world.segments();
     world.store.script(rule);
     world.store.take_seen();
-    let end = tokio::time::timeout(
-        LIMIT,
-        path.run(&mut world, matches!(fault, Fault::Hang).then_some(number)),
-    )
-    .await;
+    let end =
+        tokio::time::timeout(LIMIT, path.run(&mut world, path.tires_of(&fault).then_some(number)))
+            .await;
     let end = end.unwrap_or_else(|_hangs| panic!("{what}: hangs"));
     let seen = world.store.take_seen();
     if seen.get(number) != Some(&call) {
@@ -149,7 +147,8 @@ fn judge(path: Path, effect: Effect, fault: &Fault, forever: bool, end: &End, wh
         }
         // A release asks for its index for a minute before it says that the store is away.
         (Effect::Silence, End::Cancelled) if path != Path::Claim => {}
-        (_, End::Cancelled) => assert!(matches!(fault, Fault::Hang), "{what}: slow"),
+        (_, End::Cancelled) => assert!(path.tires_of(fault), "{what}: slow"),
+        (_, End::Left) => {}
         (effect, End::Said(cause, next)) => {
             assert!(!next.is_empty(), "{what}: no next step");
             // The object, and what happened to it.
@@ -200,6 +199,16 @@ async fn keeps(path: Path, world: &mut World, end: &End, gone: bool, what: &str)
 }
 
 impl Path {
+    /// Whether a person gives it up: a call that never ends, and what asks a store that is away for
+    /// minutes, file by file.
+    fn tires_of(self, fault: &Fault) -> bool {
+        match fault {
+            Fault::Hang => true,
+            Fault::Unavailable | Fault::DoneButFails | Fault::OkButNotDone => self == Path::Passes,
+            _ => false,
+        }
+    }
+
     /// Whether a store that goes wrong for good must end it in an error.
     fn must_notice(self, fault: &Fault) -> bool {
         match self {
@@ -210,6 +219,7 @@ impl Path {
             // Only the index of what is read is needed, and this bit may be another's.
             Path::Release
             | Path::Migrate
+            | Path::Passes
             | Path::FsckCheck
             | Path::FsckRepair
             | Path::FsckAdopt => !matches!(fault, Fault::FlipBit(_)),
@@ -265,6 +275,11 @@ fn archive_and_release_survive_every_fault_of_every_call() {
 }
 
 #[test]
+fn what_a_policy_moves_survives_every_fault_of_every_call() {
+    matrix(&[Path::Passes]);
+}
+
+#[test]
 fn a_large_archive_survives_every_fault_of_every_call() {
     matrix(&[Path::ArchiveLarge]);
 }
@@ -275,8 +290,13 @@ fn recalls_reads_and_writes_survive_every_fault_of_every_call() {
 }
 
 #[test]
+fn moves_of_many_files_survive_every_fault_of_every_call() {
+    matrix(&[Path::RecallMany, Path::Drain]);
+}
+
+#[test]
 fn fsck_and_recovery_survive_every_fault_of_every_call() {
-    matrix(&[Path::FsckCheck, Path::FsckRepair, Path::FsckAdopt, Path::Start]);
+    matrix(&[Path::FsckCheck, Path::FsckRepair, Path::FsckAdopt, Path::KeepRemote, Path::Start]);
 }
 
 #[test]

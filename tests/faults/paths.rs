@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, SystemTime};
 
-use coldfs::fsck::{Mode, Trouble};
+use coldfs::fsck::{Keep, Mode, Trouble};
 use coldfs::migrate::{MigrateError, Outcome, Skip};
+use coldfs::recall::RecallError;
 use coldfs::tier::State;
 use tokio_util::sync::CancellationToken;
 
-use super::world::{DEADLINE, RANGE_BYTES, World, content};
+use super::passing::passes;
+use super::world::{DEADLINE, Life, RANGE_BYTES, World, content};
 
 /// How a path ended, as whoever asked for it sees it.
 #[derive(Debug)]
@@ -19,6 +21,8 @@ pub enum End {
     Errno(i32),
     /// A command failed: the cause and the next step that are printed.
     Said(String, String),
+    /// Nobody waits for it: it is left for later.
+    Left,
     /// It was cancelled because it took too long for this test's patience.
     Cancelled,
 }
@@ -32,7 +36,10 @@ pub enum Path {
     ArchiveLarge,
     Release,
     Migrate,
+    Passes,
     RecallWhole,
+    RecallMany,
+    Drain,
     ReadInOpen,
     ReadByRange,
     Write,
@@ -40,6 +47,7 @@ pub enum Path {
     FsckCheck,
     FsckRepair,
     FsckAdopt,
+    KeepRemote,
     Start,
     Claim,
 }
@@ -51,6 +59,7 @@ impl Path {
             Path::ReadByRange => &["range"],
             Path::FsckAdopt => &["a", "b", "copy"],
             Path::Start => &["torn", "hash", "sure"],
+            Path::RecallMany | Path::Drain => &["a", "b", "range"],
             _ => &["a", "b"],
         }
     }
@@ -59,7 +68,12 @@ impl Path {
     pub fn starts_cold(self) -> bool {
         !matches!(
             self,
-            Path::Archive | Path::ArchiveLarge | Path::Release | Path::Migrate | Path::Claim
+            Path::Archive
+                | Path::ArchiveLarge
+                | Path::Release
+                | Path::Migrate
+                | Path::Passes
+                | Path::Claim
         )
     }
 
@@ -81,7 +95,9 @@ impl Path {
         }
         let names: Vec<&str> = self.files().iter().copied().filter(|f| *f != "copy").collect();
         match self {
-            Path::Archive | Path::ArchiveLarge | Path::Migrate | Path::Claim => return world,
+            Path::Archive | Path::ArchiveLarge | Path::Migrate | Path::Passes | Path::Claim => {
+                return world;
+            }
             _ => all_done(&world.life().archive(&names, &cancel).await),
         }
         match self {
@@ -109,6 +125,11 @@ impl Path {
                     world.life().leave_behind(file);
                 }
             }
+            Path::KeepRemote => {
+                all_done(&world.life().release(&names, &cancel).await);
+                world.stop().await;
+                std::fs::write(world.path("a"), meddled()).unwrap();
+            }
             _ => all_done(&world.life().release(&names, &cancel).await),
         }
         world.restart_unless_start(self).await;
@@ -117,10 +138,12 @@ impl Path {
 
     /// What the files hold before the path.
     pub fn before(self) -> Expected {
-        self.files()
-            .iter()
-            .map(|file| (*file, content(if *file == "copy" { "a" } else { file })))
-            .collect()
+        let bytes = |file: &str| match (self, file) {
+            (Path::KeepRemote, "a") => meddled(),
+            (_, "copy") => content("a"),
+            _ => content(file),
+        };
+        self.files().iter().map(|file| (*file, bytes(file))).collect()
     }
 
     /// What they hold once it is done.
@@ -131,6 +154,7 @@ impl Path {
                 expected.get_mut("a").unwrap()[10_000..10_005].copy_from_slice(b"wrote");
             }
             Path::Truncate => expected.get_mut("a").unwrap().truncate(9_000),
+            Path::KeepRemote => drop(expected.insert("a", content("a"))),
             _ => {}
         }
         expected
@@ -171,10 +195,27 @@ impl Path {
                 End::Done => of_outcomes(life.release(&["a", "b"], cancel).await),
                 other => other,
             },
-            Path::RecallWhole => match life.recall("a").await {
-                Ok(()) => End::Done,
-                Err(error) => End::Said(error.to_string(), error.next_step().to_owned()),
-            },
+            Path::Passes => {
+                let all_cold = || ["a", "b"].iter().all(|file| world.is_stub(file));
+                let last = passes(life, world.catalog(), cancel, all_cold).await;
+                match (all_cold(), cancel.is_cancelled()) {
+                    (true, _) => End::Done,
+                    (false, true) => End::Cancelled,
+                    (false, false) => {
+                        assert!(last.failed > 0 || last.cut_short.is_some(), "{last:?}");
+                        End::Left
+                    }
+                }
+            }
+            Path::RecallWhole => of_recall(life.recall("a").await),
+            Path::RecallMany => of_recall(recall_all(life, self.files()).await),
+            Path::Drain => {
+                let recalled = recall_all(life, self.files()).await;
+                for file in self.files().iter().filter(|_| recalled.is_ok()) {
+                    life.forget_copy(file).await.unwrap();
+                }
+                of_recall(recalled)
+            }
             Path::ReadInOpen => of_read(life.read_all("a").await, &content("a")),
             Path::ReadByRange => {
                 let whole = content("range");
@@ -190,6 +231,10 @@ impl Path {
             Path::FsckCheck => fsck(world, Mode::Check).await,
             Path::FsckRepair => fsck(world, Mode::Repair).await,
             Path::FsckAdopt => fsck(world, Mode::Adopt).await,
+            Path::KeepRemote => match life.keep("a", Keep::Remote).await {
+                Ok(_kept) => End::Done,
+                Err(error) => End::Said(error.to_string(), error.next_step().to_owned()),
+            },
             Path::Claim => {
                 let claimed = tokio::time::timeout(2 * DEADLINE, life.claim()).await;
                 match claimed {
@@ -210,6 +255,23 @@ impl World {
             Path::Start => self.stop().await,
             _ => self.restart().await,
         }
+    }
+}
+
+/// What somebody put in the place of a stub.
+fn meddled() -> Vec<u8> {
+    content("meddled")[..10_000].to_vec()
+}
+
+async fn recall_all(life: &Life, files: &[&str]) -> Result<(), RecallError> {
+    let all = futures::future::join_all(files.iter().map(|file| life.recall(file))).await;
+    all.into_iter().collect()
+}
+
+fn of_recall(recalled: Result<(), RecallError>) -> End {
+    match recalled {
+        Ok(()) => End::Done,
+        Err(error) => End::Said(error.to_string(), error.next_step().to_owned()),
     }
 }
 

@@ -5,10 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use coldfs::migrate::{Outcome, Skip};
+use coldfs::recall::RecallError;
+use coldfs::store::call::Call;
+use coldfs::store::faulty::{Fault, Rule};
 use tokio_util::sync::CancellationToken;
 
 use super::paths::Path;
-use super::world::{content, run};
+use super::world::{content, run, until};
 
 /// Lives that end while a recall fills the file.
 const LIVES: u32 = 250;
@@ -44,6 +47,26 @@ fn a_recall_that_is_stopped_leaves_a_stub_and_nothing_that_still_writes() {
         assert!(stopped > LIVES / 10, "hardly any was stopped: no test");
     });
     drop(busy);
+}
+
+#[test]
+fn whoever_comes_while_a_cancelled_recall_ends_is_not_cancelled() {
+    run(async {
+        for file in ["a", "range"] {
+            let path = if file == "a" { Path::RecallWhole } else { Path::ReadByRange };
+            let world = path.prepare().await;
+            world.store.script(Rule::new(Call::Get, Fault::Delay(Duration::from_millis(50))));
+            let life = world.life();
+            let comes = async {
+                until("a recall is under way", || life.cancel(file)).await;
+                life.recall(file).await
+            };
+            let (cancelled, came) = futures::join!(life.recall(file), comes);
+            assert!(matches!(cancelled, Err(RecallError::Cancelled)), "{file}: {cancelled:?}");
+            assert!(came.is_ok(), "{file}: {came:?}");
+            assert_eq!(life.read_all(file).await.as_ref(), Ok(&content(file)));
+        }
+    });
 }
 
 #[test]

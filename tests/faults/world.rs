@@ -11,7 +11,7 @@ use std::time::Duration;
 use coldfs::catalog::Keeper;
 use coldfs::failpoint::QUIET_MS;
 use coldfs::file_id::Ino;
-use coldfs::fsck::{Finding, Fsck, Mode};
+use coldfs::fsck::{self, Finding, Fsck, Keep, KeepError, Mode};
 use coldfs::guard::{Guard, Rules};
 use coldfs::inode::{Backing, Inodes, Serving};
 use coldfs::intents::{Intent, Subject};
@@ -77,9 +77,9 @@ impl RegisterBacking for NoDoor {
 /// One run of the daemon.
 pub struct Life {
     pub tenant: Arc<Tenant>,
-    inodes: Arc<Inodes>,
-    recall: Arc<Recall>,
-    migrator: Arc<Migrator>,
+    pub inodes: Arc<Inodes>,
+    pub recall: Arc<Recall>,
+    pub migrator: Arc<Migrator>,
     ops: Arc<Ops>,
 }
 
@@ -170,6 +170,15 @@ impl World {
 
     pub fn path(&self, file: &str) -> PathBuf {
         self.dir.path().join("data").join(file)
+    }
+
+    /// Where a catalog of this world is kept.
+    pub fn catalog(&self) -> PathBuf {
+        self.dir.path().join("catalog")
+    }
+
+    pub fn is_stub(&self, file: &str) -> bool {
+        std::fs::metadata(self.path(file)).unwrap().len() == 4_096
     }
 
     pub fn write(&self, file: &str) {
@@ -290,6 +299,33 @@ impl Life {
     pub async fn recall(&self, file: &str) -> Result<(), RecallError> {
         let inode = self.candidate(file).inode;
         prestage::recall_file(&self.tenant, &self.inodes, &self.recall, &inode).await.map(drop)
+    }
+
+    /// Makes a plain file of one that came home, as a drain does.
+    pub async fn forget_copy(&self, file: &str) -> Result<(), RecallError> {
+        let inode = self.candidate(file).inode;
+        let plain = loop {
+            match prestage::forget_copy(&self.tenant, &self.inodes, &inode).await {
+                // The recall has answered; it may not have closed the file yet.
+                Err(RecallError::Busy) => tokio::time::sleep(QUIET / 4).await,
+                other => break other?.expect("it had a copy"),
+            }
+        };
+        assert!(!self.tenant.has_record(&plain)?, "{file} is no plain file");
+        Ok(self.tenant.barrier(plain)?)
+    }
+
+    pub async fn keep(&self, file: &str, choice: Keep) -> Result<String, KeepError> {
+        let inode = self.candidate(file).inode;
+        fsck::keep(&self.tenant, &self.inodes, &inode, choice, DEADLINE).await
+    }
+
+    /// Cancels the recall of a file; false: none is under way.
+    pub fn cancel(&self, file: &str) -> bool {
+        match self.candidate(file).inode.serving() {
+            Serving::Cold(cold) if !cold.is_idle() => cold.cancel(),
+            _ => false,
+        }
     }
 
     pub async fn fsck(&self, file: &str, mode: Mode) -> io::Result<Option<Finding>> {

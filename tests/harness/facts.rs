@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirEntryExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use super::raw;
+use super::raw::{self, At};
 
 /// How much is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,10 +46,24 @@ pub struct Fact {
 impl Fact {
     /// Looks at one path, links not followed.
     pub fn of(path: &Path, depth: Depth) -> io::Result<Self> {
-        let meta = std::fs::symlink_metadata(path)?;
+        let mut fact = Self::seen(At::Path(path))?;
+        if fact.kind == "symlink" {
+            fact.target = Some(std::fs::read_link(path)?);
+        }
+        if fact.kind == "file" && depth != Depth::Stat {
+            fact.data_map = Some(data_map(path)?);
+            if depth == Depth::Content {
+                fact.hash = Some(hash(path)?);
+            }
+        }
+        Ok(fact)
+    }
+
+    /// What can be seen of a path or an open file without opening it.
+    pub fn seen(at: At<'_>) -> io::Result<Self> {
+        let meta = at.metadata()?;
         let kind = kind(meta.file_type());
-        let regular = meta.is_file();
-        let mut fact = Self {
+        Ok(Self {
             kind,
             ino: meta.ino(),
             mode: meta.mode() & 0o7777,
@@ -61,18 +75,11 @@ impl Fact {
             mtime_ns: i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec()),
             ctime_ns: i128::from(meta.ctime()) * 1_000_000_000 + i128::from(meta.ctime_nsec()),
             rdev: meta.rdev(),
-            target: meta.is_symlink().then(|| std::fs::read_link(path)).transpose()?,
-            xattrs: xattrs(path)?,
+            target: None,
+            xattrs: xattrs(at)?,
             data_map: None,
             hash: None,
-        };
-        if regular && depth != Depth::Stat {
-            fact.data_map = Some(data_map(path)?);
-            if depth == Depth::Content {
-                fact.hash = Some(hash(path)?);
-            }
-        }
-        Ok(fact)
+        })
     }
 
     /// What differs, a line each. Times and inode numbers only where `strict`: two
@@ -170,13 +177,13 @@ fn kind(kind: std::fs::FileType) -> &'static str {
     }
 }
 
-fn xattrs(path: &Path) -> io::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
-    let mut names: BTreeSet<Vec<u8>> = raw::list_xattr(path)?.into_iter().collect();
+fn xattrs(at: At<'_>) -> io::Result<BTreeMap<Vec<u8>, Vec<u8>>> {
+    let mut names: BTreeSet<Vec<u8>> = raw::list_xattr(at)?.into_iter().collect();
     names.insert(b"system.posix_acl_access".to_vec());
     names.insert(b"system.posix_acl_default".to_vec());
     let mut found = BTreeMap::new();
     for name in names {
-        if let Some(value) = raw::get_xattr(path, &name)? {
+        if let Some(value) = raw::get_xattr(at, &name)? {
             found.insert(name, value);
         }
     }

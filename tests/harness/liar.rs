@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
 use aws_smithy_types::base64;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use coldfs::store::disk::DiskStore;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
@@ -201,11 +201,14 @@ async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<Body>, std::io::Error> {
     let (mut parts, body) = request.into_parts();
-    let Ok(body) = body.collect().await else { return Err(std::io::Error::other("gone")) };
-    let mut body = body.to_bytes();
     let asked = Asked::of(&parts);
     shared.seen.lock().unwrap().push(asked.clone());
     let lie = shared.next(&asked);
+    let taken = match lie {
+        Some(Lie::Drips(bytes, apart)) => sip(body, bytes, apart).await,
+        _ => body.collect().await.ok().map(|body| body.to_bytes()),
+    };
+    let Some(mut body) = taken else { return Err(std::io::Error::other("gone")) };
     if matches!(asked.op, Op::Put | Op::Delete | Op::Complete) && shared.is_stale() {
         let before = stored(&shared, &asked.key).await;
         shared.before.lock().unwrap().insert(asked.key.clone(), before);
@@ -274,6 +277,7 @@ async fn answer(
             body = error_text(code).into();
         }
         Some(Lie::Half) => return Ok(half(&line, status, headers, body)),
+        Some(Lie::Drips(bytes, apart)) => return Ok(drip(bytes, apart, status, headers, body)),
         Some(Lie::Backwards) => body = edit_listing(&body, |found| found.reverse()),
         Some(Lie::Drops(part)) => {
             body = edit_listing(&body, |found| found.retain(|entry| !entry.contains(part)));
@@ -319,6 +323,42 @@ fn error(answer: &Answer, op: Op) -> Response<Body> {
     let has_body = !matches!(op, Op::Head | Op::HeadBucket);
     let body = if has_body { error_text(answer.code) } else { String::new() };
     respond(op, StatusCode::from_u16(answer.status).unwrap(), headers, body.into())
+}
+
+/// A client's body, as slowly as it is wanted; none where the client gave up.
+async fn sip(mut body: Incoming, bytes: usize, apart: Duration) -> Option<Bytes> {
+    let mut taken = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let data = frame.ok()?.into_data().unwrap_or_default();
+        let times = u32::try_from(data.len().div_ceil(bytes)).unwrap();
+        tokio::time::sleep(apart * times).await;
+        taken.extend_from_slice(&data);
+    }
+    Some(taken.freeze())
+}
+
+/// A body piece by piece.
+fn drip(
+    bytes: usize,
+    apart: Duration,
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response<Body> {
+    let length = body.len();
+    let pieces = futures::stream::unfold(body, move |mut left| async move {
+        if left.is_empty() {
+            return None;
+        }
+        tokio::time::sleep(apart).await;
+        let piece = left.split_to(bytes.min(left.len()));
+        Some((Ok(Frame::data(piece)), left))
+    });
+    let mut response = Response::new(BodyExt::boxed(StreamBody::new(pieces)));
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response.headers_mut().insert("content-length", length.into());
+    response
 }
 
 /// Half of a body, then the line is reset.

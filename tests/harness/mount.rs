@@ -251,8 +251,8 @@ impl Mount {
     }
 
     /// What `getfattr -n user.coldfs.state` says; empty on a stand-in.
-    pub fn state(&self, path: &Path) -> String {
-        raw::get_xattr(path, b"user.coldfs.state")
+    pub fn state<'a>(&self, at: impl Into<raw::At<'a>>) -> String {
+        raw::get_xattr(at, b"user.coldfs.state")
             .ok()
             .flatten()
             .map(|value| String::from_utf8_lossy(&value).trim_end_matches('\0').trim().to_owned())

@@ -55,16 +55,43 @@ pub fn set_xattr(path: &Path, name: &[u8], value: &[u8], flags: i32) -> io::Resu
     .map(drop)
 }
 
-/// `lgetxattr(2)`; none where there is none.
-pub fn get_xattr(path: &Path, name: &[u8]) -> io::Result<Option<Vec<u8>>> {
-    let path = c_path(path)?;
+/// What is looked at: a path, links not followed, or an open file.
+#[derive(Clone, Copy, Debug)]
+pub enum At<'a> {
+    Path(&'a Path),
+    Open(&'a File),
+}
+
+impl<'a, P: AsRef<Path> + ?Sized> From<&'a P> for At<'a> {
+    fn from(path: &'a P) -> Self {
+        At::Path(path.as_ref())
+    }
+}
+
+impl At<'_> {
+    pub fn metadata(self) -> io::Result<std::fs::Metadata> {
+        match self {
+            At::Path(path) => std::fs::symlink_metadata(path),
+            At::Open(file) => file.metadata(),
+        }
+    }
+}
+
+/// `lgetxattr(2)` or `fgetxattr(2)`; none where there is none.
+pub fn get_xattr<'a>(at: impl Into<At<'a>>, name: &[u8]) -> io::Result<Option<Vec<u8>>> {
     let name = CString::new(name).map_err(io::Error::other)?;
     let mut value = vec![0_u8; 65_536];
-    // SAFETY: the buffer is as long as it says.
-    let answer = check(unsafe {
-        libc::lgetxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len())
-    } as i64);
-    match answer {
+    let (into, len) = (value.as_mut_ptr().cast(), value.len());
+    let answer = match at.into() {
+        At::Path(path) => {
+            let path = c_path(path)?;
+            // SAFETY: the strings live through the call, and the buffer is as long as it says.
+            unsafe { libc::lgetxattr(path.as_ptr(), name.as_ptr(), into, len) }
+        }
+        // SAFETY: as above.
+        At::Open(file) => unsafe { libc::fgetxattr(file.as_raw_fd(), name.as_ptr(), into, len) },
+    };
+    match check(answer as i64) {
         Ok(len) => {
             value.truncate(len as usize);
             Ok(Some(value))
@@ -86,15 +113,20 @@ pub fn remove_xattr(path: &Path, name: &[u8]) -> io::Result<()> {
     check(i64::from(unsafe { libc::lremovexattr(path.as_ptr(), name.as_ptr()) })).map(drop)
 }
 
-/// `llistxattr(2)`.
-pub fn list_xattr(path: &Path) -> io::Result<Vec<Vec<u8>>> {
-    let path = c_path(path)?;
+/// `llistxattr(2)` or `flistxattr(2)`.
+pub fn list_xattr<'a>(at: impl Into<At<'a>>) -> io::Result<Vec<Vec<u8>>> {
     let mut names = vec![0_u8; 65_536];
-    // SAFETY: the buffer is as long as it says.
-    let len =
-        check(unsafe { libc::llistxattr(path.as_ptr(), names.as_mut_ptr().cast(), names.len()) }
-            as i64)?;
-    Ok(names[..len as usize]
+    let (into, len) = (names.as_mut_ptr().cast(), names.len());
+    let answer = match at.into() {
+        At::Path(path) => {
+            let path = c_path(path)?;
+            // SAFETY: the path lives through the call, and the buffer is as long as it says.
+            unsafe { libc::llistxattr(path.as_ptr(), into, len) }
+        }
+        // SAFETY: as above.
+        At::Open(file) => unsafe { libc::flistxattr(file.as_raw_fd(), into, len) },
+    };
+    Ok(names[..check(answer as i64)? as usize]
         .split(|byte| *byte == 0)
         .filter(|name| !name.is_empty())
         .map(<[u8]>::to_vec)
@@ -160,9 +192,8 @@ pub fn rename(from: &Path, to: &Path, flags: u32) -> io::Result<()> {
     .map(drop)
 }
 
-/// `utimensat(2)`: mtime in nanoseconds since the epoch, atime left alone.
-pub fn set_mtime(path: &Path, mtime_ns: i64) -> io::Result<()> {
-    let path = c_path(path)?;
+/// `utimensat(2)` or `futimens(2)`: mtime in nanoseconds since the epoch, atime left alone.
+pub fn set_mtime<'a>(at: impl Into<At<'a>>, mtime_ns: i64) -> io::Result<()> {
     let times = [
         libc::timespec { tv_sec: 0, tv_nsec: libc::UTIME_OMIT },
         libc::timespec {
@@ -170,11 +201,35 @@ pub fn set_mtime(path: &Path, mtime_ns: i64) -> io::Result<()> {
             tv_nsec: mtime_ns.rem_euclid(1_000_000_000),
         },
     ];
-    // SAFETY: two timespecs, as the call reads them.
-    check(i64::from(unsafe {
-        libc::utimensat(libc::AT_FDCWD, path.as_ptr(), times.as_ptr(), libc::AT_SYMLINK_NOFOLLOW)
-    }))
-    .map(drop)
+    let answer = match at.into() {
+        At::Path(path) => {
+            let (path, flags) = (c_path(path)?, libc::AT_SYMLINK_NOFOLLOW);
+            // SAFETY: a string that lives through the call; two timespecs, as the call reads them.
+            unsafe { libc::utimensat(libc::AT_FDCWD, path.as_ptr(), times.as_ptr(), flags) }
+        }
+        // SAFETY: as above.
+        At::Open(file) => unsafe { libc::futimens(file.as_raw_fd(), times.as_ptr()) },
+    };
+    check(i64::from(answer)).map(drop)
+}
+
+/// `flock(2)`, never waiting.
+pub fn flock(file: &File, operation: i32) -> io::Result<()> {
+    // SAFETY: no pointers.
+    check(i64::from(unsafe { libc::flock(file.as_raw_fd(), operation | libc::LOCK_NB) })).map(drop)
+}
+
+/// `fcntl(2)` with `F_OFD_SETLK`: a lock of this open file on a range, never waiting.
+pub fn lock_range(file: &File, kind: i32, at: u64, len: u64) -> io::Result<()> {
+    let lock = libc::flock {
+        l_type: kind as i16,
+        l_whence: libc::SEEK_SET as i16,
+        l_start: at as i64,
+        l_len: len as i64,
+        l_pid: 0,
+    };
+    // SAFETY: the lock lives through the call and is only read.
+    check(i64::from(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &lock) })).map(drop)
 }
 
 /// `mknod(2)`.
@@ -310,6 +365,29 @@ impl HeldPages {
         reader.read_to_end(&mut out)?;
         Ok(out)
     }
+}
+
+/// Moves bytes into a file by `splice(2)`: through a pipe, not by a write.
+pub fn splice_into(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    use std::io::Write;
+    let (reader, mut writer) = std::io::pipe()?;
+    // No more than a pipe holds: nobody reads it meanwhile.
+    writer.write_all(bytes)?;
+    let (mut at, mut left) = (offset as i64, bytes.len());
+    while left > 0 {
+        // SAFETY: the offset lives through the call.
+        left -= check(unsafe {
+            libc::splice(
+                reader.as_raw_fd(),
+                std::ptr::null_mut(),
+                file.as_raw_fd(),
+                &mut at,
+                left,
+                libc::SPLICE_F_MOVE,
+            )
+        } as i64)? as usize;
+    }
+    Ok(())
 }
 
 /// Makes a child die with the test: a test that is killed leaves no daemon behind.

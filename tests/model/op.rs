@@ -79,38 +79,201 @@ impl Tier {
     }
 }
 
+/// Kinds of lock: those of `flock`, and ranges of an open file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Lock {
+    Shared,
+    Exclusive,
+    Free,
+}
+
+/// Which of a path's two ACLs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Acl {
+    Access,
+    Default,
+}
+
+impl Acl {
+    pub fn attribute(self) -> &'static [u8] {
+        match self {
+            Acl::Access => b"system.posix_acl_access",
+            Acl::Default => b"system.posix_acl_default",
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Op {
-    Create { path: Name, exclusive: bool },
-    Write { path: Name, mode: Mode, at: u64, len: u32, seed: u32 },
-    Read { path: Name, at: u64, len: u32 },
-    Truncate { path: Name, len: u64 },
-    Rename { from: Name, to: Name, flags: u8 },
-    Link { from: Name, to: Name },
-    Unlink { path: Name },
-    Mkdir { path: Name },
-    Rmdir { path: Name },
-    Symlink { target: u8, path: Name },
-    Mkfifo { path: Name },
-    Chmod { path: Name, mode: u16 },
-    Chown { path: Name, uid: u16, gid: u16 },
-    SetMtime { path: Name, ns: i64 },
-    SetXattr { path: Name, name: u8, len: u16, seed: u32, flags: u8 },
-    RemoveXattr { path: Name, name: u8 },
-    Fallocate { path: Name, mode: Falloc, at: u64, len: u64 },
-    MmapWrite { path: Name, at: u32, len: u32, seed: u32 },
-    Fsync { path: Name, data_only: bool },
-    CopyRange { from: Name, at: u64, to: Name, to_at: u64, len: u32 },
-    Open { slot: u8, path: Name, mode: Mode },
-    HandleRead { slot: u8, at: u64, len: u32 },
-    HandleWrite { slot: u8, at: u64, len: u32, seed: u32 },
-    HandleTruncate { slot: u8, len: u64 },
-    HandleSync { slot: u8 },
-    Close { slot: u8 },
-    Tier { verb: Tier, path: Name },
-    TierAll { verb: Tier },
+    Create {
+        path: Name,
+        exclusive: bool,
+    },
+    Write {
+        path: Name,
+        mode: Mode,
+        at: u64,
+        len: u32,
+        seed: u32,
+    },
+    Read {
+        path: Name,
+        at: u64,
+        len: u32,
+    },
+    Truncate {
+        path: Name,
+        len: u64,
+    },
+    Rename {
+        from: Name,
+        to: Name,
+        flags: u8,
+    },
+    Link {
+        from: Name,
+        to: Name,
+    },
+    Unlink {
+        path: Name,
+    },
+    Mkdir {
+        path: Name,
+    },
+    Rmdir {
+        path: Name,
+    },
+    Symlink {
+        target: u8,
+        path: Name,
+    },
+    Mkfifo {
+        path: Name,
+    },
+    Chmod {
+        path: Name,
+        mode: u16,
+    },
+    Chown {
+        path: Name,
+        uid: u16,
+        gid: u16,
+    },
+    SetMtime {
+        path: Name,
+        ns: i64,
+    },
+    SetXattr {
+        path: Name,
+        name: u8,
+        len: u16,
+        seed: u32,
+        flags: u8,
+    },
+    RemoveXattr {
+        path: Name,
+        name: u8,
+    },
+    SetAcl {
+        path: Name,
+        acl: Acl,
+        entries: u8,
+    },
+    RemoveAcl {
+        path: Name,
+        acl: Acl,
+    },
+    Fallocate {
+        path: Name,
+        mode: Falloc,
+        at: u64,
+        len: u64,
+    },
+    MmapWrite {
+        path: Name,
+        at: u32,
+        len: u32,
+        seed: u32,
+    },
+    Fsync {
+        path: Name,
+        data_only: bool,
+    },
+    CopyRange {
+        from: Name,
+        at: u64,
+        to: Name,
+        to_at: u64,
+        len: u32,
+    },
+    Open {
+        slot: u8,
+        path: Name,
+        mode: Mode,
+    },
+    HandleRead {
+        slot: u8,
+        at: u64,
+        len: u32,
+    },
+    HandleWrite {
+        slot: u8,
+        at: u64,
+        len: u32,
+        seed: u32,
+    },
+    HandleTruncate {
+        slot: u8,
+        len: u64,
+    },
+    HandleSync {
+        slot: u8,
+    },
+    HandleSetMtime {
+        slot: u8,
+        ns: i64,
+    },
+    /// Where `lseek` finds data.
+    HandleMap {
+        slot: u8,
+    },
+    Flock {
+        slot: u8,
+        lock: Lock,
+    },
+    LockRange {
+        slot: u8,
+        lock: Lock,
+        at: u64,
+        len: u64,
+    },
+    /// Reads all of it first: an unlinked file has no other reader.
+    Close {
+        slot: u8,
+    },
+    List {
+        path: Name,
+    },
+    Tier {
+        verb: Tier,
+        path: Name,
+    },
+    TierAll {
+        verb: Tier,
+    },
+    /// All of it, and a cancel so many microseconds later.
+    CancelAll {
+        verb: Tier,
+        after_us: u16,
+    },
+    Pin {
+        path: Name,
+        pinned: bool,
+    },
     Remount,
-    CompareAll { content: u32 },
+    CompareAll {
+        content: u32,
+    },
 }
 
 impl fmt::Display for Op {
@@ -137,6 +300,7 @@ pub fn random(seed: u64, count: usize) -> Vec<Op> {
 const COMPARE_EVERY: u32 = 250;
 const REMOUNT_EVERY: u32 = 700;
 const TIER_ALL_EVERY: u32 = 150;
+const CANCEL_EVERY: u32 = 250;
 
 fn draw(rng: &mut StdRng) -> Op {
     if rng.random_ratio(1, COMPARE_EVERY) {
@@ -148,9 +312,12 @@ fn draw(rng: &mut StdRng) -> Op {
     if rng.random_ratio(1, TIER_ALL_EVERY) {
         return Op::TierAll { verb: tier(rng) };
     }
+    if rng.random_ratio(1, CANCEL_EVERY) {
+        return Op::CancelAll { verb: tier(rng), after_us: rng.random_range(0..20_000) };
+    }
     let path = name(rng);
     let slot = rng.random_range(0..SLOTS);
-    match rng.random_range(0..100) {
+    match rng.random_range(0..110) {
         0..8 => Op::Create { path, exclusive: rng.random() },
         8..22 => Op::Write {
             path,
@@ -206,7 +373,18 @@ fn draw(rng: &mut StdRng) -> Op {
         92..93 => Op::HandleTruncate { slot, len: offset(rng) },
         93..94 => Op::HandleSync { slot },
         94..97 => Op::Close { slot },
-        _ => Op::Tier { verb: tier(rng), path },
+        97..100 => Op::Tier { verb: tier(rng), path },
+        100..102 => Op::SetAcl { path, acl: acl(rng), entries: rng.random_range(0..4) },
+        102..103 => Op::RemoveAcl { path, acl: acl(rng) },
+        103..104 => Op::HandleSetMtime { slot, ns: time(rng) },
+        104..106 => Op::HandleMap { slot },
+        106..107 => Op::Flock { slot, lock: lock(rng) },
+        107..108 => {
+            Op::LockRange { slot, lock: lock(rng), at: offset(rng), len: u64::from(length(rng)) }
+        }
+        108..109 => Op::List { path: directory(rng) },
+        // Now and then: what is pinned never moves.
+        _ => Op::Pin { path, pinned: rng.random_ratio(1, 4) },
     }
 }
 
@@ -235,6 +413,14 @@ fn mode(rng: &mut StdRng) -> Mode {
         4 | 5 => Mode::Write,
         _ => Mode::ReadWrite,
     }
+}
+
+fn acl(rng: &mut StdRng) -> Acl {
+    if rng.random() { Acl::Access } else { Acl::Default }
+}
+
+fn lock(rng: &mut StdRng) -> Lock {
+    [Lock::Shared, Lock::Exclusive, Lock::Free][rng.random_range(0..3)]
 }
 
 fn tier(rng: &mut StdRng) -> Tier {

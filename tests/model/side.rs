@@ -6,11 +6,32 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::harness::facts::{Depth, Fact};
-use super::harness::{pattern, raw};
-use super::op::{Falloc, Mode, Op, PATHS, SLOTS, TARGETS};
+use super::harness::pattern;
+use super::harness::raw::{self, At};
+use super::op::{Falloc, Lock, Mode, Op, PATHS, SLOTS, TARGETS};
+
+/// More than any file of the test has.
+const READ_ALL: u32 = 8 << 20;
 
 /// What an application saw of an operation: bytes or a number, or an errno.
 pub type Outcome = Result<Vec<u8>, i32>;
+
+/// What an operation may change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spot {
+    Path(&'static str),
+    /// What a kept handle has open, whatever its name is by now.
+    Slot(u8),
+}
+
+impl std::fmt::Display for Spot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Spot::Path(path) => f.write_str(path),
+            Spot::Slot(slot) => write!(f, "handle {slot}"),
+        }
+    }
+}
 
 /// A directory and the handles that are kept open in it.
 pub struct Side {
@@ -41,12 +62,23 @@ impl Side {
         self.handles.iter_mut().for_each(|handle| *handle = None);
     }
 
-    /// What can be seen of some paths without opening them.
-    pub fn look(&self, paths: &[&str]) -> Result<Vec<Option<Fact>>, String> {
-        paths
-            .iter()
-            .map(|path| match Fact::of(&self.root.join(path), Depth::Stat) {
-                Ok(fact) => Ok(Some(fact)),
+    /// Slots that hold one of these inodes.
+    pub fn slots_of(&self, inos: &[u64]) -> Vec<u8> {
+        let holds = |slot: &u8| {
+            let file = self.handle(*slot);
+            file.is_some_and(|file| inos.contains(&file.metadata().unwrap().ino()))
+        };
+        (0..SLOTS).filter(holds).collect()
+    }
+
+    pub fn handle(&self, slot: u8) -> Option<&File> {
+        self.handles[usize::from(slot)].as_ref()
+    }
+
+    /// What can be seen of some spots without opening them.
+    pub fn look(&self, spots: &[Spot]) -> Result<Vec<Option<Fact>>, String> {
+        let look = |spot: &Spot| match *spot {
+            Spot::Path(path) => match Fact::of(&self.root.join(path), Depth::Stat) {
                 Err(error)
                     if matches!(
                         error.raw_os_error(),
@@ -55,9 +87,12 @@ impl Side {
                 {
                     Ok(None)
                 }
-                Err(error) => Err(format!("{path}: {error}")),
-            })
-            .collect()
+                fact => fact.map(Some),
+            },
+            Spot::Slot(slot) => self.handle(slot).map(At::Open).map(Fact::seen).transpose(),
+        };
+        let named = |spot: &Spot| look(spot).map_err(|error| format!("{spot}: {error}"));
+        spots.iter().map(named).collect()
     }
 
     pub fn apply(&mut self, op: &Op) -> Outcome {
@@ -128,6 +163,12 @@ impl Side {
             Op::RemoveXattr { path, name } => {
                 raw::remove_xattr(&at_path(path), &xattr(*name)).map(nothing)
             }
+            Op::SetAcl { path, acl, entries } => {
+                raw::set_xattr(&at_path(path), acl.attribute(), &acl_of(*entries), 0).map(nothing)
+            }
+            Op::RemoveAcl { path, acl } => {
+                raw::remove_xattr(&at_path(path), acl.attribute()).map(nothing)
+            }
             Op::Fallocate { path, mode, at, len } => {
                 let file = open(&at_path(path), Mode::ReadWrite)?;
                 let mode = match mode {
@@ -173,13 +214,54 @@ impl Side {
                 self.with(*slot, |file| file.set_len(*len).map(|()| vec![]))
             }
             Op::HandleSync { slot } => self.with(*slot, |file| file.sync_all().map(|()| vec![])),
+            Op::HandleSetMtime { slot, ns } => {
+                self.with(*slot, |file| raw::set_mtime(At::Open(file), *ns).map(nothing))
+            }
+            Op::HandleMap { slot } => self.with(*slot, |file| {
+                let regular = file.metadata()?.is_file();
+                let map = if regular { raw::data_map(file)? } else { vec![] };
+                Ok(map
+                    .iter()
+                    .flat_map(|(from, to)| [*from, *to])
+                    .flat_map(u64::to_le_bytes)
+                    .collect())
+            }),
+            Op::Flock { slot, lock } => self.with(*slot, |file| {
+                let operation = match lock {
+                    Lock::Shared => libc::LOCK_SH,
+                    Lock::Exclusive => libc::LOCK_EX,
+                    Lock::Free => libc::LOCK_UN,
+                };
+                raw::flock(file, operation).map(nothing)
+            }),
+            Op::LockRange { slot, lock, at, len } => self.with(*slot, |file| {
+                let kind = match lock {
+                    Lock::Shared => libc::F_RDLCK,
+                    Lock::Exclusive => libc::F_WRLCK,
+                    Lock::Free => libc::F_UNLCK,
+                };
+                raw::lock_range(file, kind, *at, *len).map(nothing)
+            }),
             Op::Close { slot } => {
+                let seen = self.with(*slot, |file| read_at(file, 0, READ_ALL));
                 self.close(*slot);
-                Ok(vec![])
+                seen
             }
-            Op::Tier { .. } | Op::TierAll { .. } | Op::Remount | Op::CompareAll { .. } => {
-                unreachable!("not an application's operation")
+            Op::List { path } => {
+                let mut listed: Vec<String> = Vec::new();
+                for entry in std::fs::read_dir(at_path(path))? {
+                    let entry = entry?;
+                    listed.push(format!("{:?} {:?}", entry.file_name(), entry.file_type()?));
+                }
+                listed.sort();
+                Ok(listed.join("\n").into_bytes())
             }
+            Op::Tier { .. }
+            | Op::TierAll { .. }
+            | Op::CancelAll { .. }
+            | Op::Pin { .. }
+            | Op::Remount
+            | Op::CompareAll { .. } => unreachable!("not an application's operation"),
         }
     }
 
@@ -238,4 +320,41 @@ fn write_at(file: &File, seed: u32, len: u32, at: u64) -> io::Result<Vec<u8>> {
 
 fn xattr(name: u8) -> Vec<u8> {
     ["user.colour", "user.shape", "trusted.origin", "user.cold"][usize::from(name)].into()
+}
+
+/// A plain mode; a user's and a group's entries under a mask; and one without the mask it needs.
+fn acl_of(entries: u8) -> Vec<u8> {
+    const USER_OBJ: u16 = 1;
+    const USER: u16 = 2;
+    const GROUP_OBJ: u16 = 4;
+    const GROUP: u16 = 8;
+    const MASK: u16 = 16;
+    const OTHER: u16 = 32;
+    let none = u32::MAX;
+    let entries: &[(u16, u16, u32)] = match entries {
+        0 => &[(USER_OBJ, 6, none), (GROUP_OBJ, 4, none), (OTHER, 4, none)],
+        1 => &[
+            (USER_OBJ, 7, none),
+            (USER, 5, 1_000),
+            (GROUP_OBJ, 5, none),
+            (MASK, 5, none),
+            (OTHER, 0, none),
+        ],
+        2 => &[
+            (USER_OBJ, 6, none),
+            (GROUP_OBJ, 4, none),
+            (GROUP, 6, 65_000),
+            (MASK, 6, none),
+            (OTHER, 4, none),
+        ],
+        _ => &[(USER_OBJ, 6, none), (USER, 4, 1_000), (GROUP_OBJ, 4, none), (OTHER, 4, none)],
+    };
+    const VERSION: u32 = 2;
+    let mut value = VERSION.to_le_bytes().to_vec();
+    for (tag, permissions, id) in entries {
+        value.extend_from_slice(&tag.to_le_bytes());
+        value.extend_from_slice(&permissions.to_le_bytes());
+        value.extend_from_slice(&id.to_le_bytes());
+    }
+    value
 }

@@ -2,16 +2,18 @@
 
 use std::collections::HashSet;
 use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::harness::facts::{Depth, Fact, Strict, Tree};
 use super::harness::mount::{Mount, Start};
+use super::harness::raw::{self, At};
 use super::harness::site::Site;
-use super::harness::{Subject, raw, say, wait_for};
+use super::harness::{Subject, control, say, wait_for};
 use super::op::{Mode, Op, PATHS};
-use super::side::{Outcome, Side};
+use super::side::{Outcome, Side, Spot};
 
 /// Where two directories stopped looking the same.
 #[derive(Debug)]
@@ -151,6 +153,10 @@ impl<'site> World<'site> {
                 let root = self.mounted.root.clone();
                 self.tier(verb.word(), &root, true)
             }
+            Op::CancelAll { verb, after_us } => self.cancel_all(verb.word(), *after_us),
+            Op::Pin { path, pinned } => {
+                self.pin(&self.mounted.root.join(PATHS[usize::from(*path)]), *pinned)
+            }
             _ => self.both(op),
         }
     }
@@ -162,30 +168,44 @@ impl<'site> World<'site> {
             self.mounted.close(*slot);
             self.plain.close(*slot);
         }
-        let paths = touched(op);
-        self.settle_closed(&paths);
+        let mut spots = touched(op);
+        // Handles on a file that is named, or that another handle is used of, see all of it too.
+        let seen = self.plain.look(&spots)?;
+        let inos: Vec<u64> = seen.iter().flatten().map(|fact| fact.ino).collect();
+        for slot in self.plain.slots_of(&inos) {
+            if !spots.contains(&Spot::Slot(slot)) {
+                spots.push(Spot::Slot(slot));
+            }
+        }
+        self.settle_closed(&spots);
         let start_ns = now_ns();
-        let before = [self.mounted.look(&paths)?, self.plain.look(&paths)?];
+        let before = [self.mounted.look(&spots)?, self.plain.look(&spots)?];
         self.note_soft(op);
         let ours = self.mounted.apply(op);
         let theirs = self.plain.apply(op);
-        if ours != theirs {
+        let alike = match op {
+            // What a soft file's handle says of holes is its own; that it answers is not.
+            Op::HandleMap { slot } if self.is_soft_handle(*slot) => ours.is_ok() == theirs.is_ok(),
+            _ => ours == theirs,
+        };
+        if !alike {
             return Err(format!("{} on the mount, {} beside it", show(&ours), show(&theirs)));
         }
+        let gives_mtime = matches!(op, Op::SetMtime { .. } | Op::HandleSetMtime { .. });
         let mut lines = Vec::new();
         let check = |lines: &mut Vec<String>| -> Result<(), String> {
             lines.clear();
-            let after = [self.mounted.look(&paths)?, self.plain.look(&paths)?];
-            for (index, path) in paths.iter().enumerate() {
+            let after = [self.mounted.look(&spots)?, self.plain.look(&spots)?];
+            for (index, spot) in spots.iter().enumerate() {
                 let now = [after[0][index].as_ref(), after[1][index].as_ref()];
                 let then = [before[0][index].as_ref(), before[1][index].as_ref()];
                 lines.extend(
-                    compare(now, then, start_ns, matches!(op, Op::SetMtime { .. }))
+                    compare(now, then, start_ns, gives_mtime)
                         .into_iter()
                         // The root holds `.coldfs` below, and its link count says so.
-                        .filter(|line| *path != "." || !line.starts_with("nlink"))
+                        .filter(|line| *spot != Spot::Path(".") || !line.starts_with("nlink"))
                         .filter(|line| !(line.starts_with("blocks: ") && self.set_aside(now[1])))
-                        .map(|line| format!("{path}: {line}")),
+                        .map(|line| format!("{spot}: {line}")),
                 );
             }
             Ok(())
@@ -207,11 +227,21 @@ impl<'site> World<'site> {
 
     /// The record of a file that was archived, then written, goes at its last close, which the
     /// kernel tells later, and that moves the ctime (SEMANTICS.md): waits until it has.
-    fn settle_closed(&mut self, paths: &[&str]) {
+    fn settle_closed(&mut self, spots: &[Spot]) {
         let written = self.mounted.written();
-        for path in paths {
-            let path = self.mounted.root.join(path);
-            if let Ok(meta) = std::fs::symlink_metadata(&path)
+        for spot in spots {
+            let path = match *spot {
+                Spot::Path(path) => self.mounted.root.join(path),
+                Spot::Slot(slot) => match self.mounted.handle(slot) {
+                    Some(file) => format!("/proc/self/fd/{}", file.as_raw_fd()).into(),
+                    None => continue,
+                },
+            };
+            let at = match *spot {
+                Spot::Path(_) => At::Path(&path),
+                Spot::Slot(slot) => At::Open(self.mounted.handle(slot).expect("open")),
+            };
+            if let Ok(meta) = at.metadata()
                 && self.mapped.remove(&meta.ino())
                 && meta.is_file()
             {
@@ -221,7 +251,7 @@ impl<'site> World<'site> {
             wait_for(SETTLE, || {
                 let meta = std::fs::metadata(&path).ok().filter(std::fs::Metadata::is_file);
                 let waits = meta.is_some_and(|meta| {
-                    !written.contains(&meta.ino()) && self.mount().state(&path) == "suspect"
+                    !written.contains(&meta.ino()) && self.mount().state(at) == "suspect"
                 });
                 (!waits).then_some(())
             });
@@ -232,8 +262,7 @@ impl<'site> World<'site> {
 
     /// Runs a tier verb: nothing that an application sees may move.
     fn tier(&mut self, verb: &str, path: &Path, all: bool) -> Result<(), String> {
-        self.settle_closed(&PATHS);
-        let before = self.tree(&self.mounted.root, 0)?;
+        let before = self.at_rest()?;
         self.tiered += 1;
         if self.tiered.is_multiple_of(CLI_EVERY) {
             let recursive = all.then_some("-r".as_ref());
@@ -253,6 +282,55 @@ impl<'site> World<'site> {
         let after = self.tree(&self.mounted.root, 0)?;
         self.count_released(&after);
         self.unmoved(&before, &after, verb)
+    }
+
+    /// Runs a tier verb on everything, and stops it on its way.
+    fn cancel_all(&mut self, verb: &str, after_us: u16) -> Result<(), String> {
+        let before = self.at_rest()?;
+        let root = &self.mounted.root;
+        std::thread::scope(|scope| {
+            scope.spawn(|| self.mount().quick(verb, root, true));
+            std::thread::sleep(Duration::from_micros(after_us.into()));
+            self.post("/v1/cancel", &serde_json::json!({ "paths": [root] }));
+        });
+        let after = self.tree(root, 0)?;
+        self.count_released(&after);
+        self.unmoved(&before, &after, &format!("a cancelled {verb}"))
+    }
+
+    /// Pins, or takes a pin off: an attribute that no application sees, but for its ctime.
+    fn pin(&mut self, path: &Path, pinned: bool) -> Result<(), String> {
+        if path.is_symlink() {
+            return Ok(());
+        }
+        let before = self.at_rest()?;
+        let request = serde_json::json!({ "paths": [path], "recursive": false, "pinned": pinned });
+        self.post("/v1/pin", &request);
+        raw::stat_anew(path).ok();
+        let mut after = self.tree(&self.mounted.root, 0)?;
+        for (path, fact) in &mut after.0 {
+            if let Some(before) = before.0.get(path) {
+                fact.ctime_ns = before.ctime_ns;
+            }
+        }
+        self.unmoved(&before, &after, "a pin")
+    }
+
+    fn post(&self, route: &str, body: &serde_json::Value) {
+        if self.mount().pid() != 0 {
+            control::post(&self.mount().socket(), route, body);
+        }
+    }
+
+    /// The mounted tree, once the daemon has heard of every close.
+    fn at_rest(&mut self) -> Result<Tree, String> {
+        self.settle_closed(&PATHS.map(Spot::Path));
+        self.tree(&self.mounted.root, 0)
+    }
+
+    fn is_soft_handle(&self, slot: u8) -> bool {
+        let file = self.plain.handle(slot);
+        file.is_some_and(|file| self.soft.contains(&file.metadata().expect("fstat").ino()))
     }
 
     fn count_released(&mut self, tree: &Tree) {
@@ -294,8 +372,7 @@ impl<'site> World<'site> {
 
     fn remount(&mut self) -> Result<(), String> {
         self.close_all();
-        self.settle_closed(&PATHS);
-        let before = self.tree(&self.mounted.root, 0)?;
+        let before = self.at_rest()?;
         if let Some(mount) = self.mount.take() {
             mount.detach();
         }
@@ -382,8 +459,8 @@ impl<'site> World<'site> {
     }
 }
 
-/// Paths that an operation may change, and the directories that hold them.
-fn touched(op: &Op) -> Vec<&'static str> {
+/// What an operation may change, and the directories that hold it.
+fn touched(op: &Op) -> Vec<Spot> {
     let names = match op {
         Op::Rename { from, to, .. } | Op::Link { from, to } | Op::CopyRange { from, to, .. } => {
             vec![*from, *to]
@@ -402,31 +479,40 @@ fn touched(op: &Op) -> Vec<&'static str> {
         | Op::SetMtime { path, .. }
         | Op::SetXattr { path, .. }
         | Op::RemoveXattr { path, .. }
+        | Op::SetAcl { path, .. }
+        | Op::RemoveAcl { path, .. }
         | Op::Fallocate { path, .. }
         | Op::MmapWrite { path, .. }
         | Op::Fsync { path, .. }
+        | Op::List { path }
         | Op::Open { path, .. } => vec![*path],
-        Op::HandleRead { .. }
-        | Op::HandleWrite { .. }
-        | Op::HandleTruncate { .. }
-        | Op::HandleSync { .. }
-        | Op::Close { .. }
+        Op::HandleRead { slot, .. }
+        | Op::HandleWrite { slot, .. }
+        | Op::HandleTruncate { slot, .. }
+        | Op::HandleSync { slot }
+        | Op::HandleSetMtime { slot, .. }
+        | Op::HandleMap { slot }
+        | Op::Flock { slot, .. }
+        | Op::LockRange { slot, .. } => return vec![Spot::Slot(*slot)],
+        Op::Close { .. }
         | Op::Tier { .. }
         | Op::TierAll { .. }
+        | Op::CancelAll { .. }
+        | Op::Pin { .. }
         | Op::Remount
         | Op::CompareAll { .. } => vec![],
     };
-    let mut paths = Vec::new();
+    let mut spots = Vec::new();
     for name in names {
         let path = PATHS[usize::from(name)];
         let parent = path.rsplit_once('/').map_or(".", |(parent, _)| parent);
-        for path in [path, parent] {
-            if !paths.contains(&path) {
-                paths.push(path);
+        for spot in [path, parent].map(Spot::Path) {
+            if !spots.contains(&spot) {
+                spots.push(spot);
             }
         }
     }
-    paths
+    spots
 }
 
 /// What differs between the sides now, and in how their times moved since then.

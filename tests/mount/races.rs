@@ -24,8 +24,12 @@ use super::harness::{Subject, can_mount, copy_program, env_number, raw, run_with
 const SECONDS: u64 = 20;
 /// What a move of one file takes with a disk: store, about, milliseconds.
 const MOVE_MILLIS: u128 = 100;
-/// Recalled in open(), whole, and by chunks.
-const BLOCKS: [u32; 3] = [6, 900, 5_200];
+/// Recalled in open(), whole, and by chunks; and one that is written below the mount.
+const BLOCKS: [u32; 4] = [6, 900, 5_200, 12];
+/// Of these the last.
+const RAW: usize = 3;
+/// What is done behind the mount is seen within this long (SEMANTICS.md).
+const SEEN_WITHIN: Duration = Duration::from_secs(5);
 
 struct Race {
     data: PathBuf,
@@ -35,6 +39,8 @@ struct Race {
     pens: Vec<Mutex<()>>,
     over: AtomicBool,
     rounds: AtomicU64,
+    /// Rounds of whoever writes below the mount that met a pointer, and that met bytes.
+    met_below: [AtomicU64; 2],
     wrong: Mutex<Vec<String>>,
 }
 
@@ -76,6 +82,7 @@ fn reader_and_writer_win_over_migration_whoever_else_is_there() {
         files,
         over: AtomicBool::new(false),
         rounds: AtomicU64::new(0),
+        met_below: [const { AtomicU64::new(0) }; 2],
         wrong: Mutex::new(Vec::new()),
     };
     copy_program("/bin/true", &site.data.join("program"));
@@ -91,6 +98,7 @@ fn reader_and_writer_win_over_migration_whoever_else_is_there() {
         ("mapper", map_blocks),
         ("pipe", hold_pages),
         ("raw opener", open_raw),
+        ("writer below", write_raw),
         ("exec", execute),
         ("rename", rename_and_read),
         ("appender", append),
@@ -140,6 +148,9 @@ fn reader_and_writer_win_over_migration_whoever_else_is_there() {
         assert!(released > 0, "nothing was ever released: no race was run");
         let rounds = race.rounds.load(Ordering::Relaxed);
         assert!(rounds >= 1_000, "{rounds} rounds are no race");
+        let below = race.met_below.each_ref().map(|met| met.load(Ordering::Relaxed));
+        say(&format!("below the mount it was a pointer and bytes this often: {below:?}"));
+        assert!(below[0] > 0 && below[1] > 0, "{below:?}: no race below the mount");
     }
     for (path, versions) in &race.files {
         versions
@@ -164,7 +175,8 @@ fn pace(mount: &Mount, file: &Path) -> u32 {
 
 /// One move; how many files are released after it.
 fn migrate(mount: &Mount, race: &Race, rng: &mut StdRng) -> u64 {
-    let names = ["file-0", "file-0", "file-1", "file-2", "program", "here", "log", "replaced"];
+    let names =
+        ["file-0", "file-0", "file-1", "file-2", "file-3", "program", "here", "log", "replaced"];
     let name = names[rng.random_range(0..names.len())];
     let verb = ["migrate", "migrate", "migrate", "recall", "release"][rng.random_range(0..5)];
     if rng.random_ratio(1, 12) {
@@ -176,8 +188,10 @@ fn migrate(mount: &Mount, race: &Race, rng: &mut StdRng) -> u64 {
         std::thread::sleep(Duration::from_millis(3));
     }
     let released = |name: &&str| mount.state(&race.mnt.join(name)) == "released";
-    ["file-0", "file-1", "file-2", "program", "here"].iter().filter(|name| released(name)).count()
-        as u64
+    ["file-0", "file-1", "file-2", "file-3", "program", "here"]
+        .iter()
+        .filter(|name| released(name))
+        .count() as u64
 }
 
 fn text(error: io::Error) -> String {
@@ -324,6 +338,55 @@ fn open_raw(race: &Race, rng: &mut StdRng) -> Result<(), String> {
         std::thread::sleep(Duration::from_millis(rng.random_range(0..4)));
     }
     look(0)
+}
+
+/// Writes below the mount, by a descriptor or a mapping alone, where bytes stand and no pointer.
+/// What it wrote is there for as long as it holds it, and through the mount afterwards.
+fn write_raw(race: &Race, rng: &mut StdRng) -> Result<(), String> {
+    if rng.random() {
+        // Long enough for a move of the file to have begun, or to be over.
+        std::thread::sleep(Duration::from_millis(rng.random_range(0..250)));
+    }
+    let (path, versions) = &race.files[RAW];
+    let whole = || {
+        let floors = versions.floors();
+        versions.check_all(&floors, &std::fs::read(race.mnt.join(path)).map_err(text)?)
+    };
+    let file = raw::open(&race.data.join(path), libc::O_RDWR, 0).map_err(text)?;
+    let mut head = vec![0; BLOCK];
+    file.read_exact_at(&mut head, 0).map_err(text)?;
+    let is_stub = looks(&head) == Looks::Stub;
+    race.met_below[usize::from(!is_stub)].fetch_add(1, Ordering::Relaxed);
+    if is_stub {
+        drop(file);
+        return whole();
+    }
+    let map = raw::Mapping::new(&file, versions.len() as usize, true).map_err(text)?;
+    let file = rng.random::<bool>().then_some(file);
+    for _ in 0..rng.random_range(1..6) {
+        let index = rng.random_range(0..versions.count());
+        let at = index as usize * BLOCK;
+        let version = match &file {
+            Some(file) => versions.write(file, index).map_err(text)?,
+            None => {
+                let (version, bytes) = versions.next(index);
+                map.write(at, &bytes);
+                version
+            }
+        };
+        versions.settled(index, version);
+        std::thread::sleep(Duration::from_millis(rng.random_range(0..8)));
+        versions
+            .check(index, version, &map.read(at, BLOCK))
+            .map_err(|what| format!("held: {what}"))?;
+    }
+    drop((map, file));
+    let mut seen = whole();
+    let begun = Instant::now();
+    while seen.is_err() && begun.elapsed() < SEEN_WITHIN {
+        seen = whole();
+    }
+    seen
 }
 
 fn execute(race: &Race, _rng: &mut StdRng) -> Result<(), String> {

@@ -83,6 +83,14 @@ fn without_aws_chunked(text: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fuzzing;
+
+    #[test]
+    fn decoding_attributes_never_panics() {
+        let metadata = HashMap::from([("colour".to_owned(), "blue".to_owned())]);
+        let good = Attributes::new(Some("text/plain".into()), Some("gzip".into()), Some(metadata));
+        fuzzing::run(|dice| drop(fuzzing::read_json(dice, &good)));
+    }
 
     #[test]
     fn how_a_request_travelled_is_forgotten() {

@@ -55,6 +55,18 @@ pub struct PartRecord {
     checksums: Vec<Option<String>>,
 }
 
+impl PartRecord {
+    /// What was read under this number may have been damaged.
+    fn is_of(&self, number: i32) -> bool {
+        self.number == number && number > 0
+    }
+
+    /// Where it lies among parts of this size.
+    fn offset(&self, part_bytes: u64) -> Option<u64> {
+        u64::from(self.number.unsigned_abs()).checked_sub(1)?.checked_mul(part_bytes)
+    }
+}
+
 /// A place for a part, and the lock that keeps the upload from ending meanwhile.
 #[derive(Debug)]
 pub struct Slot {
@@ -154,8 +166,9 @@ pub fn parts(store: &DiskStore, upload: &UploadId<'_>) -> S3Result<Vec<PartRecor
         for entry in fs::read_dir(&dir)? {
             let name = entry?.file_name();
             let number = name.to_str().and_then(|name| name.strip_suffix(".json"));
-            if number.is_some_and(|number| number.parse::<i32>().is_ok())
+            if let Some(Ok(number)) = number.map(str::parse)
                 && let Some(part) = read_json::<PartRecord>(&dir.join(&name))?
+                && part.is_of(number)
             {
                 parts.push(part);
             }
@@ -294,12 +307,16 @@ fn agrees(record: &PartRecord, part: &CompletedPart) -> bool {
 
 /// The object's length, if the beginning of `body` is the object.
 fn lies_in_order(dir: &std::path::Path, parts: &[&PartRecord]) -> Option<u64> {
-    let part_bytes = read_part_bytes(dir)?;
+    length_in_order(read_part_bytes(dir)?, parts)
+}
+
+fn length_in_order(part_bytes: u64, parts: &[&PartRecord]) -> Option<u64> {
     let (last, before) = parts.split_last()?;
     let in_order =
         parts.iter().zip(1..).all(|(part, number)| part.number == number && part.in_body)
             && before.iter().all(|part| part.size_bytes == part_bytes);
-    in_order.then(|| before.len() as u64 * part_bytes + last.size_bytes)
+    let length = (before.len() as u64).checked_mul(part_bytes)?.checked_add(last.size_bytes)?;
+    in_order.then_some(length)
 }
 
 fn copy(store: &DiskStore, dir: &std::path::Path, parts: &[&PartRecord]) -> io::Result<Draft> {
@@ -309,7 +326,7 @@ fn copy(store: &DiskStore, dir: &std::path::Path, parts: &[&PartRecord]) -> io::
         let (path, offset) = match part.in_body {
             true => {
                 let part_bytes = read_part_bytes(dir).ok_or(io::ErrorKind::NotFound)?;
-                (dir.join("body"), u64::from(part.number.unsigned_abs() - 1) * part_bytes)
+                (dir.join("body"), part.offset(part_bytes).ok_or(io::ErrorKind::InvalidData)?)
             }
             false => (dir.join(format!("{}.part", part.number)), 0),
         };
@@ -389,4 +406,36 @@ fn checksums(sums: &Checksum) -> Vec<Option<String>> {
 fn hexadecimal(base64: &str) -> String {
     let bytes = aws_smithy_types::base64::decode(base64).unwrap_or_default();
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fuzzing;
+
+    #[test]
+    fn decoding_an_upload_and_its_parts_never_panics() {
+        let (bucket, key) = ("coldfs".to_owned(), "t/seg/1".to_owned());
+        let upload = Upload { bucket, key, attributes: Attributes::default() };
+        let part = |number| PartRecord {
+            number,
+            size_bytes: MIN_PART_BYTES,
+            etag: "5242880-0a".to_owned(),
+            in_body: true,
+            checksums: vec![None, Some("AAAAAA==".to_owned())],
+        };
+        let first = part(1);
+        assert_eq!(length_in_order(MIN_PART_BYTES, &[&first, &part(2)]), Some(2 * MIN_PART_BYTES));
+        fuzzing::run(|dice| {
+            fuzzing::read_json(dice, &upload);
+            let Some(second) = fuzzing::read_json(dice, &part(2)) else { return };
+            if let Some(length) = length_in_order(MIN_PART_BYTES, &[&first, &second]) {
+                assert!(second.is_of(2) && length - second.size_bytes == MIN_PART_BYTES);
+            }
+            for part_bytes in [MIN_PART_BYTES, u64::MAX] {
+                length_in_order(part_bytes, &[&second, &second]);
+                second.offset(part_bytes);
+            }
+        });
+    }
 }

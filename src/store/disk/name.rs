@@ -143,6 +143,29 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::fuzzing;
+    use crate::store::disk::listing;
+
+    #[test]
+    fn decoding_a_name_or_a_token_never_panics() {
+        let good = [
+            encode(&Component::File("%a.obj".into())),
+            encode(&Component::Directory(".hidden.obj".into())),
+            encode(&Component::Piece("x".repeat(PIECE_BYTES))),
+        ];
+        fuzzing::run(|dice| {
+            for good in &good {
+                let Ok(name) = String::from_utf8(dice.mangled(good.as_bytes())) else { continue };
+                if let Some(component) = decode(&name) {
+                    assert_eq!(encode(&component), name, "one way to write a name");
+                }
+                if let Ok(key) = listing::decode_token(&name) {
+                    let token = aws_smithy_types::base64::encode(&key);
+                    assert_eq!(listing::decode_token(&token).unwrap(), key);
+                }
+            }
+        });
+    }
 
     /// The key whose path this is.
     fn key_of(path: &std::path::Path) -> Option<String> {

@@ -64,6 +64,8 @@ pub enum Lie {
     Clock(i64),
     /// It takes so long.
     Delays(Duration),
+    /// The body, its own or the client's, moves so many bytes at a time, and so long apart.
+    Drips(usize, Duration),
 }
 
 /// An error that an engine answers with.
