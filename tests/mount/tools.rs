@@ -126,7 +126,7 @@ impl Tree {
             descriptors
         ));
         assert!(descriptors < MOST_DESCRIPTORS, "{name}: {descriptors} descriptors");
-        let most = MOST_MIB + (self.files as u64 * AN_INODE_BYTES >> 20);
+        let most = MOST_MIB + ((self.files as u64 * AN_INODE_BYTES) >> 20);
         assert!(self.mount.peak_resident_mib() < most, "{name}: {most} MiB is the most");
         self.mount.all("release", &self.site.mnt);
         assert!(worst < BEARABLE, "{name}: a person waited {worst:?}");
