@@ -251,22 +251,16 @@ impl Recall {
         cold: &Arc<Cold>,
     ) -> Result<(), RecallError> {
         let joins = !matches!(*cold.watch_fill().borrow(), Fill::Idle);
+        // A fill that others began may be in no hurry: what it waits for is fetched beside it.
+        let beside = joins && lane() == READERS && cold.place.entry.chunk_count() == 1;
         let held = self.until(inode, cold, |fill| match fill {
             Fill::Held(_) | Fill::Done | Fill::Failed(_) => true,
             Fill::Idle | Fill::Running(_) => false,
         });
-        // A fill that others began may be in no hurry: what it waits for is fetched beside it.
-        let fetched = async {
-            let only = joins && lane() == READERS && cold.place.entry.chunk_count() == 1;
-            match only && self.chunks.get(&cold.place, 0, self.options.deadline).await.is_ok() {
-                true => {}
-                false => std::future::pending().await,
-            }
-        };
         tokio::select! {
             biased;
             held = held => held,
-            () = fetched => Ok(()),
+            Ok(_here) = self.chunks.get(&cold.place, 0, self.options.deadline), if beside => Ok(()),
         }
     }
 

@@ -93,6 +93,7 @@ impl Tenant {
     /// The tenant whose home this is.
     pub fn new(home: Home, store: Arc<dyn ObjectStore>) -> io::Result<Self> {
         let stat = fstat(home.root())?;
+        let commits_together = barrier::commits_together(home.root())?;
         Ok(Self {
             name: home.identity().name.clone(),
             seal: home.identity().seal(),
@@ -100,6 +101,7 @@ impl Tenant {
             work: Arc::new(WorkList::open(
                 home.open_file(worklist::FILE_NAME)?,
                 home.is_read_only(),
+                commits_together,
             )?),
             known: KnownCtimes::new(barrier::ctimes_prove(home.root())?),
             noticed: Noticed::default(),
@@ -108,7 +110,7 @@ impl Tenant {
             heat: Arc::default(),
             xattr: home.xattr(),
             device: stat.st_dev,
-            commits_together: barrier::commits_together(home.root())?,
+            commits_together,
             home,
             standing: Standing::Unknown,
         })

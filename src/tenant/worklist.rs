@@ -80,8 +80,7 @@ enum BatchEnd {
 }
 
 impl WorkList {
-    pub(super) fn open(file: File, read_only: bool) -> io::Result<Self> {
-        let commits_together = barrier::commits_together(&file)?;
+    pub(super) fn open(file: File, read_only: bool, commits_together: bool) -> io::Result<Self> {
         if file.metadata()?.len() == 0 && !read_only {
             let length = i64::try_from(PREALLOCATED_BYTES).unwrap_or(i64::MAX);
             let mode = nix::fcntl::FallocateFlags::empty();
@@ -283,7 +282,7 @@ mod tests {
     }
 
     fn open(file: &File) -> Arc<WorkList> {
-        Arc::new(WorkList::open(file.try_clone().unwrap(), false).unwrap())
+        Arc::new(WorkList::open(file.try_clone().unwrap(), false, false).unwrap())
     }
 
     fn found(file: &File) -> HashSet<Intent> {

@@ -3,14 +3,14 @@
 //! nothing goes on, and nothing is lost.
 
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::harness::liar::{Liar, Lie, Op, Rule};
 use super::harness::mount::Mount;
 use super::harness::pattern::{self, Looks, looks};
 use super::harness::site::Site;
-use super::harness::{can_tier, wait_for};
+use super::harness::{begin_silent, can_tier, wait_for};
 
 /// Recalled inside `open`, whole by the first read, and served by chunks.
 const FILES: [(&str, usize); 3] = [("small", 200_000), ("medium", 3 << 20), ("large", 20 << 20)];
@@ -120,20 +120,15 @@ fn a_body_that_comes_a_few_bytes_at_a_time_ends_at_the_deadline_like_silence() {
     dripping.end();
 }
 
-fn waiting(command: &mut Command) -> Child {
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    command.spawn().unwrap()
-}
-
 #[test]
 fn a_process_killed_while_bytes_drip_dies_and_leaves_nothing_open() {
     let Some(dripping) = Dripping::new(Some("migrate")) else { return };
     dripping.liar.script(Rule::new(TRICKLE).on(Op::Get));
     let write = format!("of={}", dripping.path("medium").display());
     let kills = [
-        ("open", waiting(Command::new("cat").arg(dripping.path("small")))),
-        ("read", waiting(Command::new("cat").arg(dripping.path("large")))),
-        ("write", waiting(Command::new("dd").args(["if=/dev/zero", &write, "conv=notrunc"]))),
+        ("open", begin_silent(Command::new("cat").arg(dripping.path("small")))),
+        ("read", begin_silent(Command::new("cat").arg(dripping.path("large")))),
+        ("write", begin_silent(Command::new("dd").args(["if=/dev/zero", &write, "conv=notrunc"]))),
     ];
     std::thread::sleep(Duration::from_millis(400));
     for (what, mut child) in kills {

@@ -21,7 +21,7 @@ pub mod volume;
 pub mod zoo;
 
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 pub use telling::{say, skip, test_name};
@@ -172,6 +172,12 @@ fn slurp(mut file: std::fs::File) -> Vec<u8> {
 pub fn is_running(pid: u32) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     status.lines().any(|line| line.starts_with("State:") && !line.contains("zombie"))
+}
+
+/// Begins a command that hears and says nothing.
+pub fn begin_silent(command: &mut Command) -> Child {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.spawn().unwrap()
 }
 
 /// Copies a program by a process of its own: a descriptor of ours that may write it could be in a

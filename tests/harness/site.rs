@@ -55,6 +55,11 @@ impl Site {
         Self::lay_out(dir, &root, Some(volume))
     }
 
+    /// The same, mounted over the data directory itself.
+    pub fn over_itself(self) -> Self {
+        Self { mnt: self.data.clone(), ..self }
+    }
+
     fn lay_out(dir: TempDir, root: &Path, volume: Option<Volume>) -> Self {
         let make = |path: PathBuf| {
             std::fs::create_dir(&path).unwrap();

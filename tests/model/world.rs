@@ -47,7 +47,7 @@ pub fn run(ops: &[Op], place: Place, verbose: bool) -> Result<(), Failure> {
     let site = Site::new();
     let site = match place {
         Place::Elsewhere => site,
-        Place::OverItself => Site { mnt: site.data.clone(), ..site },
+        Place::OverItself => site.over_itself(),
     };
     let mut world = World::new(&site, verbose);
     let result = ops

@@ -21,7 +21,7 @@ fn same(script: &str) {
         }
         let mut site = Site::new();
         if over_itself {
-            site.mnt.clone_from(&site.data);
+            site = site.over_itself();
         }
         let mount = site.start(&Start { quiet_ms: 20, ..Start::default() });
         // On the plain directory a pause waits for nothing: `/` is there.

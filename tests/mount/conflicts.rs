@@ -190,7 +190,7 @@ fn another_files_stub_over_a_record_leaves_a_note_by_which_the_old_version_is_fo
 fn a_conflict_is_noted_once_however_often_it_is_read_and_can_be_read_in_place() {
     let Some(site) = damaged() else { return };
     // Over itself nobody reads `.coldfs` by name.
-    let site = Site { mnt: site.data.clone(), ..site };
+    let site = site.over_itself();
     let mount = site.mount();
     for _ in 0..30 {
         let read = std::fs::read(site.mnt.join("appended"));
@@ -214,8 +214,7 @@ fn the_audit_can_be_read_in_place() {
     if !can_tier() {
         return;
     }
-    let site = Site::new();
-    let site = Site { mnt: site.data.clone(), ..site };
+    let site = Site::new().over_itself();
     for name in ["a", "b"] {
         std::fs::write(site.data.join(name), pattern::bytes(1, BYTES)).unwrap();
     }

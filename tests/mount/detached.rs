@@ -116,8 +116,7 @@ fn what_the_kernel_knew_of_an_orphan_is_forgotten_when_it_is_adopted() {
         return;
     }
     // Over itself: names and attributes are the kernel's for a day. Large: not recalled in open().
-    let mut site = Site::new();
-    site.mnt.clone_from(&site.data);
+    let site = Site::new().over_itself();
     let bytes = pattern::bytes(1, LARGE);
     for name in ["read", "append", "secret"] {
         std::fs::write(site.data.join(name), &bytes).unwrap();

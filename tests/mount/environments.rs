@@ -454,7 +454,7 @@ fn a_sigterm_detaches_and_ends_the_daemon_well() {
     for over_itself in [false, true] {
         let mut site = Site::new();
         if over_itself {
-            site.mnt.clone_from(&site.data);
+            site = site.over_itself();
         }
         let mount = site.mount();
         std::fs::write(site.mnt.join("file"), pattern::bytes(1, LARGE)).unwrap();

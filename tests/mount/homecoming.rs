@@ -1,6 +1,7 @@
-//! Bringing files home in bulk: by list, by pattern, and a whole tenant for good.
+//! Bringing files home: in bulk by list, by pattern, a whole tenant for good, and by reading enough.
 
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -175,4 +176,41 @@ fn a_drained_tenant_is_plain_files_that_need_no_store() {
 fn plain_tools_agree(data: &Path) -> bool {
     let found = run(Command::new("grep").args(["-rl", "coldfs stub"]).arg(data));
     found.stdout.is_empty()
+}
+
+#[test]
+fn a_large_file_comes_home_once_a_quarter_of_it_was_read() {
+    if !can_tier() {
+        return;
+    }
+    const MIB: usize = 1 << 20;
+    const FILE_MIB: usize = 32;
+    let site = Site::new();
+    let bytes = pattern::bytes(6, FILE_MIB * MIB);
+    std::fs::write(site.data.join("large"), &bytes).unwrap();
+    let mount = site.mount();
+    let path = site.mnt.join("large");
+    mount.all("migrate", &path);
+    let file = raw::open(&path, libc::O_RDONLY, 0).unwrap();
+    // Each page that is asked for counts, and no other is.
+    use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+    posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_RANDOM).unwrap();
+    let mut part = vec![0; MIB];
+    let mut read = |number: usize| {
+        // Here and there, none twice.
+        let at = number * 7 % FILE_MIB * MIB;
+        file.read_exact_at(&mut part, at as u64).unwrap();
+        assert!(part == bytes[at..at + MIB], "at {at}");
+    };
+    let before = mount.counter("recall_bytes_total");
+    (0..FILE_MIB / 4 - 1).for_each(&mut read);
+    let fetched = mount.counter("recall_bytes_total") - before;
+    // Some of it ahead of the reader.
+    assert!(fetched < (FILE_MIB / 2 * MIB) as u64, "{fetched} bytes were fetched");
+    assert_eq!(mount.state(&path), "released", "less than a quarter");
+    (FILE_MIB / 4 - 1..FILE_MIB / 4 + 1).for_each(&mut read);
+    mount.comes_home(&path);
+    drop(file);
+    assert!(std::fs::read(site.data.join("large")).unwrap() == bytes);
+    mount.detach();
 }

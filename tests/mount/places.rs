@@ -1,13 +1,14 @@
-//! Places where nothing can be mounted: mountpoints that are in use, what a daemon that died left
+//! Places where nothing can be mounted: mountpoints and directories that are in use, what a daemon that died left
 //! behind, filesystems that lack what coldfs rests on. Refused by name, before anything is written.
 
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use super::bad_input::{refused, says, words};
 use super::harness::pattern;
 use super::harness::site::Site;
-use super::harness::{can_tier, coldfs, has, must, run, skip};
+use super::harness::{can_tier, coldfs, has, must, run, run_within, skip};
 
 const BYTES: usize = 50_000;
 
@@ -52,7 +53,7 @@ fn what_a_daemon_that_died_left_is_named_with_the_command_that_takes_it_away() {
     for over_itself in [false, true] {
         let mut site = Site::new();
         if over_itself {
-            site.mnt.clone_from(&site.data);
+            site = site.over_itself();
         }
         std::fs::create_dir(site.data.join("dir")).unwrap();
         std::fs::write(site.data.join("dir/file"), pattern::bytes(1, BYTES)).unwrap();
@@ -165,4 +166,31 @@ fn a_filesystem_without_extended_attributes_is_refused() {
     let mut mount = Command::new("bindfs");
     mount.arg("--xattr-none").arg(&site.data);
     is_unfit(&site, &site.dir.path().join("at"), &mut mount, "keeps no extended attributes");
+}
+
+#[test]
+fn a_second_daemon_is_refused_a_directory_that_is_served() {
+    if !can_tier() {
+        return;
+    }
+    let site = Site::new();
+    let mount = site.mount();
+    let other = site.dir.path().join("other");
+    std::fs::create_dir(&other).unwrap();
+    let output = run_within(
+        coldfs()
+            .arg("mount")
+            .arg(&site.data)
+            .arg(&other)
+            .arg("--store")
+            .arg(&site.store_url)
+            .arg("--foreground")
+            .env("COLDFS_RUNTIME_DIR", &site.runtime)
+            .env("COLDFS_STATE_DIR", &site.runtime),
+        Duration::from_secs(20),
+    )
+    .expect("refused, not served");
+    assert!(!output.status.success());
+    assert!(!output.stderr.is_empty());
+    drop(mount);
 }

@@ -7,14 +7,12 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::harness::facts::{Depth, Strict, Tree};
-use super::harness::mount::{Mount, Start};
+use super::harness::mount::Start;
 use super::harness::pattern::{self, Looks, STUB_BYTES, looks};
 use super::harness::server::Server;
 use super::harness::site::Site;
 use super::harness::zoo::{BIG, Zoo};
-use super::harness::{
-    can_tier, copy_program, env_number, must, raw, run, run_within, sh, wait_for,
-};
+use super::harness::{can_tier, copy_program, env_number, must, raw, run, sh, wait_for};
 
 /// How long a call that needs no store may take, on a busy machine.
 const LOCAL: Duration = Duration::from_secs(5);
@@ -335,43 +333,6 @@ fn p5_a_small_read_of_a_large_file_fetches_about_a_chunk() {
 }
 
 #[test]
-fn a_large_file_comes_home_once_a_quarter_of_it_was_read() {
-    if !can_tier() {
-        return;
-    }
-    const MIB: usize = 1 << 20;
-    const FILE_MIB: usize = 32;
-    let site = Site::new();
-    let bytes = pattern::bytes(6, FILE_MIB * MIB);
-    std::fs::write(site.data.join("large"), &bytes).unwrap();
-    let mount = site.mount();
-    let path = site.mnt.join("large");
-    mount.all("migrate", &path);
-    let file = raw::open(&path, libc::O_RDONLY, 0).unwrap();
-    // Each page that is asked for counts, and no other is.
-    use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
-    posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_RANDOM).unwrap();
-    let mut part = vec![0; MIB];
-    let mut read = |number: usize| {
-        // Here and there, none twice.
-        let at = number * 7 % FILE_MIB * MIB;
-        file.read_exact_at(&mut part, at as u64).unwrap();
-        assert!(part == bytes[at..at + MIB], "at {at}");
-    };
-    let before = mount.counter("recall_bytes_total");
-    (0..FILE_MIB / 4 - 1).for_each(&mut read);
-    let fetched = mount.counter("recall_bytes_total") - before;
-    // Some of it ahead of the reader.
-    assert!(fetched < (FILE_MIB / 2 * MIB) as u64, "{fetched} bytes were fetched");
-    assert_eq!(mount.state(&path), "released", "less than a quarter");
-    (FILE_MIB / 4 - 1..FILE_MIB / 4 + 1).for_each(&mut read);
-    mount.comes_home(&path);
-    drop(file);
-    assert!(std::fs::read(site.data.join("large")).unwrap() == bytes);
-    mount.detach();
-}
-
-#[test]
 fn p6_a_detached_directory_shows_pointers_and_never_plausible_bytes() {
     if !can_tier() {
         return;
@@ -522,8 +483,8 @@ fn a_mount_over_the_directory_itself_shows_it_and_gives_it_back() {
     if !can_tier() {
         return;
     }
-    let (mut site, zoo) = site_with_zoo();
-    site.mnt.clone_from(&site.data);
+    let (site, zoo) = site_with_zoo();
+    let site = site.over_itself();
     let before = Tree::of(&site.data, Depth::Content).unwrap();
     let mount = site.mount();
     mount.all("migrate", &site.mnt);
@@ -585,31 +546,4 @@ fn one_fetch_serves_any_number_of_readers() {
     let fetched = mount.counter("recall_bytes_total");
     assert!(fetched <= (8 << 20) * 5 / 4, "16 readers of 8 MiB fetched {fetched} bytes");
     mount.detach();
-}
-
-#[test]
-fn a_second_daemon_is_refused_a_directory_that_is_served() {
-    if !can_tier() {
-        return;
-    }
-    let site = Site::new();
-    let mount = site.mount();
-    let other = site.dir.path().join("other");
-    std::fs::create_dir(&other).unwrap();
-    let output = run_within(
-        super::harness::coldfs()
-            .arg("mount")
-            .arg(&site.data)
-            .arg(&other)
-            .arg("--store")
-            .arg(&site.store_url)
-            .arg("--foreground")
-            .env("COLDFS_RUNTIME_DIR", &site.runtime)
-            .env("COLDFS_STATE_DIR", &site.runtime),
-        Duration::from_secs(20),
-    )
-    .expect("refused, not served");
-    assert!(!output.status.success());
-    assert!(!output.stderr.is_empty());
-    drop::<Mount>(mount);
 }

@@ -2,14 +2,14 @@
 //! that nothing of a wait is left behind: the file can be read, and can go again.
 
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::harness::mount::{Mount, Start};
 use super::harness::pattern::{self, Looks, looks};
 use super::harness::server::Server;
 use super::harness::site::Site;
-use super::harness::{can_tier, copy_program, raw, wait_for};
+use super::harness::{begin_silent, can_tier, copy_program, raw, wait_for};
 
 /// Recalled inside `open`, whole by the first read, and served by chunks.
 const FILES: [(&str, usize); 3] = [("small", 200_000), ("medium", 3 << 20), ("large", 20 << 20)];
@@ -87,11 +87,6 @@ fn a_cancel_ends_the_reads_that_wait_and_leaves_a_stub_that_reads_later() {
     stalled.end();
 }
 
-fn waiting(command: &mut Command) -> Child {
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    command.spawn().unwrap()
-}
-
 #[test]
 fn a_process_killed_while_it_waits_for_a_cold_file_dies_and_leaves_nothing_open() {
     let Some(stalled) = Stalled::new("60s") else { return };
@@ -102,11 +97,11 @@ fn a_process_killed_while_it_waits_for_a_cold_file_dies_and_leaves_nothing_open(
     // The shell itself waits in execve, which it does in the place of the program.
     let exec = format!("exec {}", path("program").display());
     let kills = [
-        ("open", waiting(Command::new("cat").arg(path("small")))),
-        ("read", waiting(Command::new("cat").arg(path("large")))),
-        ("write", waiting(Command::new("dd").args(write))),
-        ("truncate", waiting(Command::new("truncate").args(["-s", "9"]).arg(path("medium")))),
-        ("exec", waiting(Command::new("sh").args(["-c", &exec]))),
+        ("open", begin_silent(Command::new("cat").arg(path("small")))),
+        ("read", begin_silent(Command::new("cat").arg(path("large")))),
+        ("write", begin_silent(Command::new("dd").args(write))),
+        ("truncate", begin_silent(Command::new("truncate").args(["-s", "9"]).arg(path("medium")))),
+        ("exec", begin_silent(Command::new("sh").args(["-c", &exec]))),
     ];
     std::thread::sleep(Duration::from_millis(400));
     for (what, mut child) in kills {
