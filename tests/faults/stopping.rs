@@ -4,11 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use coldfs::migrate::{Outcome, Skip};
 use coldfs::recall::RecallError;
 use coldfs::store::call::Call;
 use coldfs::store::faulty::{Fault, Rule};
-use tokio_util::sync::CancellationToken;
 
 use super::paths::Path;
 use super::world::{content, run, until};
@@ -37,12 +35,7 @@ fn a_recall_that_is_stopped_leaves_a_stub_and_nothing_that_still_writes() {
             world.start().await;
             assert_eq!(world.life().read_all("range").await.as_ref(), Ok(&whole));
             world.life().recall("range").await.unwrap();
-            let cancel = CancellationToken::new();
-            // The recall has answered; it may not have closed the file yet.
-            while matches!(
-                world.life().release(&["range"], &cancel).await[..],
-                [Outcome::Skipped(Skip::Open)]
-            ) {}
+            world.life().release_once_closed("range").await;
         }
         assert!(stopped > LIVES / 10, "hardly any was stopped: no test");
     });
@@ -55,10 +48,11 @@ fn whoever_comes_while_a_cancelled_recall_ends_is_not_cancelled() {
         for file in ["a", "range"] {
             let path = if file == "a" { Path::RecallWhole } else { Path::ReadByRange };
             let world = path.prepare().await;
-            world.store.script(Rule::new(Call::Get, Fault::Delay(Duration::from_millis(50))));
+            world.store.script(Rule::new(Call::Get, Fault::Hang));
             let life = world.life();
             let comes = async {
                 until("a recall is under way", || life.cancel(file)).await;
+                world.store.heal();
                 life.recall(file).await
             };
             let (cancelled, came) = futures::join!(life.recall(file), comes);

@@ -123,7 +123,7 @@ fn a_change_of_size_that_is_refused_leaves_the_stub_closed() {
         while world.life().read_all("a").await.is_ok() {
             // Until the brake is on.
             world.life().recall("a").await.unwrap();
-            released(&world, &["a"]).await;
+            world.life().release_once_closed("a").await;
         }
         assert_eq!(world.life().truncate("range", 10).await, Err(libc::EACCES));
         until("it is closed", || !world.life().is_open("range")).await;

@@ -15,7 +15,7 @@ use coldfs::fsck::{self, Finding, Fsck, Keep, KeepError, Mode};
 use coldfs::guard::{Guard, Rules};
 use coldfs::inode::{Backing, Inodes, Serving};
 use coldfs::intents::{Intent, Subject};
-use coldfs::migrate::{Candidate, Migrator, Outcome};
+use coldfs::migrate::{Candidate, Migrator, Outcome, Skip};
 use coldfs::ops::{Answer, Caller, Errno, FUSE_ROOT, Name, Ops, RegisterBacking, SetAttr};
 use coldfs::recall::{Chunks, Options, Recall, RecallError};
 use coldfs::record::Record;
@@ -294,6 +294,19 @@ impl Life {
     pub async fn release(&self, files: &[&str], cancel: &CancellationToken) -> Vec<Outcome> {
         let outcomes = self.migrator.release(self.candidates(files), cancel).await;
         outcomes.into_iter().map(|(_, outcome)| outcome).collect()
+    }
+
+    /// Releases a file that was just recalled: the recall has answered, and may not have closed it
+    /// yet.
+    pub async fn release_once_closed(&self, file: &str) {
+        for _ in 0..2_000 {
+            match &self.release(&[file], &CancellationToken::new()).await[..] {
+                [Outcome::Done(_)] => return,
+                [Outcome::Skipped(Skip::Open)] => tokio::time::sleep(QUIET / 4).await,
+                other => panic!("{file}: {other:?}"),
+            }
+        }
+        panic!("{file} is never closed");
     }
 
     pub async fn recall(&self, file: &str) -> Result<(), RecallError> {
