@@ -396,9 +396,8 @@ fn verb(mount: &Mount, site: &Site, verb: &str) {
 fn die_first(site: &Site, point: CrashPoint, work: impl FnOnce(&Mount)) {
     let mount = site.start(&Start::dying_at(point.name()));
     work(&mount);
-    if mount.died(super::sweep::DEATH_LIMIT).is_err() {
-        panic!("{} was not reached on the way to another point", point.name());
-    }
+    let died = mount.died_or_detached(super::sweep::DEATH_LIMIT);
+    assert!(died, "{} was not reached on the way to another point", point.name());
 }
 
 /// Recalls a long file and cancels it on the way, a little later each time.

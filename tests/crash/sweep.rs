@@ -134,13 +134,7 @@ fn one(point: CrashPoint, count: u32, meet: Meet, ending: Ending) -> bool {
         }
         Ok(mount) => {
             meet.run(&mount, &site, &mut zoo);
-            match mount.died(if count == 1 { DEATH_LIMIT } else { DEATH_LIMIT / 5 }) {
-                Ok(()) => true,
-                Err(mount) => {
-                    mount.detach();
-                    false
-                }
-            }
+            mount.died_or_detached(if count == 1 { DEATH_LIMIT } else { DEATH_LIMIT / 5 })
         }
     };
     if let (true, Ending::PowerCut(_, how)) = (reached, ending) {
@@ -188,10 +182,7 @@ fn die_again(site: &Site, name: &str) {
         Err(died) => {
             assert_eq!(died.status.signal(), Some(libc::SIGKILL), "in recovery: {}", died.log);
         }
-        Ok(mount) => match mount.died(Duration::ZERO) {
-            Ok(()) => {}
-            Err(mount) => mount.detach(),
-        },
+        Ok(mount) => _ = mount.died_or_detached(Duration::ZERO),
     }
 }
 

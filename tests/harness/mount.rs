@@ -15,6 +15,8 @@ use super::{COMMAND_LIMIT, Subject, coldfs, control, raw, run, run_within, say, 
 const START_LIMIT: Duration = Duration::from_secs(60);
 /// How long a daemon may take to end after its mount is detached.
 const END_LIMIT: Duration = Duration::from_secs(60);
+/// Between two tries to detach.
+const DETACH_LOOK: Duration = Duration::from_millis(100);
 /// How long a test may go without a sign of life before its daemon is killed, which frees
 /// every process that waits on the mount.
 const HANG_LIMIT: Duration = Duration::from_secs(180);
@@ -365,18 +367,34 @@ impl Mount {
         }
     }
 
-    /// Whether the daemon was killed by a crash point within the time; its mount is then
-    /// taken away. Otherwise the mount comes back.
-    pub fn died(mut self, limit: Duration) -> Result<(), Self> {
-        let Some(child) = &mut self.child else { return Err(self) };
-        let status = wait_for(limit, || child.try_wait().unwrap());
-        let Some(status) = status else { return Err(self) };
+    /// Whether a crash point killed the daemon, within the time or while it was detached.
+    pub fn died_or_detached(mut self, limit: Duration) -> bool {
+        let mut status = self.ends_within(limit);
+        let begun = Instant::now();
+        while status.is_none() && begun.elapsed() < END_LIMIT {
+            self.try_unmount();
+            status = self.ends_within(DETACH_LOOK);
+        }
+        let status = status.expect("the daemon ends once it is detached");
+        if !status.success() {
+            self.assert_killed(status);
+        }
+        !status.success()
+    }
+
+    /// How the daemon ended, if it did within the time.
+    fn ends_within(&mut self, limit: Duration) -> Option<ExitStatus> {
+        let child = self.child.as_mut()?;
+        let status = wait_for(limit, || child.try_wait().unwrap())?;
         self.child = None;
+        Some(status)
+    }
+
+    fn assert_killed(&self, status: ExitStatus) {
         let log = self.log_tail();
         self.unmount_leftover();
         assert_eq!(status.signal(), Some(libc::SIGKILL), "the daemon ended by itself\n{log}");
         assert!(!self.hung(), "the watchdog had to kill the daemon\n{log}");
-        Ok(())
     }
 
     /// Whether the watchdog had to kill the daemon.

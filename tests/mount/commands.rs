@@ -55,14 +55,14 @@ fn clients_that_do_not_read_keep_nobody_from_the_daemon() {
         let names = tasks.filter_map(|task| std::fs::read(task.unwrap().path().join("comm")).ok());
         names.filter(|name| name == b"walk\n").count()
     };
-    let all = wait_for(Duration::from_secs(20), || (walks() == SLOW_CLIENTS).then_some(()));
+    let all = wait_for(Duration::from_secs(60), || (walks() == SLOW_CLIENTS).then_some(()));
     assert!(all.is_some(), "{} walk", walks());
     mount.all("migrate", &site.mnt.join("file"));
     assert_eq!(mount.status()["tenants"][0]["files"]["released"], 1);
     assert!(std::fs::read(site.mnt.join("file")).unwrap() == pattern::bytes(1, BYTES));
     // A walk ends with its client.
     clients.truncate(SLOW_CLIENTS / 2);
-    let half = wait_for(Duration::from_secs(20), || (walks() == clients.len()).then_some(()));
+    let half = wait_for(Duration::from_secs(60), || (walks() == clients.len()).then_some(()));
     assert!(half.is_some(), "{} still walk for {} clients", walks(), clients.len());
     raw::signal(mount.pid(), libc::SIGTERM);
     mount.wait_ended();
@@ -320,7 +320,7 @@ fn a_move_shows_progress_to_whoever_watches_and_is_silent_in_a_pipe() {
     let mut piped = begin(&site, "migrate", &site.mnt.join("piped"), Stdio::piped());
     let (watched, mut screen) = begin_on_a_terminal(&site, "migrate", &site.mnt.join("watched"));
     let shown =
-        wait_for(Duration::from_secs(20), || screen.shows(&["migrate", "0/1 files"]).then_some(()));
+        wait_for(Duration::from_secs(60), || screen.shows(&["migrate", "0/1 files"]).then_some(()));
     assert!(shown.is_some(), "nobody is shown how far it is: {:?}", screen.seen);
     assert!(piped.try_wait().unwrap().is_none(), "it had time to say something");
     server.thaw();
@@ -376,7 +376,7 @@ fn a_recall_tells_of_each_file_as_it_comes() {
     let mount = site.start(&server.mount_options());
     server.freeze();
     let (mut watched, mut screen) = begin_on_a_terminal(&site, "recall", &site.mnt);
-    let shown = wait_for(Duration::from_secs(20), || screen.shows(&["1/2 files"]).then_some(()));
+    let shown = wait_for(Duration::from_secs(60), || screen.shows(&["1/2 files"]).then_some(()));
     let is_over = watched.try_wait().unwrap().is_some();
     server.thaw();
     assert!(shown.is_some() && !is_over, "{:?}", screen.seen);
@@ -401,14 +401,14 @@ fn a_cancel_stops_the_moves_that_have_to_do_with_a_path_and_no_others() {
     for (moved, named) in [("a/sub", "a"), ("a", "a/sub"), ("a", "a/sub/file")] {
         let mut other = begin(&site, "archive", &site.mnt.join("b"), Stdio::piped());
         let stopped = begin(&site, "migrate", &site.mnt.join(moved), Stdio::piped());
-        let found = wait_for(Duration::from_secs(20), || (cancel(named) == 1).then_some(()));
+        let found = wait_for(Duration::from_secs(60), || (cancel(named) == 1).then_some(()));
         assert!(found.is_some(), "{named}: nothing to stop");
         let output = stopped.wait_with_output().unwrap();
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(said.contains("cancelled before the end"), "{said}");
         assert!(other.try_wait().unwrap().is_none(), "{named}: the other was stopped too");
-        let found = wait_for(Duration::from_secs(20), || (cancel("b") == 1).then_some(()));
+        let found = wait_for(Duration::from_secs(60), || (cancel("b") == 1).then_some(()));
         assert!(found.is_some(), "the other");
         assert_eq!(other.wait().unwrap().code(), Some(1));
         assert_eq!(cancel(""), 0, "none is left");

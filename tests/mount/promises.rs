@@ -15,7 +15,7 @@ use super::harness::zoo::{BIG, Zoo};
 use super::harness::{can_tier, copy_program, env_number, must, raw, run, sh, wait_for};
 
 /// How long a call that needs no store may take, on a busy machine.
-const LOCAL: Duration = Duration::from_secs(5);
+const LOCAL: Duration = Duration::from_secs(20);
 
 fn site_with_zoo() -> (Site, Zoo) {
     let site = Site::new();
@@ -273,7 +273,7 @@ fn p4_looking_at_released_files_never_touches_the_store() {
     std::fs::rename(at("small/06"), at("small/07")).unwrap();
     raw::open(&at("small/08"), libc::O_WRONLY | libc::O_TRUNC, 0).unwrap();
     nix::unistd::truncate(&at("small/09"), 0).unwrap();
-    assert!(begun.elapsed() < LOCAL * 2, "slow without a store: {:?}", begun.elapsed());
+    assert!(begun.elapsed() < LOCAL, "slow without a store: {:?}", begun.elapsed());
     assert_eq!(mount.requests(None), requests, "requests were made");
 
     std::fs::rename(&away, &site.store).unwrap();

@@ -100,7 +100,7 @@ fn a_scanner_reads_what_it_wants_and_brings_nothing_home() {
     assert!(storm.read_as("reader", &storm.cold(0)).is_some());
     storm.mount.comes_home(&storm.cold(0));
     let lines =
-        wait_for(Duration::from_secs(5), || Some(storm.audit()).filter(|lines| lines.len() == 4));
+        wait_for(Duration::from_secs(60), || Some(storm.audit()).filter(|lines| lines.len() == 4));
     let lines = lines.expect("a line for each open");
     let of = |line: &Value| {
         (line["name"].as_str().unwrap().to_owned(), line["class"].clone(), line["kept"].clone())
@@ -124,7 +124,7 @@ fn a_class_that_is_denied_is_told_so_at_open_and_the_file_stays_cold() {
     // Nothing of it stays open: a grep over everything would use up the daemon's descriptors.
     let closed =
         || (!storm.mount.descriptors().iter().any(|name| name.ends_with("cold-0"))).then_some(());
-    assert!(wait_for(Duration::from_secs(10), closed).is_some(), "cold-0 is still open");
+    assert!(wait_for(Duration::from_secs(60), closed).is_some(), "cold-0 is still open");
     let line = &storm.audit()[0];
     assert!(line["outcome"].as_str().unwrap().contains("class \"nosy\" may not recall"), "{line}");
     storm.mount.detach();
@@ -386,7 +386,7 @@ fn cancel_one_of_two(size: usize) {
     };
     let (one, mut other) = (cat("one"), cat(second));
     let pid = one.id().to_string();
-    let stopped = wait_for(Duration::from_secs(10), || {
+    let stopped = wait_for(Duration::from_secs(60), || {
         let args = ["cancel", "--json", "--process", &pid, site.mnt.to_str().unwrap()];
         let report: Value = serde_json::from_slice(&mount.coldfs(args).stdout).unwrap();
         // More than one where the kernel reads ahead.
@@ -395,7 +395,7 @@ fn cancel_one_of_two(size: usize) {
     assert!(stopped.is_some(), "nothing was stopped");
     let cancelled = Instant::now();
     let output = one.wait_with_output().unwrap();
-    assert!(cancelled.elapsed() < Duration::from_secs(3), "{:?}", cancelled.elapsed());
+    assert!(cancelled.elapsed() < Duration::from_secs(20), "{:?}", cancelled.elapsed());
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("Operation canceled"), "{said}");
     let ended = other.try_wait().unwrap();
@@ -424,7 +424,7 @@ fn a_cancel_of_a_path_or_of_all_ends_waits_for_a_budget() {
             let waiting = applications.iter().filter_map(|account| account["waiting"].as_u64());
             (waiting.sum::<u64>() == count).then_some(())
         };
-        assert!(wait_for(Duration::from_secs(10), waits).is_some(), "{count} do not wait");
+        assert!(wait_for(Duration::from_secs(60), waits).is_some(), "{count} do not wait");
     };
     let cancel = |path: &Path| {
         let args = ["cancel", "--json", path.to_str().unwrap()];
@@ -468,7 +468,7 @@ fn a_recall_by_command_is_in_the_audit_with_whose_it_was_whatever_the_name() {
     let drained = storm.mount.coldfs([OsStr::new("drain"), below.as_os_str()]);
     assert!(drained.status.success(), "{drained:?}");
     let lines =
-        wait_for(Duration::from_secs(5), || Some(storm.audit()).filter(|lines| lines.len() >= 3));
+        wait_for(Duration::from_secs(60), || Some(storm.audit()).filter(|lines| lines.len() >= 3));
     let lines = lines.expect("a line for each");
     assert_eq!(lines.len(), 3, "none for what was at home: {lines:?}");
     let hex: String =

@@ -13,8 +13,9 @@ use super::harness::{begin_silent, can_tier, copy_program, raw, wait_for};
 
 /// Recalled inside `open`, whole by the first read, and served by chunks.
 const FILES: [(&str, usize); 3] = [("small", 200_000), ("medium", 3 << 20), ("large", 20 << 20)];
-/// What may pass on a busy machine until a process hears of what was done a moment ago.
-const SOON: Duration = Duration::from_secs(2);
+/// What may pass on a busy machine until a process hears of what was done a moment ago: far less
+/// than the deadline that would end its wait.
+const SOON: Duration = Duration::from_secs(20);
 
 /// Cold files whose store says nothing from now on.
 struct Stalled {
@@ -59,7 +60,7 @@ impl Stalled {
     fn end(self) {
         self.server.thaw();
         for (seed, (name, bytes)) in FILES.into_iter().enumerate() {
-            let read = wait_for(Duration::from_secs(20), || std::fs::read(self.path(name)).ok());
+            let read = wait_for(Duration::from_secs(60), || std::fs::read(self.path(name)).ok());
             assert!(read == Some(pattern::bytes(seed as u64, bytes)), "{name} reads wrong");
         }
         self.mount.detach();
@@ -72,7 +73,7 @@ fn a_cancel_ends_the_reads_that_wait_and_leaves_a_stub_that_reads_later() {
     for (name, _) in FILES {
         let path = stalled.path(name);
         let reader = std::thread::spawn(move || std::fs::read(path).map(|bytes| bytes.len()));
-        let stopped = wait_for(Duration::from_secs(10), || {
+        let stopped = wait_for(Duration::from_secs(60), || {
             let path = stalled.path(name);
             let output = stalled.mount.coldfs(["cancel".as_ref(), path.as_os_str()]);
             String::from_utf8_lossy(&output.stdout).contains("1 recalls").then_some(())
@@ -112,7 +113,7 @@ fn a_process_killed_while_it_waits_for_a_cold_file_dies_and_leaves_nothing_open(
     }
     stalled.server.thaw();
     for name in ["small", "medium", "large", "program"] {
-        let gone = wait_for(Duration::from_secs(20), || {
+        let gone = wait_for(Duration::from_secs(60), || {
             let path = path(name);
             let output = stalled.mount.coldfs(["migrate".as_ref(), path.as_os_str()]);
             assert!(output.status.success(), "{name}");
@@ -128,8 +129,8 @@ fn a_process_killed_while_it_waits_for_a_cold_file_dies_and_leaves_nothing_open(
 
 #[test]
 fn a_mapping_of_a_large_cold_file_reads_right_and_faults_when_the_store_is_gone() {
-    const DEADLINE: Duration = Duration::from_secs(2);
-    let Some(stalled) = Stalled::new("2s") else { return };
+    const DEADLINE: Duration = Duration::from_secs(5);
+    let Some(stalled) = Stalled::new("5s") else { return };
     let (name, bytes) = FILES[2];
     let file = raw::open(&stalled.path(name), libc::O_RDONLY, 0).unwrap();
     let mapping = raw::Mapping::new(&file, bytes, false).unwrap();
@@ -138,10 +139,11 @@ fn a_mapping_of_a_large_cold_file_reads_right_and_faults_when_the_store_is_gone(
     let begun = Instant::now();
     assert_eq!(mapping.compare_in_a_child(0, &whole[..1]), Err(libc::SIGBUS));
     let waited = begun.elapsed();
-    assert!(waited >= DEADLINE && waited < DEADLINE + SOON, "{waited:?}");
+    // The kernel asks for a page again, alone, when its read-ahead failed: not for a deadline more.
+    assert!(waited >= DEADLINE && waited < 2 * DEADLINE, "{waited:?}");
     assert_eq!(mapping.compare_in_a_child(bytes - 1, &whole[bytes - 1..]), Err(libc::SIGBUS));
     stalled.server.thaw();
-    let back = wait_for(Duration::from_secs(10), || mapping.compare_in_a_child(0, &whole).ok());
+    let back = wait_for(Duration::from_secs(60), || mapping.compare_in_a_child(0, &whole).ok());
     assert_eq!(back, Some(true), "what a mapping reads once the store is back");
     drop(mapping);
     stalled.end();
