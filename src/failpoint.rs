@@ -36,6 +36,8 @@ crash_points! {
     ArchiveAfterRecord = "archive-after-record",
     /// Release: a file has other bytes than its copy, its record is gone, no barrier.
     ReleaseAfterDisproof = "release-after-disproof",
+    /// Release: the mark of one that was given up long ago is off, no barrier.
+    ReleaseAfterOldMark = "release-after-old-mark",
     /// Release: the work list names the batch, records still say archived.
     ReleaseAfterIntent = "release-after-intent",
     /// Release: records say releasing, no barrier yet.

@@ -10,6 +10,7 @@ use super::barred::barred;
 use super::proof::prove;
 use super::release::{failed, gone};
 use super::{Candidate, Migrator, Outcome, Skip, is_free};
+use crate::failpoint::{CrashPoint, reach};
 use crate::inode::Inode;
 use crate::recover::unmark;
 use crate::segment::IndexEntry;
@@ -80,6 +81,7 @@ fn take_mark_off(migrator: &Migrator, inode: &Inode) -> Result<(), Outcome> {
     }
     let file = open_to_read(migrator, inode)?;
     if unmark(&migrator.tenant, inode, &file).map_err(failed)? {
+        reach(CrashPoint::ReleaseAfterOldMark);
         Ok(())
     } else {
         // In flight at a crash: the next open puts it in order.

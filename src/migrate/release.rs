@@ -489,6 +489,7 @@ fn take(migrator: &Migrator, marked: &Marked) -> Result<TakenBody, Outcome> {
         if hash_local(&file).map_err(failed)? != marked.entry.content {
             // Changed behind our back, times and all: these bytes are the file.
             tenant.drop_record(&*file, inode).map_err(failed)?;
+            reach(CrashPoint::ReleaseAfterDisproof);
             return Err(Skip::Changed.into());
         }
     }

@@ -48,6 +48,8 @@ pub enum Meet {
     RecoverRecall,
     /// `release -r` of an archived tree in which files were edited while detached, with their times.
     ReleaseEdited,
+    /// `release -r` after a death in the middle of a release whose work list was lost.
+    ReleaseMarked,
     /// Starting after a death when a recalled file was whole.
     RecoverWhole,
     /// `fsck --repair` of files that were lost, whose segments are back.
@@ -74,6 +76,7 @@ pub fn work(point: CrashPoint) -> &'static [Meet] {
     match point {
         ArchiveBeforeUpload | ArchiveAfterVerify | ArchiveAfterRecord => &[Meet::Archive],
         ReleaseAfterDisproof => &[Meet::ReleaseEdited],
+        ReleaseAfterOldMark => &[Meet::ReleaseMarked],
         ReleaseAfterIntent | ReleaseAfterRecord | ReleaseAfterBarrier | ReleaseAfterStub
         | ReleaseAfterSync | ReleaseAfterCut | ReleaseAfterTimes | ReleaseAfterReleased
         | ReleaseBeforeClear => &[Meet::Migrate, Meet::Release],
@@ -189,7 +192,7 @@ impl Meet {
                 with_mount(site, "archive");
                 take_segments(&site.store);
             }
-            Meet::Unmark => {
+            Meet::Unmark | Meet::ReleaseMarked => {
                 with_mount(site, "archive");
                 let point = CrashPoint::ReleaseAfterBarrier;
                 die_first(site, point, |mount| verb(mount, site, "release"));
@@ -257,7 +260,9 @@ impl Meet {
         match self {
             Meet::Archive => verb(mount, site, "archive"),
             Meet::Migrate => verb(mount, site, "migrate"),
-            Meet::Release | Meet::ReleaseEdited => verb(mount, site, "release"),
+            Meet::Release | Meet::ReleaseEdited | Meet::ReleaseMarked => {
+                verb(mount, site, "release");
+            }
             Meet::Recall => verb(mount, site, "recall"),
             Meet::Read => {
                 for path in zoo.versions.keys() {
@@ -316,7 +321,7 @@ impl Meet {
     pub fn mend(self, mount: &Mount, site: &Site) {
         match self {
             Meet::Adopt => fsck(mount, site, "--adopt"),
-            Meet::Repair | Meet::Found | Meet::Void | Meet::Unmark => {
+            Meet::Repair | Meet::Found | Meet::Void | Meet::Unmark | Meet::ReleaseMarked => {
                 fsck(mount, site, "--repair");
             }
             Meet::KeepRemote => choose(mount, site, "remote"),
