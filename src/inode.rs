@@ -28,7 +28,7 @@ pub mod known;
 use directories::Directories;
 
 pub use body::{Backing, Body, Reading, Serving, Suspect, TierGuard};
-pub use cold::{Cold, Fill, FillError, Place, Progress, Refusal, SAME_ANSWER_FOR};
+pub use cold::{Cold, Fill, FillError, Place, Progress, Refusal, SAME_ANSWER_FOR, Stop};
 
 /// One file, directory or other node of the tenant.
 #[derive(Debug)]

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::inode::{
-    Cold, Fill, FillError, Inode, Inodes, Place, Refusal, SAME_ANSWER_FOR, Serving,
+    Cold, Fill, FillError, Inode, Inodes, Place, Refusal, SAME_ANSWER_FOR, Serving, Stop,
 };
 use crate::record::Record;
 use crate::segment::{EntryPlace, Packing, segment_key};
@@ -271,26 +271,38 @@ impl Recall {
         is_reached: impl Fn(&Fill) -> bool,
     ) -> Result<(), RecallError> {
         let mut fill = cold.watch_fill();
-        let ended = fill.wait_for(|fill| !cold.is_cancelled(fill)).await;
+        let ended = fill.wait_for(|fill| !fill.is_cancelled()).await;
         drop(ended.map_err(|_gone| RecallError::Detaching)?);
-        self.start_fill(inode, cold);
-        let reached = fill.wait_for(is_reached).await.map_err(|_gone| RecallError::Detaching)?;
+        let joined = self.start_fill(inode, cold);
+        // Others may have begun anew before anybody here heard of the end.
+        let is_over = || joined.as_ref().is_some_and(|joined| joined.is_by_a_person());
+        let of_others = |fill: &Fill| match (fill.stop(), &joined) {
+            (Some(now), Some(joined)) => !Arc::ptr_eq(now, joined),
+            _ => false,
+        };
+        let reached = fill.wait_for(|fill| is_reached(fill) || (is_over() && of_others(fill)));
+        let reached = reached.await.map_err(|_gone| RecallError::Detaching)?;
         match &*reached {
             Fill::Failed(error) => match as_recall_error(error) {
                 RecallError::Superseded => Ok(()),
                 error => Err(error),
             },
-            Fill::Idle | Fill::Running(_) | Fill::Held(_) | Fill::Done => Ok(()),
+            fill if is_reached(fill) => Ok(()),
+            _begun_anew => Err(RecallError::Cancelled),
         }
     }
 
-    fn start_fill(self: &Arc<Self>, inode: &Arc<Inode>, cold: &Arc<Cold>) {
-        let Some(stop) = cold.begin_fill() else { return };
-        let (recall, inode, cold) = (Arc::clone(self), Arc::clone(inode), Arc::clone(cold));
-        self.spawn(carried(async move {
-            let filled = fill::run(&recall, &inode, &cold, &stop).await;
-            recall.end_fill(inode, &cold, filled).await;
-        }));
+    /// Begins a fill, unless one is under way or done; what stops the one that is under way.
+    fn start_fill(self: &Arc<Self>, inode: &Arc<Inode>, cold: &Arc<Cold>) -> Option<Arc<Stop>> {
+        let (begun, stop) = cold.begin_fill();
+        if let (true, Some(stop)) = (begun, stop.clone()) {
+            let (recall, inode, cold) = (Arc::clone(self), Arc::clone(inode), Arc::clone(cold));
+            self.spawn(carried(async move {
+                let filled = fill::run(&recall, &inode, &cold, &stop.token).await;
+                recall.end_fill(inode, &cold, &stop, filled).await;
+            }));
+        }
+        stop
     }
 
     /// Begins the recall of a small file whose bytes are in memory already, and waits for nothing.
@@ -302,22 +314,28 @@ impl Recall {
         }
         let Some(turn) = fill::turn_at_once(self, cold) else { return false };
         let Some(chunk) = self.chunks.small_at_hand(&cold.place) else { return false };
-        let Some(stop) = cold.begin_fill() else { return cold.held_chunk().is_some() };
+        let (true, Some(stop)) = cold.begin_fill() else { return cold.held_chunk().is_some() };
         cold.hold(chunk.clone());
         let (recall, inode, cold) = (Arc::clone(self), Arc::clone(inode), Arc::clone(cold));
         self.spawn(async move {
             let _turn = turn;
-            let filled = recall.batches.fill(&recall, &inode, &cold, &stop, chunk).await;
-            recall.end_fill(inode, &cold, filled).await;
+            let filled = recall.batches.fill(&recall, &inode, &cold, &stop.token, chunk).await;
+            recall.end_fill(inode, &cold, &stop, filled).await;
         });
         true
     }
 
-    async fn end_fill(&self, inode: Arc<Inode>, cold: &Arc<Cold>, filled: Result<(), RecallError>) {
+    async fn end_fill(
+        &self,
+        inode: Arc<Inode>,
+        cold: &Arc<Cold>,
+        stop: &Stop,
+        filled: Result<(), RecallError>,
+    ) {
         let ended = match filled {
             Ok(()) => Fill::Done,
             Err(RecallError::Cancelled | RecallError::Superseded)
-                if cold.was_unwanted() || !is_served(&inode, cold) =>
+                if stop.is_unwanted() || !is_served(&inode, cold) =>
             {
                 Fill::Failed(Arc::new(RecallError::Superseded))
             }

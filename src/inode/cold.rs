@@ -48,19 +48,55 @@ impl Place {
     }
 }
 
+/// What ends one recall of a whole file early.
+#[derive(Debug, Default)]
+pub struct Stop {
+    /// It has to end.
+    pub token: CancellationToken,
+    /// Because nobody wants its bytes any more, not because a person cancelled it.
+    unwanted: AtomicBool,
+}
+
+impl Stop {
+    /// Whether a person cancelled it. Who comes now is not who was cancelled.
+    pub fn is_by_a_person(&self) -> bool {
+        self.token.is_cancelled() && !self.is_unwanted()
+    }
+
+    /// Whether its bytes were not wanted any more.
+    pub fn is_unwanted(&self) -> bool {
+        self.unwanted.load(Ordering::Acquire)
+    }
+}
+
 /// How far the recall of a whole file is.
 #[derive(Clone, Debug)]
 pub enum Fill {
     /// Nobody asked for it.
     Idle,
-    /// Under way, until this is cancelled.
-    Running(CancellationToken),
+    /// Under way, until it is stopped.
+    Running(Arc<Stop>),
     /// The same; all bytes are in memory, and the body is still to become whole.
-    Held(CancellationToken),
+    Held(Arc<Stop>),
     /// It failed; the body is the stub again.
     Failed(FillError),
     /// The body is whole, and its record says so.
     Done,
+}
+
+impl Fill {
+    /// What stops it, while it is under way.
+    pub fn stop(&self) -> Option<&Arc<Stop>> {
+        match self {
+            Fill::Running(stop) | Fill::Held(stop) => Some(stop),
+            Fill::Idle | Fill::Failed(_) | Fill::Done => None,
+        }
+    }
+
+    /// Whether it only has its end before it: a person cancelled it.
+    pub fn is_cancelled(&self) -> bool {
+        self.stop().is_some_and(|stop| stop.is_by_a_person())
+    }
 }
 
 /// Why a fill failed, shared by all who waited for it.
@@ -107,7 +143,6 @@ pub struct Cold {
     /// every other).
     pub file: Arc<File>,
     fill: watch::Sender<Fill>,
-    unwanted: AtomicBool,
     cancels: watch::Sender<()>,
     progress: Mutex<Progress>,
     held: Mutex<Option<Bytes>>,
@@ -117,9 +152,8 @@ impl Cold {
     /// A cold file of which nothing is here yet.
     pub fn new(stub: Stub, record: Record, place: Place, file: Arc<File>) -> Self {
         let (fill, cancels) = (watch::Sender::new(Fill::Idle), watch::Sender::new(()));
-        let (unwanted, progress) = (AtomicBool::new(false), Mutex::default());
-        let held = Mutex::default();
-        Self { stub, record, place, file, fill, unwanted, cancels, progress, held }
+        let (progress, held) = (Mutex::default(), Mutex::default());
+        Self { stub, record, place, file, fill, cancels, progress, held }
     }
 
     /// Whether whoever writes to it takes something away that a recall gives back only at its end:
@@ -136,18 +170,22 @@ impl Cold {
         self.fill.subscribe()
     }
 
-    /// Begins a fill, which ends early when the token is cancelled. None: one is under way or
-    /// done.
-    pub fn begin_fill(&self) -> Option<CancellationToken> {
-        let stop = CancellationToken::new();
-        let begun = self.fill.send_if_modified(|fill| match fill {
-            Fill::Idle | Fill::Failed(_) => {
-                *fill = Fill::Running(stop.clone());
-                true
+    /// Begins a fill, unless one is under way or done. Whether it did, and what stops the one that
+    /// is under way.
+    pub fn begin_fill(&self) -> (bool, Option<Arc<Stop>>) {
+        let mut under_way = None;
+        let begun = self.fill.send_if_modified(|fill| {
+            let begins = match fill {
+                Fill::Idle | Fill::Failed(_) => true,
+                Fill::Running(_) | Fill::Held(_) | Fill::Done => false,
+            };
+            if begins {
+                *fill = Fill::Running(Arc::default());
             }
-            Fill::Running(_) | Fill::Held(_) | Fill::Done => false,
+            under_way = fill.stop().cloned();
+            begins
         });
-        begun.then_some(stop)
+        (begun, under_way)
     }
 
     /// Whether all of it is being fetched, or was.
@@ -185,33 +223,18 @@ impl Cold {
 
     /// Stops the fill that is under way.
     pub fn cancel_fill(&self) {
-        match &*self.fill.borrow() {
-            Fill::Running(stop) | Fill::Held(stop) => stop.cancel(),
-            Fill::Idle | Fill::Failed(_) | Fill::Done => {}
-        }
-    }
-
-    /// Whether a fill only has its end before it: a person cancelled it. Who comes now is not who
-    /// was cancelled.
-    pub fn is_cancelled(&self, fill: &Fill) -> bool {
-        match fill {
-            Fill::Running(stop) | Fill::Held(stop) => {
-                stop.is_cancelled() && !self.unwanted.load(Ordering::Acquire)
-            }
-            Fill::Idle | Fill::Failed(_) | Fill::Done => false,
+        if let Some(stop) = self.fill.borrow().stop() {
+            stop.token.cancel();
         }
     }
 
     /// Stops the fill because its bytes are not wanted any more: whoever waits for it looks at
     /// the file again.
     pub fn unwant_fill(&self) {
-        self.unwanted.store(true, Ordering::Release);
-        self.cancel_fill();
-    }
-
-    /// Whether the fill that ends now was unwanted; asked once.
-    pub fn was_unwanted(&self) -> bool {
-        self.unwanted.swap(false, Ordering::AcqRel)
+        if let Some(stop) = self.fill.borrow().stop() {
+            stop.unwanted.store(true, Ordering::Release);
+            stop.token.cancel();
+        }
     }
 
     /// The only chunk of the file that is being filled is in memory, and stays there until the
@@ -220,7 +243,7 @@ impl Cold {
         *self.held() = Some(chunk);
         self.fill.send_if_modified(|fill| match fill {
             Fill::Running(stop) => {
-                *fill = Fill::Held(stop.clone());
+                *fill = Fill::Held(Arc::clone(stop));
                 true
             }
             Fill::Idle | Fill::Held(_) | Fill::Failed(_) | Fill::Done => false,

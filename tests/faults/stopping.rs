@@ -9,7 +9,7 @@ use coldfs::store::call::Call;
 use coldfs::store::faulty::{Fault, Rule};
 
 use super::paths::Path;
-use super::world::{content, run, until};
+use super::world::{DEADLINE, content, run, until};
 
 /// Lives that end while a recall fills the file.
 const LIVES: u32 = 250;
@@ -48,11 +48,11 @@ fn whoever_comes_while_a_cancelled_recall_ends_is_not_cancelled() {
         for file in ["a", "range"] {
             let path = if file == "a" { Path::RecallWhole } else { Path::ReadByRange };
             let world = path.prepare().await;
-            world.store.script(Rule::new(Call::Get, Fault::Hang));
+            // It is joined by whoever comes: it has to end within a deadline.
+            world.store.script(Rule::new(Call::Get, Fault::Delay(DEADLINE / 3)));
             let life = world.life();
             let comes = async {
                 until("a recall is under way", || life.cancel(file)).await;
-                world.store.heal();
                 life.recall(file).await
             };
             let (cancelled, came) = futures::join!(life.recall(file), comes);
