@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::sys::stat::fstat;
 
@@ -13,6 +14,11 @@ use crate::recover::{Finding, Ordered, find, put_in_order};
 use crate::store::governor::{Class, ranked};
 use crate::stub::STUB_LENGTH;
 use crate::tenant::Tenant;
+
+/// Whoever was answered about a file a moment ago may still have to close it: so often, so long
+/// after each other, a recall looks whether they have.
+const CLOSING_LOOKS: u32 = 20;
+const CLOSING_LOOK: Duration = Duration::from_millis(10);
 
 /// What became of a file that was to be recalled.
 #[derive(Debug)]
@@ -34,11 +40,17 @@ pub async fn recall_file(
         return Ok(Recalled::Already);
     }
     let mut came = None;
+    let mut looks = 0..CLOSING_LOOKS;
     while let Some(cold) = cold(tenant, inodes, recall, inode).await? {
         came = Some(cold.place.size_bytes);
-        ranked(Class::Bulk, recall.whole(inode, &cold)).await?;
-        if cold.is_home() {
-            break;
+        match ranked(Class::Bulk, recall.whole(inode, &cold)).await {
+            Ok(()) if cold.is_home() => break,
+            Ok(()) => {}
+            Err(RecallError::Busy) if looks.next().is_some() => {
+                drop(cold);
+                tokio::time::sleep(CLOSING_LOOK).await;
+            }
+            Err(error) => return Err(error),
         }
     }
     Ok(came.map_or(Recalled::Already, Recalled::Done))

@@ -283,6 +283,8 @@ impl Recall {
         let reached = fill.wait_for(|fill| is_reached(fill) || (is_over() && of_others(fill)));
         let reached = reached.await.map_err(|_gone| RecallError::Detaching)?;
         match &*reached {
+            // Whatever became of the others' since.
+            Fill::Failed(_) if is_over() => Err(RecallError::Cancelled),
             Fill::Failed(error) => match as_recall_error(error) {
                 RecallError::Superseded => Ok(()),
                 error => Err(error),
