@@ -2,6 +2,7 @@
 //! release touches anything: while a file is read no stub stands, no lock is held, and whoever
 //! opens the file takes it away.
 
+use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
@@ -14,10 +15,12 @@ use super::release::{failed, gone};
 use super::{Candidate, Migrator, Outcome, Skip, is_closed, is_free};
 use crate::failpoint::{CrashPoint, reach};
 use crate::file_id::TimeNs;
+use crate::inode::Inode;
 use crate::record::Record;
 use crate::recover::hash_while;
 use crate::segment::IndexEntry;
 use crate::sys::lease::Lease;
+use crate::tenant::Tenant;
 use crate::tier::State;
 
 /// Makes sure that the file's ctime is known, by its content hash where it is not.
@@ -54,6 +57,18 @@ pub(super) fn prove(
     let proven = compare(migrator, candidate, entry, &lease, cancel);
     give_up(migrator, inode, &lease);
     proven
+}
+
+/// A file was changed behind our back, times and all: its bytes are the file, and it is archived no
+/// more.
+pub(super) fn disproven(tenant: &Tenant, inode: &Inode, file: &File) -> Outcome {
+    match tenant.drop_record(file, inode) {
+        Ok(()) => {
+            reach(CrashPoint::ReleaseAfterDisproof);
+            Skip::Changed.into()
+        }
+        Err(error) => failed(error),
+    }
 }
 
 /// Whether the record is of this entry, and the file looks as it says.
@@ -100,10 +115,7 @@ fn compare(
         return Err(Skip::Changed.into());
     }
     if content != entry.content {
-        // Changed behind our back, times and all: these bytes are the file.
-        tenant.drop_record(&**file, inode).map_err(failed)?;
-        reach(CrashPoint::ReleaseAfterDisproof);
-        return Err(Skip::Changed.into());
+        return Err(disproven(tenant, inode, file));
     }
     if let Some(at) = TimeNs::ctime_of(&stat) {
         tenant.known.remember(inode.ino, &inode.handle, at);

@@ -23,6 +23,7 @@ use nix::sys::stat::{FileStat, fstat};
 use tokio_util::sync::CancellationToken;
 
 use super::barred::barred;
+use super::proof::disproven;
 use super::ready::make_ready;
 use super::{Candidate, MigrateError, Migrator, Outcome, Skip, is_closed, is_free};
 use crate::failpoint::{CrashPoint, reach};
@@ -487,10 +488,7 @@ fn take(migrator: &Migrator, marked: &Marked) -> Result<TakenBody, Outcome> {
     if marked.known_ctime.is_none() {
         file.sync_data().map_err(failed)?;
         if hash_local(&file).map_err(failed)? != marked.entry.content {
-            // Changed behind our back, times and all: these bytes are the file.
-            tenant.drop_record(&*file, inode).map_err(failed)?;
-            reach(CrashPoint::ReleaseAfterDisproof);
-            return Err(Skip::Changed.into());
+            return Err(disproven(tenant, inode, &file));
         }
     }
     posix_fadvise(&*file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)
