@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::engine::Served;
+use super::served::Served;
 use super::failures::{Failures, is_gone};
 use super::files::shown;
 use super::walks::Unwalked;

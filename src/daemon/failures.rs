@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::io;
 
-use super::engine::Served;
+use super::served::Served;
 use super::files::shown;
 use crate::control::wire::{FAILURES_NAMED, Failure};
 

@@ -16,7 +16,7 @@ use globset::GlobMatcher;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::engine::Served;
+use super::served::Served;
 use super::files::{relative, shown};
 use super::walks::{Stop, Unwalked};
 use crate::control::engine::Peer;

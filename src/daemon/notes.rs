@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use super::engine::Served;
+use super::served::Served;
 use super::files::shown;
 use crate::control::wire::{Notes, NotesRequest, NotesSummary, Problem, ProblemKind};
 use crate::tenant::Lines;

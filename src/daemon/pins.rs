@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::engine::Served;
+use super::served::Served;
 use super::failures::Failures;
 use crate::control::wire::{PinReport, PinRequest, Problem};
 use crate::file_id::Ino;
