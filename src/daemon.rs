@@ -99,7 +99,7 @@ async fn mount_one(options: MountOptions, ready: Ready) -> Result<(), Problem> {
     let (name, notes) = (options.tenant.to_string(), options.notes.clone());
     daemon.fleet.add(&name, Source::Line(Box::new(options)));
     let attached = tokio::select! {
-        attached = daemon.fleet.attach_by_name(&name) => attached,
+        attached = daemon.fleet.mounted(&name) => attached,
         () = daemon.asked_to_end() => {
             let what = "asked to end before the mount answered";
             Err(Problem::new(ProblemKind::Failed, what, "mount it again"))

@@ -86,7 +86,8 @@ fn check(config: PathBuf, output: &mut Output) -> Result<Outcome, Problem> {
     let file = tenants::read(&config)?;
     let (asked, refused) = tenants::asked(&config, &file);
     let mut notes: Vec<String> = refused.iter().map(|one| one.why.to_string()).collect();
-    notes.extend(asked.iter().filter_map(|one| one.resolve(&file).err()).map(|why| why.to_string()));
+    notes
+        .extend(asked.iter().filter_map(|one| one.resolve(&file).err()).map(|why| why.to_string()));
     let all_well = notes.is_empty();
     told(Serving { config: config.into(), notes }, output)?;
     Ok(Outcome::failed_if(!all_well))

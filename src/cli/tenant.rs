@@ -15,7 +15,7 @@ Examples:
   coldfs tenant list             all tenants of all daemons, and why some are not mounted
   coldfs tenant detach mail      take its mount away; the others go on, and so does the daemon
   coldfs tenant attach mail      mount it again, by what the configuration says now
-  coldfs tenant list --json | jq -r '.[] | select(.state == \"failed\") | .name'
+  coldfs tenant list --json | jq -r 'select(.state == \"failed\") | .name'
 
 States: attaching, mounted, detaching, detached (by a person: it stays so when the configuration is
 read again), failed (it is tried again then), refused (another tenant has its name or places).
@@ -95,7 +95,13 @@ async fn daemon_of(name: &str) -> Result<Client, Problem> {
 fn list(output: &mut Output) -> Result<Outcome, Problem> {
     let entries: Vec<TenantEntry> =
         converse(all())?.into_iter().flat_map(|(_, entries)| entries).collect();
-    output.answer(&entries, |entries| people(entries)).map_err(unwritten)?;
+    if !output.is_json() {
+        output.line(&people(&entries)).map_err(unwritten)?;
+        return Ok(Outcome::Done);
+    }
+    for entry in &entries {
+        output.answer(entry, |_| String::new()).map_err(unwritten)?;
+    }
     Ok(Outcome::Done)
 }
 
@@ -115,9 +121,9 @@ fn people(entries: &[TenantEntry]) -> String {
         Some(printable(format!("{}: {cause}\n  {next_step}", entry.name)))
     });
     let detached = entries.iter().filter(|entry| entry.state == TenantState::Detached);
-    let detached = detached.filter_map(|entry| entry.next_step.as_ref()).map(|next| {
-        printable(format!("detached: {next}"))
-    });
+    let detached = detached
+        .filter_map(|entry| entry.next_step.as_ref())
+        .map(|next| printable(format!("detached: {next}")));
     [columns(&rows)].into_iter().chain(why).chain(detached).collect::<Vec<_>>().join("\n")
 }
 

@@ -3,9 +3,7 @@
 use std::path::PathBuf;
 
 use super::file::ConfigFile;
-use super::{
-    MountFlags, MountOptions, S3Options, StoreUrl, TenantName, checks, state, usage,
-};
+use super::{MountFlags, MountOptions, S3Options, StoreUrl, TenantName, checks, state, usage};
 use crate::control::wire::{Problem, ProblemKind};
 use crate::sys::mount_table::MountTable;
 use crate::tenant::Succession;

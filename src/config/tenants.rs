@@ -173,7 +173,8 @@ impl Asked {
     fn new(config: &Path, listed: &Listed) -> Self {
         let text = listed.text.clone();
         let data_dir = resolved(&text.data_dir);
-        let mountpoint = text.mountpoint.as_ref().map_or_else(|| data_dir.clone(), |at| resolved(at));
+        let mountpoint =
+            text.mountpoint.as_ref().map_or_else(|| data_dir.clone(), |at| resolved(at));
         let last = data_dir.file_name().unwrap_or_default().to_string_lossy();
         let name = text.name.as_ref().map_or_else(|| last.into_owned(), ToString::to_string);
         Self { name, data_dir, mountpoint, line: listed.line, config: config.to_owned(), text }
@@ -203,8 +204,9 @@ impl Asked {
 
     /// What is to be mounted, its places looked at. Not for async threads.
     pub fn resolve(&self, file: &ConfigFile) -> Result<MountOptions, Problem> {
-        let named = |problem: Problem| {
-            Problem { what: format!("{}: {}", self.shown(), problem.what), ..problem }
+        let named = |problem: Problem| Problem {
+            what: format!("{}: {}", self.shown(), problem.what),
+            ..problem
         };
         let for_it = file.for_tenant(&self.text);
         for_it.check().map_err(|cause| named(usage(cause, "docs/serve.md lists every key")))?;
@@ -354,6 +356,8 @@ mod tests {
         let (all, other) = ("[recall]\nwhole = '1GiB'", "[policy]\ncomponent = '/p.wasm'");
         let parse = |text| ConfigFile::parse(text).unwrap();
         assert!(!parse("").is_same_to_all(&parse(all)));
-        assert!(parse("").is_same_to_all(&parse(other)) && parse("").has_other_policy(&parse(other)));
+        assert!(
+            parse("").is_same_to_all(&parse(other)) && parse("").has_other_policy(&parse(other))
+        );
     }
 }

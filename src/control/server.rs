@@ -29,7 +29,8 @@ use super::wire::{
     BrakeReport, BrakeRequest, CancelReport, CancelRequest, DuReport, DuRequest, Event,
     ExplainReport, ExplainRequest, Failure, FindRequest, FsckRequest, HeatRequest, Mount,
     MoveRequest, NotesRequest, PinReport, PinRequest, PlanRequest, PolicyReport, PolicyRequest,
-    Problem, ProblemKind, StateRequest, Status, StatusRequest, TenantEntry, TenantRequest, TopReport,
+    Problem, ProblemKind, StateRequest, Status, StatusRequest, TenantEntry, TenantRequest,
+    TopReport,
 };
 
 /// Largest request: some hundred thousand paths.

@@ -7,8 +7,8 @@ use fuser::{MountOption, SessionACL};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::served::{Parts, Served};
 use super::machine::Machine;
+use super::served::{Parts, Served};
 use super::{failed, tiering};
 use crate::config::{Access, MountFlags, MountOptions};
 use crate::control::runtime::RuntimeDir;

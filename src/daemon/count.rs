@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::served::Served;
 use super::failures::{Failures, is_gone};
 use super::files::shown_sums;
 use super::known;
+use super::served::Served;
 use super::walks::{Stop, Unwalked, Walks};
 use crate::catalog::seen::Seen;
 use crate::catalog::totals::Totals;

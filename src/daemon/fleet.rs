@@ -130,7 +130,10 @@ impl Fleet {
                 tracing::info!(tenant = name, "detached");
                 self.enter(name, Phase::Detached);
             }
-            Err(error) => self.enter(name, Phase::Failed(failed("detach", &error))),
+            Err(error) => {
+                tracing::error!(tenant = name, %error, "it could not be detached");
+                self.enter(name, Phase::Failed(failed("detach", &error)));
+            }
         }
     }
 
@@ -145,14 +148,18 @@ impl Fleet {
             () = let_go.cancelled() => return Err(gone()),
             turn = self.attaching.acquire() => turn,
         };
-        let assembled = async {
-            let options = source.resolve().await?;
-            assemble(&self.machine, &options).await
-        };
-        let served = tokio::select! {
-            () = let_go.cancelled() => return Err(gone()),
-            served = assembled => served?,
-        };
+        let (machine, stop) = (Arc::clone(&self.machine), let_go.clone());
+        let served = off_the_runtime(async move {
+            let assembled = async {
+                let options = source.resolve().await?;
+                assemble(&machine, &options).await
+            };
+            tokio::select! {
+                () = stop.cancelled() => Err(gone()),
+                served = assembled => served,
+            }
+        })
+        .await?;
         // Before it is mounted: a command never meets a mount without a daemon.
         self.enter(name, Phase::Attaching(Some(Arc::clone(&served))));
         if let_go.is_cancelled() {
@@ -160,13 +167,13 @@ impl Fleet {
             give_up(served).await;
             return Err(gone());
         }
-        let mounted = match Attached::begin(&served) {
-            Ok(attached) => return Ok(attached),
-            Err(problem) => problem,
-        };
-        self.enter(name, Phase::Attaching(None));
-        give_up(served).await;
-        Err(mounted)
+        let mounting = Arc::clone(&served);
+        let mounted = off_the_runtime(async move { Attached::begin(&mounting) }).await;
+        if mounted.is_err() {
+            self.enter(name, Phase::Attaching(None));
+            give_up(served).await;
+        }
+        mounted
     }
 
     /// Mounts a tenant and waits until its mount answers.
@@ -176,8 +183,16 @@ impl Fleet {
         }
         self.settled(name).await;
         self.begin(name);
+        self.mounted(name).await
+    }
+
+    /// Waits until a tenant's mount answers; it may be gone again by then.
+    pub(super) async fn mounted(&self, name: &str) -> Result<(), Problem> {
         self.settled(name).await;
-        self.why_not_mounted(name).map_or(Ok(()), Err)
+        match self.lock().get(name).map(|slot| &slot.phase) {
+            Some(Phase::Failed(problem)) => Err(problem.clone()),
+            _ => Ok(()),
+        }
     }
 
     /// Takes a tenant's mount away and waits until it is gone.
@@ -327,18 +342,6 @@ impl Fleet {
         }
     }
 
-    /// Why a tenant is not mounted; none: it is.
-    pub(super) fn why_not_mounted(&self, name: &str) -> Option<Problem> {
-        match self.lock().get(name).map(|slot| &slot.phase) {
-            Some(Phase::Mounted(_)) => None,
-            Some(Phase::Failed(problem)) => Some(problem.clone()),
-            Some(Phase::Attaching(_) | Phase::Detaching(_) | Phase::Detached) | None => {
-                let what = format!("tenant {name}: it was detached again");
-                Some(Problem::new(ProblemKind::Failed, what, "see `coldfs tenant list`"))
-            }
-        }
-    }
-
     fn unknown(&self, name: &str) -> Problem {
         let refused = lock(&self.refused).iter().find(|one| one.asked.name == name).cloned();
         refused.map_or_else(
@@ -364,6 +367,15 @@ impl Fleet {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Slot>> {
         lock(&self.slots)
     }
+}
+
+/// Runs what waits for a disk now and then where it keeps nobody from the runtime's few threads.
+async fn off_the_runtime<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Problem>> + Send + 'static,
+) -> Result<T, Problem> {
+    let runtime = tokio::runtime::Handle::current();
+    let done = tokio::task::spawn_blocking(move || runtime.block_on(work)).await;
+    done.map_err(|error| failed("attach it", &error))?
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

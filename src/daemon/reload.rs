@@ -107,6 +107,7 @@ impl Configured {
                 tracing::error!(%error, "the policy before stays in force");
             }
             in_force.is_policy_refused = loaded.is_err();
+            self.fleet.served().iter().for_each(|served| served.tiering.judge_soon());
         }
         let is_same_to_all = file.is_same_to_all(&in_force.file);
         if !is_same_to_all {
@@ -141,9 +142,6 @@ impl Configured {
             }
             changed += usize::from(*before.as_ref() != asked);
             self.fleet.ask_otherwise(&name, source, is_other);
-        }
-        for served in self.fleet.served() {
-            served.tiering.judge_soon();
         }
         tracing::info!(new, removed, changed, "the configuration was read again");
     }

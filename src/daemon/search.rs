@@ -36,9 +36,8 @@ pub(super) async fn run(
         let mut search =
             Search { served: &walking, filter, found, summary: FindSummary::default() };
         if !request.walk {
-            let mut take = |met: Met<'_>| {
-                search.take(report_on(&walking, met.path, met.seen, met.pin), stop)
-            };
+            let mut take =
+                |met: Met<'_>| search.take(report_on(&walking, met.path, met.seen, met.pin), stop);
             match known::visit(&walking, &start, &mut take) {
                 Ok(false) => {}
                 Ok(true) => return search.answered_by_catalog(Failures::default()),
@@ -57,7 +56,6 @@ pub(super) async fn run(
     });
     Ok(walk.await?)
 }
-
 
 /// A `find` under way.
 struct Search<'a> {

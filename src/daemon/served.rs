@@ -64,11 +64,7 @@ pub(super) struct Served {
 }
 
 impl Served {
-    pub(super) fn new(
-        machine: Arc<Machine>,
-        options: MountOptions,
-        parts: Parts,
-    ) -> Self {
+    pub(super) fn new(machine: Arc<Machine>, options: MountOptions, parts: Parts) -> Self {
         let Parts { tenant, inodes, chunks, recall, guard, migrator } = parts;
         let (detaching, ending) = (CancellationToken::new(), CancellationToken::new());
         let heat_notes = machine.watching.add(&tenant);

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::served::Served;
 use super::files::{heat_of, report_on, shown};
+use super::served::Served;
 use crate::catalog::seen::Seen;
-use crate::config::{MountOptions, usage};
 use crate::config::file::ConfigFile;
 use crate::config::state::resolved;
+use crate::config::{MountOptions, usage};
 use crate::control::wire::{
     ExplainReport, PlanRequest, PlanSummary, Planned, PolicyReport, PolicyRequest, Problem,
     ProblemKind,

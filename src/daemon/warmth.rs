@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, HashSet};
 
 use tokio::sync::mpsc::Sender;
 
-use super::served::Served;
 use super::files::{shown, shown_heat};
 use super::known;
+use super::served::Served;
 use super::walks::Stop;
 use crate::catalog::Met;
 use crate::catalog::seen::Kind;

@@ -355,6 +355,7 @@ impl std::fmt::Debug for Chunks {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::file_id::SegmentId;
     use crate::segment::tests::support::{ID, Shelf, TENANT, add, key, noise, whole};
     use crate::segment::{EntryPlace, Packing, SegmentBuilder};
     use crate::store::ObjectKey;
@@ -375,7 +376,8 @@ mod tests {
     #[tokio::test]
     async fn a_fill_begins_with_what_its_reader_has_just_read_and_is_still_here() {
         let store = Arc::new(crate::store::memory::MemoryStore::new());
-        let chunks = Chunks::new(store, Arc::new(Memory::new(1 << 20)), tokio::runtime::Handle::current());
+        let chunks =
+            Chunks::new(store, Arc::new(Memory::new(1 << 20)), tokio::runtime::Handle::current());
         let packing = Packing::new(100_000, &[Extent { offset: 0, length: 100_000 }]).unwrap();
         let at = EntryRef { segment: SegmentId([1; 16]), entry: 0 };
         let entry = EntryPlace::new(at, 64, packing.packed_bytes(), 4_096).unwrap();
@@ -383,7 +385,7 @@ mod tests {
         let place = Place { key, entry, packing, size_bytes: 100_000 };
         for number in [2, 4, 5, 6] {
             let key = (at.segment, at.entry, number);
-            chunks.lock().keep(key, Bytes::from_static(b"read"), 1 << 20);
+            chunks.memory.keep_chunk(key, Bytes::from_static(b"read"));
         }
         assert_eq!([0, 3, 7].map(|reader| chunks.first_kept(&place, reader)), [0, 2, 4]);
     }

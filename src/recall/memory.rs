@@ -99,7 +99,9 @@ impl Memory {
 
 impl std::fmt::Debug for Memory {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Memory").field("capacity_bytes", &self.capacity_bytes).finish_non_exhaustive()
+        f.debug_struct("Memory")
+            .field("capacity_bytes", &self.capacity_bytes)
+            .finish_non_exhaustive()
     }
 }
 
@@ -114,7 +116,7 @@ mod tests {
     #[test]
     fn what_was_used_longest_ago_goes_first_and_the_bound_holds() {
         let memory = Memory::new(30);
-        let key = |number| (SegmentId(7), 0, number);
+        let key = |number| (SegmentId([7; 16]), 0, number);
         for number in 0..3 {
             memory.keep_chunk(key(number), Bytes::from(vec![1; 10]));
         }

@@ -122,8 +122,7 @@ impl Tiering {
         is_trial: bool,
     ) -> Result<(Brief, PassReport), String> {
         let brief = self.brief().await?;
-        let offers =
-            CatalogOffers::new(self, brief.part.clone(), self.moment(), &brief.rulebook);
+        let offers = CatalogOffers::new(self, brief.part.clone(), self.moment(), &brief.rulebook);
         let request = PassRequest {
             context: brief.context.clone(),
             weight: 1,
