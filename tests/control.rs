@@ -208,7 +208,8 @@ fn json_is_one_object_a_line() {
     for dir in ["raw", "at"] {
         std::fs::create_dir(daemon.home.path().join(dir)).unwrap();
     }
-    let fleet = "store = 'disk:store'\n[[tenants]]\ndata_dir = 'raw'\n";
+    let store = daemon.home.path().join("store");
+    let fleet = format!("store = 'disk:{}'\n[[tenants]]\ndata_dir = 'raw'\n", store.display());
     std::fs::write(daemon.home.path().join("fleet.toml"), fleet).unwrap();
     for (command, arguments) in COMMANDS {
         let Ok(arguments) = arguments else { continue };

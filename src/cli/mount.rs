@@ -378,6 +378,15 @@ mod tests {
     }
 
     #[test]
+    fn a_file_of_many_tenants_is_for_serve() {
+        let (_home, root) = home();
+        let config = root.join("fleet.toml");
+        std::fs::write(&config, "[[tenants]]\ndata_dir = 'data'\n").unwrap();
+        let problem = resolve(&parse(&root, &["--config", config.to_str().unwrap()]));
+        assert!(problem.unwrap_err().what.contains("coldfs serve"));
+    }
+
+    #[test]
     fn the_daemon_is_started_with_what_was_resolved() {
         let (_home, root) = home();
         let store = format!("disk:{}", root.join("store").display());

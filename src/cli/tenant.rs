@@ -80,8 +80,9 @@ async fn daemon_of(name: &str) -> Result<Client, Problem> {
     let has_it = |entries: &[TenantEntry]| entries.iter().any(|entry| entry.name == *name);
     let mut having: Vec<_> =
         all().await?.into_iter().filter(|(_, entries)| has_it(entries)).collect();
-    // Of two daemons that know it, one serves it by a configuration.
-    having.sort_by_key(|(_, entries)| entries.iter().any(|entry| entry.config.is_none()));
+    // Of several daemons that know it, the one that has it mounted.
+    let is_up = |entry: &TenantEntry| entry.name == *name && entry.state == TenantState::Mounted;
+    having.sort_by_key(|(_, entries)| !entries.iter().any(is_up));
     having.into_iter().next().map(|(client, _)| client).ok_or_else(|| {
         Problem::new(
             ProblemKind::NotMounted,

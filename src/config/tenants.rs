@@ -139,7 +139,24 @@ pub fn read(config: &Path) -> Result<ConfigFile, Problem> {
         let what = format!("{}: the key tenant is for `coldfs mount`", config.display());
         return Err(usage(what, "write a name = \"NAME\" in [[tenants]]"));
     }
+    let text = std::fs::read_to_string(config).unwrap_or_default();
+    if let Some(store) = store_without_root(&text) {
+        // The daemon has left the directory in which it was started when it reads the file again.
+        let what = format!("{}: store {store:?}: not an absolute path", config.display());
+        return Err(usage(what, "write disk:/DIR"));
+    }
     Ok(file)
+}
+
+/// A store whose directory depends on where the file is read.
+fn store_without_root(text: &str) -> Option<String> {
+    let file: toml::Table = toml::from_str(text).ok()?;
+    let tenants = file.get("tenants").and_then(toml::Value::as_array).into_iter().flatten();
+    let stores = tenants.map(|tenant| tenant.get("store")).chain([file.get("store")]);
+    let mut stores = stores.filter_map(|store| store?.as_str());
+    let rootless =
+        stores.find(|store| store.strip_prefix("disk:").is_some_and(|dir| !dir.starts_with('/')));
+    rootless.map(str::to_owned)
 }
 
 /// The tenants of a file: those that may be served, and those that stand in another's way.
@@ -342,6 +359,14 @@ mod tests {
         let (taken, _) = asked(Path::new("/etc/fleet.toml"), &file);
         let problem = taken[0].resolve(&file).unwrap_err();
         assert!(problem.what.contains("line 1: tenant a: ") && problem.what.contains("nosiud"));
+    }
+
+    #[test]
+    fn a_store_has_to_be_where_it_is_wherever_the_daemon_is() {
+        let own = "store = 'disk:/a'\n[[tenants]]\ndata_dir = 't'\nstore = 'disk:b'\n";
+        assert_eq!(store_without_root(own).as_deref(), Some("disk:b"));
+        assert_eq!(store_without_root("store = 'disk:./c'").as_deref(), Some("disk:./c"));
+        assert_eq!(store_without_root("store = 's3://b'\n[[tenants]]\ndata_dir = 't'"), None);
     }
 
     #[test]

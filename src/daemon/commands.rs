@@ -156,8 +156,9 @@ impl Engine for Commands {
         match request.verb {
             TenantVerb::Attach => self.fleet.attach_by_name(name).await?,
             TenantVerb::Detach if self.fleet.is_one() => {
-                self.fleet.entry(name)?;
-                self.end.cancel();
+                let mountpoint = self.fleet.entry(name)?.mountpoint;
+                let what = format!("tenant {name}: `coldfs mount` serves it, which ends with it");
+                return Err(usage(what, format!("detach it: fusermount3 -u {mountpoint}")));
             }
             TenantVerb::Detach => self.fleet.detach_by_name(name).await?,
         }

@@ -198,6 +198,11 @@ fn what_is_wrong_with_one_is_named_and_the_others_are_served() {
     let again = mount.coldfs(["tenant", "attach", "gone"]);
     assert_eq!(again.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&again.stderr).contains("mkdir -p"));
+    // What `coldfs mount` serves ends with its mount, and not otherwise.
+    let other = mount.coldfs(["tenant", "detach", "data"]);
+    assert_eq!(other.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&other.stderr).contains("fusermount3 -u"));
+    assert!(is_mounted(&site.mnt));
     mount.detach();
 }
 
