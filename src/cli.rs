@@ -17,18 +17,21 @@ mod paths;
 mod pin;
 mod policy;
 mod s3;
+mod serve;
 mod status;
+mod tenant;
 mod tiering;
 mod top;
 
 use std::ffi::OsString;
 use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+use crate::background::{BoundedLog, Ready};
 use crate::control::wire::{Problem, ProblemKind};
 use crate::printable::{EventLines, printable, printable_lines};
 use output::Output;
@@ -40,6 +43,7 @@ Examples:
   coldfs state /srv/t1/2019/scan.tif     where is this file?
   coldfs recall -r /srv/t1/2019          bring it back
   fusermount3 -u /srv/t1                 detach
+  coldfs serve --config coldfs.toml      serve many directories in one process
 
 Exit codes:
   0 done    1 some files failed, each named    2 usage or configuration
@@ -66,6 +70,8 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Mount(mount::MountArgs),
+    Serve(serve::ServeArgs),
+    Tenant(tenant::TenantArgs),
     Status(status::StatusArgs),
     State(files::StateArgs),
     Du(files::DuArgs),
@@ -118,6 +124,8 @@ impl Verb {
         use crate::control::wire::Verb as Move;
         match self {
             Verb::Mount(args) => mount::run(args, output),
+            Verb::Serve(args) => serve::run(&args, output),
+            Verb::Tenant(args) => tenant::run(args, output),
             Verb::Status(args) => status::run(args, output),
             Verb::State(args) => files::state(args, output),
             Verb::Du(args) => files::du(args, output),
@@ -214,6 +222,30 @@ fn converse<T>(talk: impl Future<Output = Result<T, Problem>>) -> Result<T, Prob
             Problem::new(ProblemKind::Failed, format!("start: {error}"), "check the limits")
         })?
         .block_on(talk)
+}
+
+/// Makes this process a daemon's: it logs to `log`, which means that a command waits for it at
+/// standard output, or to standard error.
+fn enter_daemon(log: Option<PathBuf>) -> Result<Ready, Problem> {
+    let ready = match log {
+        Some(log) => {
+            tracing_subscriber::fmt()
+                .with_env_filter(log_filter("info"))
+                .with_ansi(false)
+                .with_writer(BoundedLog::new(log))
+                .init();
+            Ready::parent()
+        }
+        None => {
+            log_to_stderr("info");
+            Ready::foreground()
+        }
+    };
+    // A daemon keeps no directory busy.
+    std::env::set_current_dir("/").map_err(|error| {
+        Problem::new(ProblemKind::Failed, format!("enter /: {error}"), "check its permissions")
+    })?;
+    Ok(ready)
 }
 
 fn log_to_stderr(default: &str) {

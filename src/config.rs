@@ -1,18 +1,21 @@
 //! Configuration: what a person asked for, checked and made whole before anything is mounted.
 //!
 //! Only this module builds the daemon's options. A command line and a configuration file
-//! ([`file`]) say what is wanted, `-o` lists ([`mount_flags`]) say it as `mount(8)` does, and
-//! [`checks`] refuses places that cannot work, naming what to do instead.
+//! ([`file`]) say what is wanted, `-o` lists ([`mount_flags`]) say it as `mount(8)` does,
+//! [`tenants`] are those of a `coldfs serve`, [`resolve`] puts it together, and [`checks`] refuses
+//! places that cannot work, naming what to do instead.
 
 pub mod checks;
 pub mod file;
 mod heat;
 pub mod mount_flags;
+pub mod resolve;
 pub mod s3_options;
 pub mod state;
 pub mod store_url;
 mod storm;
 pub mod tenant;
+pub mod tenants;
 pub mod tiering;
 
 use std::path::PathBuf;

@@ -1,40 +1,43 @@
-//! The daemon: assembles the parts for one directory and serves it until it is detached.
+//! The daemon: assembles the parts of its tenants and serves them until they are detached.
+//!
+//! [`run`] is `coldfs mount`: one tenant, and the daemon ends with its mount. [`serve`] is `coldfs
+//! serve`: those of a configuration, which come and go.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fuser::{MountOption, SessionACL};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::background::Ready;
-use crate::config::{Access, MountFlags, MountOptions};
+use crate::config::MountOptions;
+use crate::config::file::ConfigFile;
 use crate::control::runtime::RuntimeDir;
 use crate::control::server::ControlSocket;
 use crate::control::wire::{Problem, ProblemKind};
-use crate::fuse::Caching;
-use crate::fuse::session::{MountSpec, Mounted, mount};
-use crate::guard::Guard;
-use crate::inode::Inodes;
-use crate::migrate::Migrator;
-use crate::ops::Ops;
-use crate::recall::{self, Chunks, Recall};
-use crate::recover::recover;
-use crate::store::ObjectStore;
 use crate::sys;
-use crate::tenant::{HeaderError, Home, HomeError, Standing, Succession, Tenant, Unknown};
 
+mod attach;
 mod cancel;
 mod check;
+mod commands;
 mod count;
 mod ending;
-mod engine;
 mod failures;
 mod files;
+mod fleet;
 mod known;
+mod machine;
 mod moves;
 mod notes;
 mod pins;
 mod quiet;
+mod reload;
+mod search;
+mod served;
+mod slot;
+mod status;
 mod stores;
 mod storm;
 mod tiering;
@@ -42,8 +45,12 @@ mod walks;
 mod warmth;
 mod watching;
 
-use ending::{Detacher, on_signals};
-use engine::{Commands, Served};
+use commands::Commands;
+use ending::{Signals, on_signals};
+use fleet::Fleet;
+use machine::{Common, Machine};
+use reload::Configured;
+use slot::Source;
 pub use stores::open as open_store;
 
 /// Threads of the runtime: they carry S3 requests and recalls; disk work has its own.
@@ -53,32 +60,21 @@ const DISK_THREADS: usize = 32;
 /// How long work on the disk may take after the detach before the process ends without it: what
 /// it leaves is what a kill leaves.
 const END_PATIENCE: Duration = Duration::from_secs(30);
-
-/// The kernel's door to FUSE, and what to do where it or a mount is refused.
-const DEV_FUSE: &str = "/dev/fuse";
-const FUSE_CLOSED: &str = "run as root, or let users at it: chmod 666 /dev/fuse (`coldfs doctor`)";
-const MOUNT_REFUSED: &str = "a user needs fusermount3 (package fuse3), and for -o allow_other the \
-    line user_allow_other in /etc/fuse.conf; see `coldfs doctor`";
-
-/// A socket below the mountpoint is a name that only the daemon's own mount could resolve, and
-/// that shows a copy of it: no command would ever come through.
-fn reachable(runtime: &RuntimeDir, options: &MountOptions) -> Result<(), Problem> {
-    let path = runtime.path().canonicalize().unwrap_or_else(|_gone| runtime.path().to_owned());
-    if !path.starts_with(&options.mountpoint) {
-        return Ok(());
-    }
-    let (path, mountpoint) = (path.display(), options.mountpoint.display());
-    Err(Problem::new(
-        ProblemKind::Usage,
-        format!(
-            "the runtime directory {path} is below the mountpoint {mountpoint}: no command would reach the daemon"
-        ),
-        "set COLDFS_RUNTIME_DIR to a directory elsewhere",
-    ))
-}
+/// Mounts that a daemon of many tenants takes away at once.
+const DETACHED_AT_ONCE: usize = 8;
 
 /// Serves one directory until it is detached; says through `ready` when the mount answers.
 pub fn run(options: MountOptions, ready: Ready) -> Result<(), Problem> {
+    on_a_runtime(mount_one(options, ready))
+}
+
+/// Serves the tenants of a configuration until it is asked to end; says through `ready` when all
+/// that can be mounted is.
+pub fn serve(config: PathBuf, file: ConfigFile, ready: Ready) -> Result<(), Problem> {
+    on_a_runtime(serve_many(config, file, ready))
+}
+
+fn on_a_runtime(daemon: impl Future<Output = Result<(), Problem>>) -> Result<(), Problem> {
     sys::keep_large_buffers_lazy();
     raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -87,209 +83,145 @@ pub fn run(options: MountOptions, ready: Ready) -> Result<(), Problem> {
         .enable_all()
         .build()
         .map_err(|error| failed("start the runtime", &error))?;
-    let served = runtime.block_on(serve(options, ready));
+    let served = runtime.block_on(daemon);
     runtime.shutdown_timeout(END_PATIENCE);
     served
 }
 
-async fn serve(options: MountOptions, ready: Ready) -> Result<(), Problem> {
-    // The first thing: a lease that somebody breaks sends SIGIO, which kills by default.
-    let mut lease_breaks = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::io())
-        .map_err(|error| failed("listen to SIGIO", &error))?;
-    let served = Arc::new(assemble(&options).await?);
-    tiering::begin(&served.tiering).await?;
-    let runtime_dir = RuntimeDir::from_env()?;
-    reachable(&runtime_dir, &options)?;
-    let control = ControlSocket::bind(&runtime_dir)?;
-    let detacher = Detacher::start().map_err(|error| failed("start a thread", &error))?;
-    let ends = Arc::downgrade(&served);
-    let left = move || ends.upgrade().map_or_else(String::new, |served| served.left());
-    let asked_to_end = on_signals(left).map_err(|error| failed("listen to signals", &error))?;
-    let mounted = mount_served(&served, &options)?;
-    served.note_passthrough(mounted.passthrough);
-    served.watching.mounted(&served.tenant, &options.mountpoint);
-    let ended = mounted.ended();
-    let stop = CancellationToken::new();
-    let tiering_stop = CancellationToken::new();
-    let moving = tokio::spawn(Arc::clone(&served.tiering).run(tiering_stop.clone()));
-    let engine = Arc::new(Commands(Arc::clone(&served)));
-    let control = tokio::spawn(control.serve(engine, stop.clone()));
-    let yielding = Arc::clone(&served);
-    let leases = tokio::spawn(async move {
-        while lease_breaks.recv().await.is_some() {
-            yielding.migrator.yield_leases();
-        }
-    });
-    let mut notes = options.notes.clone();
-    notes.extend(served.missing());
-    ready.ready(&notes);
-    sys::give_back_memory();
-    tokio::select! {
-        () = ended.cancelled() => {}
-        () = served.detach_asked() => {}
-        () = asked_to_end.cancelled() => {}
-    }
-    served.begin_detach();
-    let detached = detacher.detach(mounted).await;
-    served.stop_moves();
-    // It ends between two files.
-    tiering_stop.cancel();
-    if let Err(error) = moving.await {
-        tracing::warn!(%error, "tiering ended by a fault");
-    }
-    served.recall.stop().await;
-    let ends = Arc::clone(&served);
-    let ended = tokio::task::spawn_blocking(move || {
-        if let Err(error) = ends.tenant.work.settle() {
-            tracing::debug!(%error, "the next start looks at what ended lately");
-        }
-        // In this order: what was seen last is written too.
-        ends.tiering.stop();
-        ends.watching.stop();
-        ends.keeper.stop();
-    });
-    if let Err(error) = ended.await {
-        tracing::warn!(%error, "the catalog was not closed");
-    }
-    stop.cancel();
-    leases.abort();
-    if let Err(error) = control.await {
-        tracing::debug!(%error, "the control socket ended");
-    }
-    detached.map_err(|error| failed("detach", &error))
-}
-
-async fn assemble(options: &MountOptions) -> Result<Served, Problem> {
-    let default_name = options.tenant.to_string();
-    let name = options.tenant_given.then(|| default_name.clone());
-    let data_dir = options.data_dir.clone();
-    let home =
-        tokio::task::spawn_blocking(move || Home::open(&data_dir, name.as_deref(), &default_name));
-    let home = home.await.map_err(|error| failed("open the directory", &error))?;
-    let home = home.map_err(|error| home_problem(&error))?;
-    let store = stores::open(&options.store, &options.s3).await?;
-    let unknown = if options.new_store { Unknown::Take } else { Unknown::Refuse };
-    let owner = match home.claim(&*store, unknown).await {
-        Ok(owner) => Some(owner),
-        // P8: what is resident can be used while the store is away. Elsewhere the tenant must not
-        // take a name that it cannot see to be free, nor miss its files.
-        Err(HeaderError::Store(error))
-            if error.is_transient() && home.is_stored_in(store.url()) =>
-        {
-            tracing::warn!(%error, "the store does not answer: only resident files can be read");
-            None
-        }
-        Err(error) => {
-            let next_step = match &error {
-                HeaderError::ElsewhereStored { .. } => "see `coldfs mount --help`",
-                HeaderError::Store(error) => error.next_step(),
-                _ => "see `coldfs doctor --store URL`",
-            };
-            let what = format!("tenant {}: {error}", home.identity().name);
-            return Err(Problem::new(ProblemKind::Store, what, next_step));
+async fn mount_one(options: MountOptions, ready: Ready) -> Result<(), Problem> {
+    let common = Common {
+        heat: options.heat.clone(),
+        classes: options.rules.classes.clone(),
+        chunk_cache_bytes: options.tuning.chunk_cache_bytes,
+        detached_at_once: 1,
+    };
+    let daemon = Daemon::start(&common, true)?;
+    let (name, notes) = (options.tenant.to_string(), options.notes.clone());
+    daemon.fleet.add(&name, Source::Line(Box::new(options)));
+    let attached = tokio::select! {
+        attached = daemon.fleet.mounted(&name) => attached,
+        () = daemon.asked_to_end() => {
+            let what = "asked to end before the mount answered";
+            Err(Problem::new(ProblemKind::Failed, what, "mount it again"))
         }
     };
-    let mut standing = Standing::Unknown;
-    if let Some(owner) = &owner {
-        match home.stand(&*store, owner, options.succession).await {
-            Ok(stands) => standing = stands,
-            Err(error) if options.succession == Succession::TakeOver => {
-                let what = format!("tenant {}: take over: {error}", home.identity().name);
-                return Err(Problem::new(ProblemKind::Store, what, "see `coldfs doctor`"));
+    let detached = match attached {
+        Err(problem) => {
+            daemon.fleet.end().await;
+            Err(problem)
+        }
+        Ok(()) => {
+            let served = daemon.fleet.served();
+            let missing = served.iter().flat_map(|served| served.missing());
+            ready.ready(&notes.into_iter().chain(missing).collect::<Vec<_>>());
+            drop(served);
+            sys::give_back_memory();
+            tokio::select! {
+                _ = daemon.fleet.gone(&name) => {}
+                () = daemon.asked_to_end() => {}
             }
-            // It is served all the same: whoever is not known to own deletes nothing.
-            Err(error) => tracing::warn!(%error, "nothing will be deleted from the store"),
+            daemon.fleet.end().await;
+            daemon.fleet.gone(&name).await
+        }
+    };
+    daemon.stop().await;
+    detached
+}
+
+async fn serve_many(config: PathBuf, file: ConfigFile, ready: Ready) -> Result<(), Problem> {
+    let daemon = Daemon::start(&reload::common(&file)?, false)?;
+    let configured = match Configured::begin(&daemon.fleet, config, file).await {
+        Ok(configured) => configured,
+        Err(problem) => {
+            daemon.stop().await;
+            return Err(problem);
+        }
+    };
+    tokio::select! {
+        () = daemon.fleet.all_settled() => {
+            ready.ready(&configured.notes());
+            sys::give_back_memory();
+            daemon.reload_until_the_end(&configured).await;
+        }
+        () = daemon.asked_to_end() => {}
+    }
+    daemon.fleet.end().await;
+    daemon.stop().await;
+    Ok(())
+}
+
+/// What runs from a daemon's first moment to its last.
+struct Daemon {
+    fleet: Arc<Fleet>,
+    signals: Signals,
+    /// Cancelled when a command asks the daemon to end.
+    end: CancellationToken,
+    /// Cancelled when no command is answered any more.
+    deaf: CancellationToken,
+    control: JoinHandle<std::io::Result<()>>,
+    leases: JoinHandle<()>,
+}
+
+impl Daemon {
+    fn start(common: &Common, is_one: bool) -> Result<Self, Problem> {
+        // The first thing: a lease that somebody breaks sends SIGIO, which kills by default.
+        let mut lease_breaks = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::io())
+            .map_err(|error| failed("listen to SIGIO", &error))?;
+        let runtime_dir = RuntimeDir::from_env()?;
+        let control = ControlSocket::bind(&runtime_dir)?;
+        let machine = Machine::start(common, runtime_dir);
+        let machine = machine.map_err(|error| failed("start a thread", &error))?;
+        let fleet = Fleet::new(Arc::new(machine), is_one);
+        let yielding = Arc::downgrade(&fleet);
+        let leases = tokio::spawn(async move {
+            while lease_breaks.recv().await.is_some() {
+                let served = yielding.upgrade().map(|fleet| fleet.served()).unwrap_or_default();
+                served.iter().for_each(|served| served.migrator.yield_leases());
+            }
+        });
+        let ends = Arc::downgrade(&fleet);
+        let left = move || ends.upgrade().map_or_else(String::new, |fleet| fleet.left());
+        let signals = on_signals(is_one, left);
+        let signals = signals.map_err(|error| failed("listen to signals", &error))?;
+        let (end, deaf) = (CancellationToken::new(), CancellationToken::new());
+        let engine = Commands { fleet: Arc::clone(&fleet), end: end.clone() };
+        let control = tokio::spawn(control.serve(Arc::new(engine), deaf.clone()));
+        Ok(Self { fleet, signals, end, deaf, control, leases })
+    }
+
+    async fn asked_to_end(&self) {
+        tokio::select! {
+            () = self.end.cancelled() => {}
+            () = self.signals.end.cancelled() => {}
         }
     }
-    // Nothing is put where nothing can be archived.
-    let is_asked = owner.is_some() && !home.is_read_only();
-    stores::settle_verify(&store, &options.store, options.s3.verify(), is_asked).await;
-    let runtime = tokio::runtime::Handle::current();
-    let tenant = Tenant::new(home, store).map_err(|error| failed("open .coldfs", &error))?;
-    let tenant = Arc::new(tenant.standing_as(standing).mounted_read_only(options.flags.read_only));
-    let by_handle = sys::has_capability(sys::CAP_DAC_READ_SEARCH);
-    let root = tenant.clone_root().map_err(|error| failed("open the directory", &error))?;
-    let inodes = Arc::new(Inodes::new(root, by_handle));
-    let recovered = recover(&tenant, &inodes)
-        .await
-        .map_err(|error| failed("recover what was in flight", &error))?;
-    if recovered.looked_at > 0 {
-        tracing::info!(files = recovered.looked_at, waiting = recovered.waiting, "recovered");
-    }
-    let cache = usize::try_from(options.tuning.chunk_cache_bytes).unwrap_or(usize::MAX);
-    let chunks = Arc::new(Chunks::new(Arc::clone(&tenant.store), cache, runtime.clone()));
-    let turned = recall::Options {
-        deadline: options.tuning.recall_deadline,
-        whole_in_open_bytes: options.tuning.recall_in_open_bytes,
-        whole_streaming_bytes: options.tuning.recall_whole_bytes,
-    };
-    let recall = Arc::new(Recall::new(
-        Arc::clone(&tenant),
-        Arc::clone(&inodes),
-        Arc::clone(&chunks),
-        turned,
-        runtime,
-    ));
-    let migrator = Arc::new(Migrator::new(Arc::clone(&tenant), Arc::clone(&inodes)));
-    let (rules, patience) = (options.rules.clone(), options.tuning.recall_deadline);
-    let guard = Arc::new(Guard::new(Arc::clone(&tenant), rules, patience));
-    Ok(Served::new(options.clone(), tenant, inodes, chunks, recall, guard, migrator))
-}
 
-fn mount_served(served: &Served, options: &MountOptions) -> Result<Mounted, Problem> {
-    let ops = Ops::new(
-        Arc::clone(&served.tenant),
-        Arc::clone(&served.inodes),
-        Arc::clone(&served.recall),
-        Arc::clone(&served.guard),
-        Arc::clone(&served.keeper),
-    );
-    let ops =
-        ops.map_err(|error| failed("open the root", &std::io::Error::from_raw_os_error(error.0)))?;
-    let ops = Arc::new(ops.tiered_by(Arc::clone(&served.tiering)));
-    let over_itself = options.data_dir == options.mountpoint;
-    // The kernel then refuses every change by itself, before it comes here.
-    let read_only = options.flags.read_only || served.tenant.is_read_only();
-    let flags = MountFlags { read_only, ..options.flags };
-    let spec = MountSpec {
-        options: fuser_options(&flags, &served.tenant.name),
-        acl: match options.flags.access {
-            Access::Owner => SessionACL::Owner,
-            Access::Root => SessionACL::RootAndOwner,
-            Access::All => SessionACL::All,
-        },
-        caching: if over_itself { Caching::EXCLUSIVE } else { Caching::SHARED },
-        passthrough: sys::has_capability(sys::CAP_SYS_ADMIN),
-    };
-    mount(ops, &options.mountpoint, &spec, tokio::runtime::Handle::current()).map_err(|error| {
-        let (what, next) = match std::fs::OpenOptions::new().read(true).write(true).open(DEV_FUSE) {
-            Err(closed) => (format!("open {DEV_FUSE}: {closed}"), FUSE_CLOSED),
-            Ok(_) => (format!("mount {}: {error}", options.mountpoint.display()), MOUNT_REFUSED),
-        };
-        Problem::new(ProblemKind::Failed, what, next)
-    })
-}
+    async fn reload_until_the_end(&self, configured: &Configured) {
+        loop {
+            tokio::select! {
+                () = self.asked_to_end() => return,
+                () = self.signals.hangup.notified() => {}
+            }
+            tokio::select! {
+                () = self.asked_to_end() => return,
+                () = configured.reload() => {}
+            }
+        }
+    }
 
-fn fuser_options(flags: &MountFlags, tenant: &str) -> Vec<MountOption> {
-    let mut options = vec![
-        MountOption::FSName(format!("coldfs:{tenant}")),
-        // fuser gives a subtype to fusermount3 only. Both take it as an option, and without it
-        // the mount table says `fuse`, where nobody can tell whose the mount is.
-        MountOption::CUSTOM("subtype=coldfs".to_owned()),
-        MountOption::DefaultPermissions,
-    ];
-    let flag = |on, yes, no| if on { yes } else { no };
-    options.push(flag(flags.read_only, MountOption::RO, MountOption::RW));
-    options.push(flag(flags.no_suid, MountOption::NoSuid, MountOption::Suid));
-    options.push(flag(flags.no_dev, MountOption::NoDev, MountOption::Dev));
-    options.push(flag(flags.no_exec, MountOption::NoExec, MountOption::Exec));
-    if flags.sync {
-        options.push(MountOption::Sync);
+    /// Ends what all tenants share, once none is served.
+    async fn stop(self) {
+        let Self { fleet, deaf, control, leases, .. } = self;
+        let ended = tokio::task::spawn_blocking(move || fleet.machine.stop());
+        if let Err(error) = ended.await {
+            tracing::warn!(%error, "what tenants share was not ended");
+        }
+        deaf.cancel();
+        leases.abort();
+        if let Err(error) = control.await {
+            tracing::debug!(%error, "the control socket ended");
+        }
     }
-    if flags.dir_sync {
-        options.push(MountOption::DirSync);
-    }
-    options
 }
 
 /// The soft limit of open files, as high as it goes: what is open in the mount is open here.
@@ -304,18 +236,4 @@ fn raise_open_files() {
 
 fn failed(action: &str, error: &dyn std::error::Error) -> Problem {
     Problem::new(ProblemKind::Failed, format!("{action}: {error}"), "see `coldfs doctor`")
-}
-
-fn home_problem(error: &HomeError) -> Problem {
-    let (kind, next) = match error {
-        HomeError::Open { .. } => (ProblemKind::Failed, "check the directory and its permissions"),
-        HomeError::Served { .. } => (ProblemKind::Failed, "`coldfs status` shows what is mounted"),
-        HomeError::Unfit { .. } => (ProblemKind::Usage, "`coldfs doctor DATA_DIR` says more"),
-        HomeError::NotOurs { .. } => (ProblemKind::Failed, "run coldfs as its owner"),
-        HomeError::Identity { .. } => {
-            (ProblemKind::Failed, "the key is also in the store, in the object TENANT/owner")
-        }
-        HomeError::OtherName { .. } => (ProblemKind::Usage, "name the tenant as it is"),
-    };
-    Problem::new(kind, error.to_string(), next)
 }

@@ -29,7 +29,7 @@ mod ticker;
 mod wasi;
 
 pub use instance::Fault;
-pub use judge::{Judge, JudgeError, Loaded, Options};
+pub use judge::{Counts, Judge, JudgeError, Loaded, Options};
 pub use pass::{Decided, Ending, Offers, PassReport, PassRequest};
 
 /// The policy that is in force where no other is named.

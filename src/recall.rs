@@ -38,6 +38,7 @@ mod fill;
 mod in_place;
 mod insist;
 mod lane;
+mod memory;
 mod neighbours;
 mod order;
 mod privileges;
@@ -50,6 +51,7 @@ pub use error::RecallError;
 pub(crate) use in_place::{cut_to_stub, restore_mtime};
 pub use insist::{prove_remote, remote_index};
 use lane::{PerLane, READERS, lane};
+pub use memory::Memory;
 pub(crate) use privileges::Privileges;
 use run::RUN_CHUNKS;
 

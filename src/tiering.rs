@@ -22,7 +22,8 @@ use tokio::sync::Notify;
 use crate::catalog::Keeper;
 use crate::inode::Inodes;
 use crate::migrate::Migrator;
-use crate::policy::contract::Action;
+use crate::policy::contract::{Action, Rulebook, Setting};
+use crate::policy::settings::Settings;
 use crate::policy::{self, Judge};
 use crate::recall::Recall;
 use crate::sys::mount_table::Mounted;
@@ -81,8 +82,10 @@ pub struct Options {
     pub io_pressure_percent: u32,
     /// How long until a use counts half.
     pub half_life: HalfLife,
-    /// Which policy.
+    /// Which policy; of a daemon with many tenants, one for all.
     pub policy: policy::Options,
+    /// What this tenant has instead of its settings.
+    pub overrides: Settings,
 }
 
 /// What a pass came to.
@@ -166,6 +169,21 @@ struct State {
     quarantine: Quarantine,
 }
 
+/// What of a tenant it goes by, and moves.
+#[derive(Clone)]
+pub struct Parts {
+    /// The tenant.
+    pub tenant: Arc<Tenant>,
+    /// Its inodes.
+    pub inodes: Arc<Inodes>,
+    /// Archives and releases.
+    pub migrator: Arc<Migrator>,
+    /// Brings home.
+    pub recall: Arc<Recall>,
+    /// Keeps the catalog.
+    pub keeper: Arc<Keeper>,
+}
+
 /// Tiering of one tenant.
 pub struct Tiering {
     tenant: Arc<Tenant>,
@@ -173,8 +191,10 @@ pub struct Tiering {
     migrator: Arc<Migrator>,
     recall: Arc<Recall>,
     keeper: Arc<Keeper>,
-    judge: Judge,
+    judge: Arc<Judge>,
     options: Options,
+    /// What the tenant has instead of the policy's settings.
+    overrides: Mutex<Settings>,
     clock: SteadyClock,
     /// Whether the filesystem below keeps atimes.
     keeps_atime: bool,
@@ -189,15 +209,9 @@ pub struct Tiering {
 
 impl Tiering {
     /// Tiering of a tenant; nothing happens before [`Tiering::load`] and [`Tiering::run`].
-    pub fn new(
-        tenant: Arc<Tenant>,
-        inodes: Arc<Inodes>,
-        migrator: Arc<Migrator>,
-        recall: Arc<Recall>,
-        keeper: Arc<Keeper>,
-        options: Options,
-        frees: bool,
-    ) -> Self {
+    /// One `judge` judges all tenants of a daemon. `frees`: whether a release frees anything.
+    pub fn new(parts: Parts, judge: Arc<Judge>, options: Options, frees: bool) -> Self {
+        let Parts { tenant, inodes, migrator, recall, keeper } = parts;
         let keeps_atime = Mounted::of(tenant.root()).is_ok_and(|mount| mount.keeps_atime());
         let now = now();
         let state = State {
@@ -216,7 +230,8 @@ impl Tiering {
             migrator,
             recall,
             keeper,
-            judge: Judge::new(),
+            judge,
+            overrides: Mutex::new(options.overrides.clone()),
             options,
             clock: SteadyClock::start(),
             keeps_atime,
@@ -248,10 +263,56 @@ impl Tiering {
 
     /// The policy in force. Where nothing moves by itself, none is before somebody asks.
     pub async fn loaded(&self) -> Result<Arc<policy::Loaded>, policy::JudgeError> {
-        match self.judge.loaded() {
-            Some(loaded) => Ok(loaded),
-            None => self.load(self.options.policy.clone()).await,
+        self.judge.loaded_or(&self.options.policy).await
+    }
+
+    /// Has the tenant judged by other settings of its own from the next pass on; refused ones change
+    /// nothing.
+    pub async fn set_overrides(&self, overrides: Settings) -> Result<(), String> {
+        self.rulebook(&overrides).await?;
+        *self.overrides.lock().unwrap_or_else(PoisonError::into_inner) = overrides;
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    /// Has the policy judge now; another one may be in force.
+    pub fn judge_soon(&self) {
+        self.wake.notify_one();
+    }
+
+    /// What these settings come to over those of the policy in force.
+    async fn rulebook(
+        &self,
+        overrides: &Settings,
+    ) -> Result<(Arc<policy::Loaded>, Vec<Setting>, Rulebook), String> {
+        let policy = self.loaded().await.map_err(|error| error.to_string())?;
+        if overrides.is_empty() {
+            let rulebook = policy.rulebook.clone();
+            return Ok((policy, Vec::new(), rulebook));
         }
+        let wrong = |fault: policy::Fault| format!("the tenant's policy.settings: {fault}");
+        let typed = policy.typed(overrides).map_err(wrong)?;
+        let checked = self.judge.check(typed.clone()).await.map_err(|error| error.to_string())?;
+        Ok((policy, typed, checked.map_err(wrong)?))
+    }
+
+    /// The policy as the tenant is judged by it, with settings of its own.
+    pub async fn in_force(&self) -> Result<policy::Loaded, String> {
+        let (policy, own, rulebook) = self.rulebook(&self.overrides()).await?;
+        let is_own = |setting: &&Setting| own.iter().any(|other| other.key == setting.key);
+        let for_all = policy.settings.iter().filter(|setting| !is_own(setting)).cloned();
+        let settings = for_all.chain(own.iter().cloned()).collect();
+        let rules = rulebook.rules.clone().into();
+        Ok(policy::Loaded { settings, rules, rulebook, ..policy::Loaded::clone(&policy) })
+    }
+
+    fn overrides(&self) -> Settings {
+        self.overrides.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether the policy failed so often at this tenant that it is not asked any more.
+    fn is_left_out(&self, counts: &policy::Counts) -> bool {
+        counts.left_out.contains(&self.tenant.seal.tenant().number())
     }
 
     /// The name of the policy that judges; none: nothing moves by itself, and nobody asked yet.
@@ -279,9 +340,9 @@ impl Tiering {
             total: state.total.clone(),
             broken: state.breaker.broken(now),
             quarantined: state.quarantine.len(now),
+            left_out: self.is_left_out(&counts),
             policy_faults: counts.faults,
             policy_fault: counts.last_fault,
-            left_out: !counts.left_out.is_empty(),
         }
     }
 
@@ -313,11 +374,6 @@ impl Tiering {
     /// What was moved, a line of JSON each, oldest first.
     pub fn moved_lines(&self) -> std::io::Result<Lines> {
         self.moved.lines(&self.tenant)
-    }
-
-    /// Ends the judging thread. Not for async threads.
-    pub fn stop(&self) {
-        self.judge.stop();
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -112,6 +112,8 @@ fn every_verb_reaches_the_daemon_that_serves_its_path() {
     );
     for (arguments, code, word) in [
         (&["status"][..], 0, "note         no passthrough: mount as root"),
+        (&["tenant", "list"], 0, "failed"),
+        (&["tenant", "attach", "t1"], 0, "t1: failed at "),
         (&["status", "."], 0, "t1"),
         (&["plan", "."], 0, "held back: pinned"),
         (&["plan", ".", "--summary"], 0, "7 files judged"),
@@ -140,6 +142,10 @@ fn every_verb_reaches_the_daemon_that_serves_its_path() {
 /// What each command is tried with; an error: why it prints no JSON.
 const COMMANDS: &[(&str, Result<&[&str], &str>)] = &[
     ("mount", Ok(&["--check", "../raw", "../at", "--store", "disk:../store"])),
+    ("serve", Ok(&["--check", "--config", "../fleet.toml"])),
+    ("tenant list", Ok(&[])),
+    ("tenant attach", Ok(&["t1"])),
+    ("tenant detach", Ok(&["t1"])),
     ("status", Ok(&["."])),
     ("state", Ok(&["file"])),
     ("du", Ok(&["."])),
@@ -202,6 +208,9 @@ fn json_is_one_object_a_line() {
     for dir in ["raw", "at"] {
         std::fs::create_dir(daemon.home.path().join(dir)).unwrap();
     }
+    let store = daemon.home.path().join("store");
+    let fleet = format!("store = 'disk:{}'\n[[tenants]]\ndata_dir = 'raw'\n", store.display());
+    std::fs::write(daemon.home.path().join("fleet.toml"), fleet).unwrap();
     for (command, arguments) in COMMANDS {
         let Ok(arguments) = arguments else { continue };
         let words: Vec<&str> = command.split(' ').chain(arguments.iter().copied()).collect();
@@ -256,6 +265,8 @@ fn exit_codes_say_whose_move_it_is() {
         (&["policy", "reload", "."], 2, "rules: no"),
         (&["find", ".", "--larger", "1X"], 2, "not a size"),
         (&["mount", "gone", "."], 2, "mkdir -p gone"),
+        (&["serve", "--config", "gone.toml"], 2, "gone.toml: No such file"),
+        (&["tenant", "detach", "t2"], 3, "tenant t2: no daemon knows it"),
         (&["mount", "..", "../..", "-o", "zip"], 2, "unknown option"),
         (&["state", "/"], 3, "coldfs mount DATA_DIR MOUNTPOINT"),
         (&["archive", "file"], 4, "the store is full"),
@@ -331,6 +342,10 @@ fn what_people_read_holds_nothing_that_a_terminal_obeys() {
         &["recall", odd],
         &["fsck", odd],
         &["status", odd],
+        &["tenant", "list"],
+        &["tenant", "detach", "t1"],
+        &["tenant", "attach", odd],
+        &["serve", "--config", odd],
         &["du", "no\x1b[2J\nroot# ok/dir"],
         &["doctor", odd],
         &["mount", odd, "gone", "-o", "foreground"],

@@ -46,6 +46,8 @@ mod posix;
 mod promises;
 #[path = "mount/races.rs"]
 mod races;
+#[path = "mount/serving.rs"]
+mod serving;
 #[path = "mount/storms.rs"]
 mod storms;
 #[path = "mount/strangers.rs"]

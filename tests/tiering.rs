@@ -17,6 +17,8 @@ mod harness;
 mod moving;
 #[path = "tiering/policies.rs"]
 mod policies;
+#[path = "tiering/tenants.rs"]
+mod tenants;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -7,16 +7,15 @@ use clap::{Args, Parser};
 use serde::Serialize;
 
 use super::output::{Output, unwritten};
-use super::{Outcome, log_filter, log_to_stderr};
-use crate::background::{self, BoundedLog, Ready};
-use crate::config::checks;
+use super::{Outcome, enter_daemon};
+use crate::background::{self, Ready};
 use crate::config::file::ConfigFile;
 use crate::config::mount_flags::OptionList;
-use crate::config::{MountOptions, S3Options, StoreUrl, TenantName, state};
+use crate::config::resolve::{Wanted, resolve as resolve_wanted, wrong};
+use crate::config::{MountOptions, StoreUrl};
 use crate::control::runtime::RuntimeDir;
-use crate::control::wire::{Problem, ProblemKind, WirePath};
+use crate::control::wire::{Problem, WirePath};
 use crate::daemon;
-use crate::sys::mount_table::MountTable;
 use crate::tenant::Succession;
 
 const EXAMPLES: &str = "\
@@ -231,22 +230,8 @@ fn serve(args: &MountArgs) -> Result<Outcome, Problem> {
     if args.check {
         return Ok(Outcome::Done);
     }
-    let ready = if args.ready_on_stdout {
-        let log = RuntimeDir::from_env()?.log_path(options.tenant.as_str());
-        tracing_subscriber::fmt()
-            .with_env_filter(log_filter("info"))
-            .with_ansi(false)
-            .with_writer(BoundedLog::new(log))
-            .init();
-        Ready::parent()
-    } else {
-        log_to_stderr("info");
-        Ready::foreground()
-    };
-    // A daemon keeps no directory busy.
-    std::env::set_current_dir("/").map_err(|error| {
-        Problem::new(ProblemKind::Failed, format!("enter /: {error}"), "check its permissions")
-    })?;
+    let log = args.ready_on_stdout.then(RuntimeDir::from_env).transpose()?;
+    let ready = enter_daemon(log.map(|runtime| runtime.log_path(options.tenant.as_str())))?;
     daemon::run(options, ready)?;
     Ok(Outcome::Done)
 }
@@ -260,64 +245,28 @@ fn resolve(args: &MountArgs) -> Result<MountOptions, Problem> {
         Some(path) => ConfigFile::read(path)?,
         None => ConfigFile::default(),
     };
-    let store = match args.store.as_ref().or(list.store.as_ref()) {
-        Some(text) => text.parse().map_err(|cause: String| wrong("--store", cause))?,
-        None => match file.store.clone() {
-            Some(store) => store,
-            None => StoreUrl::from_env()?,
-        },
-    };
-    if let StoreUrl::Disk(_) = store
-        && file.s3 != S3Options::default()
-    {
-        let cause = "the table [s3] is for a store s3://BUCKET/PREFIX, and this is a disk: store";
-        return Err(wrong("--config", cause.into()));
+    if !file.tenants().is_empty() {
+        return Err(wrong("--config", "[[tenants]] are for `coldfs serve`"));
     }
-    let tuning = file.tuning();
-    let catalog_dir = file.catalog_dir().or_else(state::catalog_dir);
-    let (heat, half_life) = file.heat().map_err(|cause| wrong("--config", cause))?;
-    let rules = file.rules().map_err(|cause| wrong("--config", cause))?;
-    let table = MountTable::read().map_err(|error| {
-        Problem::new(ProblemKind::Failed, format!("read the mount table: {error}"), "mount /proc")
-    })?;
-    let places = checks::check(&args.data_dir, &args.mountpoint, &store, &table)?;
-    let code_dir = catalog_dir.as_ref().map(|dir| dir.join("policy"));
-    let tiering = file.tiering(places.store_apart, code_dir);
-    let mut tiering = tiering.map_err(|cause| wrong("--config", cause))?;
+    let store = args.store.as_ref().or(list.store.as_ref());
+    let store = store.map(|text| text.parse().map_err(|cause: String| wrong("--store", cause)));
     let policy =
         args.policy.as_ref().map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone()));
-    tiering.policy.component = policy.clone().or(tiering.policy.component);
-    let given = match args.tenant.as_ref().or(list.tenant.as_ref()) {
-        Some(name) => Some(name.parse().map_err(|cause: String| wrong("--tenant", cause))?),
-        None => file.tenant,
-    };
-    let tenant_given = given.is_some();
-    let tenant = given.map_or_else(|| TenantName::of(&places.data_dir), Ok)?;
-    Ok(MountOptions {
-        data_dir: places.data_dir,
-        mountpoint: places.mountpoint,
-        store: places.store,
-        s3: file.s3,
+    let tenant = args.tenant.as_ref().or(list.tenant.as_ref());
+    let tenant = tenant.map(|name| name.parse().map_err(|cause: String| wrong("--tenant", cause)));
+    let wanted = Wanted {
+        data_dir: args.data_dir.clone(),
+        mountpoint: args.mountpoint.clone(),
+        store: store.transpose()?,
         new_store: args.new_store,
         succession: if args.take_over { Succession::TakeOver } else { Succession::Keep },
-        tenant,
-        tenant_given,
+        tenant: tenant.transpose()?,
         flags: list.flags,
-        tuning,
-        catalog_dir,
-        heat,
-        half_life,
-        rules,
-        tiering,
         config,
         policy,
-        store_apart: places.store_apart,
-        notes: places.notes,
-    })
-}
-
-fn wrong(option: &str, cause: String) -> Problem {
-    Problem::new(ProblemKind::Usage, format!("{option}: {cause}"), "see `coldfs mount --help`")
+        is_one_of_many: false,
+    };
+    resolve_wanted(file, wanted)
 }
 
 /// The daemon's own command line: what was resolved, so that it depends on no directory.
@@ -426,6 +375,15 @@ mod tests {
             (options.store.to_string().as_str(), options.tenant.as_str()),
             ("s3://line", "line")
         );
+    }
+
+    #[test]
+    fn a_file_of_many_tenants_is_for_serve() {
+        let (_home, root) = home();
+        let config = root.join("fleet.toml");
+        std::fs::write(&config, "[[tenants]]\ndata_dir = 'data'\n").unwrap();
+        let problem = resolve(&parse(&root, &["--config", config.to_str().unwrap()]));
+        assert!(problem.unwrap_err().what.contains("coldfs serve"));
     }
 
     #[test]

@@ -62,7 +62,7 @@ pub struct AuditArgs {
 }
 
 pub fn conflicts(args: &ConflictsArgs, output: &mut Output) -> Result<Outcome, Problem> {
-    let request = NotesRequest { notes: Notes::Conflicts, tail: args.tail };
+    let request = NotesRequest { notes: Notes::Conflicts, tail: args.tail, path: None };
     let summary = show(&args.mountpoint, request, output, conflict)?;
     if summary.unwritten > 0 {
         output.note(&format!(
@@ -80,7 +80,7 @@ pub fn audit(args: &AuditArgs, output: &mut Output) -> Result<Outcome, Problem> 
     } else {
         (Notes::Audit, visit as _)
     };
-    let request = NotesRequest { notes, tail: args.tail };
+    let request = NotesRequest { notes, tail: args.tail, path: None };
     let summary = show(&args.mountpoint, request, output, people)?;
     if summary.fallen_out > 0 {
         output.note(&format!(
@@ -98,7 +98,8 @@ fn show(
     people: fn(&Value) -> String,
 ) -> Result<NotesSummary, Problem> {
     let summary: NotesSummary = converse(async {
-        let (client, _) = paths::served(path).await?;
+        let (client, path) = paths::served(path).await?;
+        let request = NotesRequest { path: Some(path), ..request };
         let each = |note: Value| output.answer(&note, people);
         client.stream("/v1/notes", &request, each).await
     })?;

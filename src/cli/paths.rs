@@ -12,11 +12,13 @@ use crate::control::wire::{Problem, ProblemKind, WirePath};
 use crate::sys::mount::answers;
 use crate::sys::mount_table::MountTable;
 
-/// Paths that one daemon serves.
+/// Paths on one mount.
 #[derive(Debug)]
 pub struct Share {
     /// The daemon.
     pub client: Client,
+    /// The mount: of a daemon's tenants a request is about one.
+    pub mountpoint: WirePath,
     /// Its paths, absolute, in the order in which they were typed.
     pub paths: Vec<WirePath>,
 }
@@ -48,18 +50,18 @@ impl From<Unserved> for Problem {
     }
 }
 
-/// Deals paths out to the daemons that serve them; one that nobody serves is a problem before
+/// Deals paths out to the mounts that they are on; one that nobody serves is a problem before
 /// anything is done to the others.
 pub async fn shares(typed: &[PathBuf]) -> Result<Vec<Share>, Problem> {
     let (shares, mut unserved) = deal(typed).await?;
     if unserved.is_empty() { Ok(shares) } else { Err(unserved.swap_remove(0).into()) }
 }
 
-/// Deals paths out to the daemons that serve them, and names those that nobody serves.
+/// Deals paths out to the mounts that they are on, and names those that nobody serves.
 pub async fn deal(typed: &[PathBuf]) -> Result<(Vec<Share>, Vec<Unserved>), Problem> {
     let runtime = RuntimeDir::from_env()?;
     let daemons = daemons(&runtime).await?;
-    let mut shares: Vec<(usize, Share)> = Vec::new();
+    let mut shares: Vec<Share> = Vec::new();
     let mut nobodys = Vec::new();
     for path in typed {
         let path = match absolute(path) {
@@ -69,18 +71,20 @@ pub async fn deal(typed: &[PathBuf]) -> Result<(Vec<Share>, Vec<Unserved>), Prob
                 continue;
             }
         };
-        let Some((daemon, _)) = serving(&daemons, &path) else {
+        let Some((daemon, mount)) = serving(&daemons, &path) else {
             nobodys.push(unserved(path, &daemons, &runtime));
             continue;
         };
-        let number = daemons.iter().position(|each| std::ptr::eq(each, daemon)).unwrap_or(0);
-        match shares.iter_mut().find(|(at, _)| *at == number) {
-            Some((_, share)) => share.paths.push(path.into()),
-            None => shares
-                .push((number, Share { client: daemon.client.clone(), paths: vec![path.into()] })),
+        match shares.iter_mut().find(|share| share.mountpoint == mount.mountpoint) {
+            Some(share) => share.paths.push(path.into()),
+            None => shares.push(Share {
+                client: daemon.client.clone(),
+                mountpoint: mount.mountpoint.clone(),
+                paths: vec![path.into()],
+            }),
         }
     }
-    Ok((shares.into_iter().map(|(_, share)| share).collect(), nobodys))
+    Ok((shares, nobodys))
 }
 
 /// The daemon of one path, and the path made absolute.

@@ -75,8 +75,8 @@ pub fn run(args: PolicyArgs, output: &mut Output) -> Result<Outcome, Problem> {
 
 fn ask(mountpoint: PathBuf, reload: bool) -> Result<PolicyReport, Problem> {
     converse(async {
-        let (client, _) = paths::served(&mountpoint).await?;
-        client.post("/v1/policy", &PolicyRequest { reload }).await
+        let (client, path) = paths::served(&mountpoint).await?;
+        client.post("/v1/policy", &PolicyRequest { reload, path: Some(path) }).await
     })
 }
 

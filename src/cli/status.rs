@@ -7,8 +7,7 @@ use clap::Args;
 use super::output::{Output, count, size, unwritten};
 use super::{Outcome, converse, paths};
 use crate::config::checks::after_a_death;
-use crate::control::client::serving;
-use crate::control::wire::{Status, TenantStatus, TieringReport};
+use crate::control::wire::{Status, StatusRequest, TenantStatus, TieringReport};
 use crate::printable::printable;
 use crate::units::shown_age;
 
@@ -43,12 +42,7 @@ pub fn run(
 async fn collect(args: StatusArgs) -> Result<Status, crate::control::wire::Problem> {
     if let Some(path) = args.mountpoint {
         let (client, path) = paths::served(&path).await?;
-        let mut status: Status = client.get("/v1/status").await?;
-        let daemons = paths::all_daemons().await?;
-        if let Some((_, mount)) = serving(&daemons, path.as_path()) {
-            status.tenants.retain(|tenant| tenant.mountpoint == mount.mountpoint);
-        }
-        return Ok(status);
+        return client.post("/v1/status", &StatusRequest { path }).await;
     }
     let daemons = paths::all_daemons().await?;
     // One object whatever the number of daemons: totals add up.
@@ -76,10 +70,18 @@ fn people(status: &Status) -> String {
 fn tenant(tenant: &TenantStatus) -> String {
     let files = tenant.files;
     let resident = files.resident.map_or_else(|| "not counted yet".into(), count);
-    let mounted = if tenant.mounted { "" } else { " (does not answer)" };
+    if !tenant.mounted {
+        let mut lines = vec![
+            tenant.name.clone(),
+            format!("  mountpoint   {} (not mounted)", tenant.mountpoint),
+            format!("  data         {}", tenant.data_dir),
+        ];
+        lines.extend(tenant.notes.iter().map(|note| format!("  note         {}", printable(note))));
+        return lines.join("\n");
+    }
     let mut lines = vec![
         tenant.name.clone(),
-        format!("  mountpoint   {}{mounted}", tenant.mountpoint),
+        format!("  mountpoint   {}", tenant.mountpoint),
         format!("  data         {}", tenant.data_dir),
         format!("  store        {}", printable(&tenant.store)),
         format!("  verify       {}", tenant.verify),

@@ -59,11 +59,14 @@ pub fn top(args: TopArgs, output: &mut Output) -> Result<Outcome, Problem> {
         let mut heat = Heats::default();
         loop {
             let mut now = Vec::new();
-            let clients = clients(args.mountpoint.as_deref()).await?;
-            for client in &clients {
-                let mut report: TopReport = client.get("/v1/top").await?;
-                report.heat = heat.of(client, &report).await;
-                now.push(report);
+            for (client, wanted) in &daemons(args.mountpoint.as_deref()).await? {
+                let reports: Vec<TopReport> = client.get("/v1/top").await?;
+                for mut report in reports.into_iter().filter(|report| {
+                    wanted.as_ref().is_none_or(|mountpoint| *mountpoint == report.mountpoint)
+                }) {
+                    report.heat = heat.of(client, &report).await;
+                    now.push(report);
+                }
             }
             let tables = || tables(&now, &before, args.interval);
             if args.once {
@@ -104,13 +107,16 @@ impl Heats {
     }
 }
 
-/// The daemon of one path, or all.
-async fn clients(mountpoint: Option<&Path>) -> Result<Vec<Client>, Problem> {
-    match mountpoint {
-        Some(path) => Ok(vec![paths::served(path).await?.0]),
+/// The daemon of one path, and which of its mounts is meant; or all.
+async fn daemons(path: Option<&Path>) -> Result<Vec<(Client, Option<WirePath>)>, Problem> {
+    match path {
+        Some(path) => {
+            let share = paths::shares(&[path.to_owned()]).await?.into_iter().next();
+            Ok(share.map(|share| (share.client, Some(share.mountpoint))).into_iter().collect())
+        }
         None => {
             let daemons = paths::all_daemons().await?;
-            Ok(daemons.into_iter().map(|daemon| daemon.client).collect())
+            Ok(daemons.into_iter().map(|daemon| (daemon.client, None)).collect())
         }
     }
 }
@@ -233,8 +239,9 @@ pub struct BrakeArgs {
 
 pub fn brake(args: BrakeArgs, output: &mut Output) -> Result<Outcome, Problem> {
     let report: BrakeReport = converse(async {
-        let (client, _) = paths::served(&args.mountpoint).await?;
-        client.post("/v1/brake", &BrakeRequest { release: args.release }).await
+        let (client, path) = paths::served(&args.mountpoint).await?;
+        let request = BrakeRequest { release: args.release, path: Some(path) };
+        client.post("/v1/brake", &request).await
     })?;
     let people = |report: &BrakeReport| match (&report.alarm, report.released) {
         (None, _) => format!("{}: the brake is not on", report.tenant),

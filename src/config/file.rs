@@ -34,6 +34,9 @@
 //! name = "nightly"
 //! cgroups = ["/system.slice/nightly.service"]
 //! action = "pass-through"
+//!
+//! [[tenants]]               # only for `coldfs serve`: see `tenants`, and docs/serve.md
+//! data_dir = "/srv/t1"
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -43,6 +46,7 @@ use serde::{Deserialize, Deserializer, de};
 
 use super::heat::{self, HeatText};
 use super::storm::{self, BrakeText, BudgetsText, ClassText};
+use super::tenants::{Listed, TenantText};
 use super::tiering::{self, PolicyText, TieringText};
 use super::{S3Options, StoreUrl, TenantName, Tuning, usage};
 use crate::control::wire::Problem;
@@ -51,7 +55,7 @@ use crate::temperature::HalfLife;
 use crate::{policy, units};
 
 /// What a configuration file says.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ConfigFile {
     /// Where cold bytes go.
@@ -62,20 +66,24 @@ pub struct ConfigFile {
     pub tenant: Option<TenantName>,
     /// How the store's engine is reached and used.
     pub s3: S3Options,
-    recall: Recall,
+    pub(super) recall: Recall,
     cache: Cache,
     catalog: Catalog,
     heat: HeatText,
     class: Vec<ClassText>,
     budget: BudgetsText,
     brake: BrakeText,
-    tiering: TieringText,
-    policy: PolicyText,
+    pub(super) tiering: TieringText,
+    pub(super) policy: PolicyText,
+    /// What `coldfs serve` serves, in the file's order.
+    #[serde(rename = "tenants", deserialize_with = "listed")]
+    tenants: Vec<Listed>,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+/// `[recall]` as it is written.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct Recall {
+pub(super) struct Recall {
     #[serde(deserialize_with = "seconds")]
     deadline: Option<u64>,
     #[serde(deserialize_with = "size")]
@@ -84,14 +92,25 @@ struct Recall {
     whole: Option<u64>,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+impl Recall {
+    /// This, laid over another.
+    pub(super) fn over(&self, below: &Self) -> Self {
+        Self {
+            deadline: self.deadline.or(below.deadline),
+            in_open: self.in_open.or(below.in_open),
+            whole: self.whole.or(below.whole),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Cache {
     #[serde(deserialize_with = "size")]
     chunks: Option<u64>,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Catalog {
     dir: Option<PathBuf>,
@@ -116,24 +135,60 @@ impl ConfigFile {
             && let Some(dir) = path.parent()
         {
             file.policy.beside(dir);
+            file.tenants.iter_mut().for_each(|tenant| tenant.text.beside(dir));
         }
         Ok(file)
     }
 
     pub(super) fn parse(text: &str) -> Result<Self, String> {
-        let file: ConfigFile = toml::from_str(text).map_err(|error| one_line(&error))?;
-        let tuning = file.tuning();
+        let mut file: ConfigFile = toml::from_str(text).map_err(|error| one_line(&error))?;
+        file.tenants.iter_mut().for_each(|tenant| tenant.find_line(text));
+        file.check()?;
+        Ok(file)
+    }
+
+    /// What contradicts itself.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let tuning = self.tuning();
         if tuning.recall_deadline.is_zero() {
             return Err("recall.deadline is 0: every cold read would fail".into());
         }
         if tuning.recall_in_open_bytes > tuning.recall_whole_bytes {
             return Err("recall.in_open is larger than recall.whole".into());
         }
-        file.s3.check()?;
-        file.rules()?;
-        file.heat()?;
-        file.tiering(true, None)?;
-        Ok(file)
+        self.s3.check()?;
+        self.rules()?;
+        self.heat()?;
+        self.tiering(true, None)?;
+        Ok(())
+    }
+
+    /// What `coldfs serve` serves, in the file's order.
+    pub fn tenants(&self) -> &[Listed] {
+        &self.tenants
+    }
+
+    /// What it says to one tenant.
+    pub(super) fn for_tenant(&self, tenant: &TenantText) -> Self {
+        let mut file = Self { tenants: Vec::new(), ..self.clone() };
+        tenant.lay_over(&mut file);
+        file
+    }
+
+    /// Whether it says the same, besides who the tenants are and which policy judges: those can
+    /// change under a tenant that is mounted.
+    pub fn is_same_to_all(&self, other: &Self) -> bool {
+        let but = |file: &Self| Self {
+            tenants: Vec::new(),
+            policy: PolicyText::default(),
+            ..file.clone()
+        };
+        but(self) == but(other)
+    }
+
+    /// Whether another policy is to judge.
+    pub fn has_other_policy(&self, than: &Self) -> bool {
+        self.policy != than.policy
     }
 
     /// How uses of files are seen, and how long until one counts half.
@@ -184,6 +239,16 @@ fn one_line(error: &toml::de::Error) -> String {
     format!("{place}: {}", error.message().trim_end().replace('\n', ", "))
 }
 
+/// Each with where it stands, so that it can be named by its line.
+fn listed<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Listed>, D::Error> {
+    let tenants = Vec::<toml::Spanned<TenantText>>::deserialize(deserializer)?;
+    let listed = |tenant: toml::Spanned<TenantText>| {
+        let at = tenant.span().start;
+        Listed::new(at, tenant.into_inner())
+    };
+    Ok(tenants.into_iter().map(listed).collect())
+}
+
 pub(super) fn parsed<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,
@@ -200,7 +265,7 @@ enum Quantity {
 }
 
 /// Bytes, as a number or with a unit.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Size(pub(super) u64);
 
 impl<'de> Deserialize<'de> for Size {
@@ -210,7 +275,7 @@ impl<'de> Deserialize<'de> for Size {
 }
 
 /// Seconds, as a number or with a unit.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Span(pub(super) u64);
 
 impl<'de> Deserialize<'de> for Span {

@@ -17,7 +17,7 @@ const LONGEST_DRAIN_SECONDS: u64 = 86_400;
 const ENTRIES: std::ops::RangeInclusive<u32> = 64..=16_777_216;
 
 /// `[heat]` as it is written.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct HeatText {
     #[serde(deserialize_with = "parsed")]

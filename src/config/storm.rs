@@ -11,7 +11,7 @@ use crate::guard::budget::{Budget, Budgets};
 use crate::guard::class::{Action, Admit, Class, Classes, Members, Over};
 
 /// A recall class as it is written.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ClassText {
     name: String,
@@ -30,7 +30,7 @@ pub(super) struct ClassText {
 }
 
 /// A user by name or number.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(untagged, expecting = "a user's name or number")]
 enum User {
     Number(u32),
@@ -46,7 +46,7 @@ enum ActionText {
     Deny,
 }
 
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum OverText {
     #[default]
@@ -54,7 +54,7 @@ enum OverText {
     Deny,
 }
 
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum AdmitText {
     #[default]
@@ -63,7 +63,7 @@ enum AdmitText {
 }
 
 /// `[budget.process]`, `[budget.user]`, `[budget.tenant]`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct BudgetsText {
     process: BudgetText,
@@ -71,7 +71,7 @@ pub(super) struct BudgetsText {
     tenant: BudgetText,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct BudgetText {
     segments: Option<u64>,
@@ -81,7 +81,7 @@ struct BudgetText {
 }
 
 /// `[brake]`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct BrakeText {
     files: Option<u64>,

@@ -43,7 +43,7 @@ const LOW: u32 = 80;
 const IO_PRESSURE: u32 = 40;
 
 /// `[tiering]` as it is written.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct TieringText {
     enabled: Option<bool>,
@@ -59,8 +59,28 @@ pub(super) struct TieringText {
     io_pressure: Option<u32>,
 }
 
+impl TieringText {
+    /// This, laid over another.
+    pub(super) fn over(&self, below: &Self) -> Self {
+        let (above, below) = (self.clone(), below.clone());
+        Self {
+            enabled: above.enabled.or(below.enabled),
+            interval: above.interval.or(below.interval),
+            high: above.high.or(below.high),
+            low: above.low.or(below.low),
+            quota: above.quota.or(below.quota),
+            least_idle: above.least_idle.or(below.least_idle),
+            least_stay: above.least_stay.or(below.least_stay),
+            files_an_hour: above.files_an_hour.or(below.files_an_hour),
+            bytes_an_hour: above.bytes_an_hour.or(below.bytes_an_hour),
+            requests_an_hour: above.requests_an_hour.or(below.requests_an_hour),
+            io_pressure: above.io_pressure.or(below.io_pressure),
+        }
+    }
+}
+
 /// `[policy]` as it is written.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct PolicyText {
     component: Option<PathBuf>,
@@ -123,6 +143,7 @@ pub(super) fn options(
         io_pressure_percent,
         half_life,
         policy,
+        overrides: Settings::new(),
     })
 }
 

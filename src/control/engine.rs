@@ -10,7 +10,7 @@ use super::wire::{
     ExplainRequest, FileReport, FileWarmth, FindRequest, FindSummary, Finding, FsckReport,
     FsckRequest, HeatReport, HeatRequest, Mount, MoveRequest, MoveSummary, NotesRequest,
     NotesSummary, PinReport, PinRequest, PlanRequest, PlanSummary, Planned, PolicyReport,
-    PolicyRequest, Problem, Progress, Status, TopReport,
+    PolicyRequest, Problem, Progress, Status, TenantEntry, TenantRequest, TopReport,
 };
 
 /// How many items of a stream wait for a slow reader before the engine waits too.
@@ -43,8 +43,14 @@ pub trait Engine: Send + Sync + 'static {
     /// The places it serves. Cheap: every command asks every daemon.
     fn mounts(&self) -> Vec<Mount>;
 
-    /// What it serves and how it fares.
-    async fn status(&self) -> Result<Status, Problem>;
+    /// What it serves and how it fares; of all tenants, or of one that has this path on its mount.
+    async fn status(&self, of: Option<&std::path::Path>) -> Result<Status, Problem>;
+
+    /// Its tenants, those too that are not mounted.
+    fn tenants(&self) -> Vec<TenantEntry>;
+
+    /// Mounts a tenant, or takes its mount away; returns once that is done.
+    async fn tenant(&self, request: TenantRequest) -> Result<TenantEntry, Problem>;
 
     /// What is known of one file, without a request to the store.
     async fn state(&self, path: &std::path::Path) -> Result<FileReport, Problem>;
@@ -95,8 +101,8 @@ pub trait Engine: Send + Sync + 'static {
         cancel: CancellationToken,
     ) -> Result<FsckReport, Problem>;
 
-    /// Who brings cold files home.
-    fn top(&self) -> TopReport;
+    /// Who brings cold files home, of each tenant that is mounted.
+    fn top(&self) -> Vec<TopReport>;
 
     /// Sends what is noted of conflicts, or of opens of cold files.
     async fn notes(
@@ -119,7 +125,7 @@ pub trait Engine: Send + Sync + 'static {
     async fn policy(&self, request: PolicyRequest) -> Result<PolicyReport, Problem>;
 
     /// Looks at the brake on mass recalls, or lets it go.
-    fn brake(&self, request: BrakeRequest) -> BrakeReport;
+    fn brake(&self, request: BrakeRequest) -> Result<BrakeReport, Problem>;
 
     /// Begins a clean detach; returns once it has begun.
     async fn detach(&self) -> Result<(), Problem>;

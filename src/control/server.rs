@@ -29,7 +29,8 @@ use super::wire::{
     BrakeReport, BrakeRequest, CancelReport, CancelRequest, DuReport, DuRequest, Event,
     ExplainReport, ExplainRequest, Failure, FindRequest, FsckRequest, HeatRequest, Mount,
     MoveRequest, NotesRequest, PinReport, PinRequest, PlanRequest, PolicyReport, PolicyRequest,
-    Problem, ProblemKind, StateRequest, Status, TopReport,
+    Problem, ProblemKind, StateRequest, Status, StatusRequest, TenantEntry, TenantRequest,
+    TopReport,
 };
 
 /// Largest request: some hundred thousand paths.
@@ -95,7 +96,9 @@ impl Connected<IncomingStream<'_, UnixListener>> for Peer {
 fn routes(engine: Arc<dyn Engine>) -> Router {
     Router::new()
         .route("/v1/mounts", get(mounts))
-        .route("/v1/status", get(status))
+        .route("/v1/status", get(status).post(status_of))
+        .route("/v1/tenants", get(tenants))
+        .route("/v1/tenant", post(tenant))
         .route("/v1/state", post(state))
         .route("/v1/move", post(run_move))
         .route("/v1/find", post(find))
@@ -132,7 +135,25 @@ async fn mounts(State(engine): Shared) -> Json<Vec<Mount>> {
 }
 
 async fn status(State(engine): Shared) -> Result<Json<Status>, Problem> {
-    engine.status().await.map(Json)
+    engine.status(None).await.map(Json)
+}
+
+async fn status_of(
+    State(engine): Shared,
+    Json(request): Json<StatusRequest>,
+) -> Result<Json<Status>, Problem> {
+    engine.status(Some(request.path.as_path())).await.map(Json)
+}
+
+async fn tenants(State(engine): Shared) -> Json<Vec<TenantEntry>> {
+    Json(engine.tenants())
+}
+
+async fn tenant(
+    State(engine): Shared,
+    Json(request): Json<TenantRequest>,
+) -> Result<Json<TenantEntry>, Problem> {
+    engine.tenant(request).await.map(Json)
 }
 
 async fn state(State(engine): Shared, Json(request): Json<StateRequest>) -> Response {
@@ -205,12 +226,15 @@ async fn pin(
     engine.pin(request, cancel).await.map(Json)
 }
 
-async fn top(State(engine): Shared) -> Json<TopReport> {
+async fn top(State(engine): Shared) -> Json<Vec<TopReport>> {
     Json(engine.top())
 }
 
-async fn brake(State(engine): Shared, Json(request): Json<BrakeRequest>) -> Json<BrakeReport> {
-    Json(engine.brake(request))
+async fn brake(
+    State(engine): Shared,
+    Json(request): Json<BrakeRequest>,
+) -> Result<Json<BrakeReport>, Problem> {
+    engine.brake(request).map(Json)
 }
 
 async fn plan(State(engine): Shared, Json(request): Json<PlanRequest>) -> Response {

@@ -11,6 +11,7 @@ mod notes;
 mod repair;
 mod status;
 mod storm;
+mod tenants;
 mod tiering;
 
 pub use crate::wire_path::WirePath;
@@ -29,6 +30,7 @@ pub use status::{
     Bytes, CatalogState, CatalogStatus, Counters, Files, HeatStatus, Mount, Status, TenantStatus,
 };
 pub use storm::{Alarm, Application, BrakeReport, BrakeRequest, TopReport};
+pub use tenants::{StatusRequest, TenantEntry, TenantRequest, TenantState, TenantVerb};
 pub use tiering::{
     Broken, ExplainReport, ExplainRequest, Explanation, PassSummary, PlanRequest, PlanSummary,
     Planned, PolicyReport, PolicyRequest, PolicySetting, TieringReport,
@@ -106,7 +108,8 @@ mod tests {
         };
         let fsck = FsckRequest { path: path(), mode: FsckMode::KeepRemote };
         let heat = HeatRequest { path: path(), depth: 2, named: 10, files: true };
-        let notes = NotesRequest { notes: Notes::Conflicts, tail: Some(3) };
+        let notes = NotesRequest { notes: Notes::Conflicts, tail: Some(3), path: Some(path()) };
+        let tenant = TenantRequest { name: "t1".to_owned(), verb: TenantVerb::Attach };
         let report = FileReport {
             path: path(),
             state: FileState::Resident,
@@ -133,6 +136,7 @@ mod tests {
             read_json(dice, &fsck);
             read_json(dice, &heat);
             read_json(dice, &notes);
+            read_json(dice, &tenant);
             read_json(dice, &status);
             for event in &events {
                 read_json(dice, event);

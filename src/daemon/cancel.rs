@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::engine::Served;
+use super::served::Served;
 use crate::control::wire::{CancelReport, CancelRequest, Problem, WirePath};
 use crate::guard::Visit;
 use crate::inode::{Cold, Serving};

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::engine::Served;
 use super::failures::{Failures, is_gone};
 use super::files::shown;
+use super::served::Served;
 use super::walks::Unwalked;
 use crate::control::wire::{
     Finding, FsckMode, FsckReport, FsckRequest, Problem, ProblemKind, Verdict,

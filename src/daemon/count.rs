@@ -7,13 +7,14 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::engine::Served;
 use super::failures::{Failures, is_gone};
 use super::files::shown_sums;
+use super::known;
+use super::served::Served;
 use super::walks::{Stop, Unwalked, Walks};
 use crate::catalog::seen::Seen;
 use crate::catalog::totals::Totals;
-use crate::control::wire::{Bytes, Files, Source};
+use crate::control::wire::{Bytes, DuReport, DuRequest, Files, Problem, Source};
 use crate::walk::{Found, walk};
 
 /// The sums of a tree.
@@ -49,6 +50,23 @@ pub(super) fn sums(served: &Served, start: Found, stop: &Stop) -> Sums {
     };
     let _all_or_stopped = walk(&served.tenant, start, &mut visit, &mut fail);
     Sums { failures: failures.into_inner(), ..Sums::of(&totals) }
+}
+
+/// How much a directory takes, where.
+pub(super) async fn du(
+    served: &Arc<Served>,
+    request: DuRequest,
+    cancel: CancellationToken,
+) -> Result<DuReport, Problem> {
+    let start = served.locate(request.path.as_path())?;
+    let counting = Arc::clone(served);
+    let counted = served.walks.run(cancel, move |stop| {
+        let known = (!request.walk).then(|| known::sums(&counting, &start, stop)).flatten();
+        known.unwrap_or_else(|| sums(&counting, start, stop))
+    });
+    let Sums { bytes, files, failures, source } = counted.await?;
+    let (failed, failed_total) = (failures.named, failures.total);
+    Ok(DuReport { path: request.path, bytes, files, source, failed, failed_total })
 }
 
 impl Sums {

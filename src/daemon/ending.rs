@@ -1,11 +1,12 @@
-//! How a daemon ends: asked by a signal, and detached by a thread that waits for nothing else.
+//! How a daemon ends: asked by a signal, and detached by threads that wait for nothing else.
 
 use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::background::EndSignals;
@@ -14,51 +15,75 @@ use crate::fuse::session::Mounted;
 /// How long a detach waits for files that are still open before it leaves them.
 const DETACH_PATIENCE: Duration = Duration::from_secs(5);
 
-/// The thread that detaches. It is there from the start: when it is needed, every thread of the
+/// Threads that detach. They are there from the start: when they are needed, every thread of the
 /// runtime may wait for the disk, and the machine may have no other to give.
-pub(super) struct Detacher {
-    mounted: Sender<Mounted>,
-    detached: oneshot::Receiver<io::Result<()>>,
-}
+pub(super) struct Detacher(Sender<Job>);
+
+/// A mount to take away, and who waits for that.
+type Job = (Mounted, oneshot::Sender<io::Result<()>>);
 
 impl Detacher {
-    pub(super) fn start() -> io::Result<Self> {
-        let (mounted, to_detach): (_, Receiver<Mounted>) = channel();
-        let (done, detached) = oneshot::channel();
-        std::thread::Builder::new().name("detach".to_owned()).spawn(move || {
-            if let Ok(mounted) = to_detach.recv() {
-                // Refused where the daemon has ended without waiting for it.
-                drop(done.send(mounted.detach(DETACH_PATIENCE)));
-            }
-        })?;
-        Ok(Self { mounted, detached })
+    /// So many mounts are taken away at once; a file that stays open holds one of them up.
+    pub(super) fn start(at_once: usize) -> io::Result<Self> {
+        let (jobs, to_detach): (_, Receiver<Job>) = channel();
+        let to_detach = Arc::new(Mutex::new(to_detach));
+        for _ in 0..at_once {
+            let jobs = Arc::clone(&to_detach);
+            std::thread::Builder::new().name("detach".to_owned()).spawn(move || {
+                while let Some((mounted, done)) = next(&jobs) {
+                    // Refused where the daemon has ended without waiting for it.
+                    drop(done.send(mounted.detach(DETACH_PATIENCE)));
+                }
+            })?;
+        }
+        Ok(Self(jobs))
     }
 
     /// Unmounts; where files stay open, the mount goes away for everybody else.
-    pub(super) async fn detach(self, mounted: Mounted) -> io::Result<()> {
+    pub(super) async fn detach(&self, mounted: Mounted) -> io::Result<()> {
         let gone = || io::Error::other("the thread that detaches ended by a fault");
-        self.mounted.send(mounted).map_err(|_ended| gone())?;
-        self.detached.await.map_err(|_ended| gone())?
+        let (done, detached) = oneshot::channel();
+        self.0.send((mounted, done)).map_err(|_ended| gone())?;
+        detached.await.map_err(|_ended| gone())?
     }
 }
 
-/// Cancels what it returns at the first signal that asks the daemon to end. A second SIGTERM or
-/// SIGINT ends the process at once, whatever its other threads wait for; `left` says what a
+fn next(jobs: &Mutex<Receiver<Job>>) -> Option<Job> {
+    jobs.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
+}
+
+/// What signals ask of a daemon.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Signals {
+    /// Cancelled at the first that asks it to end.
+    pub(super) end: CancellationToken,
+    /// Told of each SIGHUP, where that does not ask it to end.
+    pub(super) hangup: Arc<Notify>,
+}
+
+/// Listens to signals. `hangup_ends`: SIGHUP asks to end too, as SIGTERM and SIGINT do. A second of
+/// those two ends the process at once, whatever its other threads wait for; `left` says what a
 /// person then finds.
 pub(super) fn on_signals(
+    hangup_ends: bool,
     left: impl Fn() -> String + Send + 'static,
-) -> io::Result<CancellationToken> {
+) -> io::Result<Signals> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     let mut signals = {
         let _of_this_runtime = runtime.enter();
         EndSignals::listen()?
     };
-    let asked = CancellationToken::new();
-    let first = asked.clone();
+    let asked = Signals::default();
+    let told = asked.clone();
     let wait = async move {
-        let signal = signals.next().await;
+        let signal = loop {
+            match signals.next().await {
+                Signal::SIGHUP if !hangup_ends => told.hangup.notify_one(),
+                signal => break signal,
+            }
+        };
         tracing::info!(%signal, "asked to end");
-        first.cancel();
+        told.end.cancel();
         loop {
             let signal = signals.next().await;
             if signal != Signal::SIGHUP {

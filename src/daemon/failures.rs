@@ -3,8 +3,8 @@
 use std::error::Error;
 use std::io;
 
-use super::engine::Served;
 use super::files::shown;
+use super::served::Served;
 use crate::control::wire::{FAILURES_NAMED, Failure};
 
 /// Failures of one command.

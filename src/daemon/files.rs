@@ -12,7 +12,7 @@ use crate::temperature::Warmth;
 use crate::tenant::Pin;
 use crate::walk::Found;
 
-use super::engine::Served;
+use super::served::Served;
 
 /// A path of the mount as bytes below the tenant's root; none: it is not in there.
 pub(super) fn relative(served: &Served, path: &Path) -> Option<Vec<u8>> {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::count::Sums;
-use super::engine::Served;
+use super::served::Served;
 use super::walks::Stop;
 use crate::catalog::totals::Totals;
 use crate::catalog::{CatalogError, Keeper, Met, Options, Part, Phase, Report, file_of};

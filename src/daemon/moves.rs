@@ -16,8 +16,8 @@ use globset::GlobMatcher;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::engine::Served;
 use super::files::{relative, shown};
+use super::served::Served;
 use super::walks::{Stop, Unwalked};
 use crate::control::engine::Peer;
 use crate::control::filter::name_pattern;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use super::engine::Served;
 use super::files::shown;
+use super::served::Served;
 use crate::control::wire::{Notes, NotesRequest, NotesSummary, Problem, ProblemKind};
 use crate::tenant::Lines;
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::engine::Served;
 use super::failures::Failures;
+use super::served::Served;
 use crate::control::wire::{PinReport, PinRequest, Problem};
 use crate::file_id::Ino;
 use crate::tenant::Pin;

@@ -1,10 +1,12 @@
-//! Opening the store that a URL names.
+//! Stores: opened once, however many tenants have their cold files in one.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::config::{S3Options, StoreUrl};
-use crate::control::wire::{Problem, ProblemKind};
+use crate::control::wire::{Counters, Problem, ProblemKind};
 use crate::store::Verify;
+use crate::store::governor::Governor;
 use crate::store::s3::S3Store;
 
 /// Opens the store.
@@ -25,14 +27,128 @@ pub async fn open(url: &StoreUrl, options: &S3Options) -> Result<Arc<S3Store>, P
     }
 }
 
-/// Settles how segments in it are proven: as the configuration says, else as the engine shows
-/// itself, where it can be asked. A store that did not answer, and one in this process, which reads past the page cache,
-/// are read back.
-pub async fn settle_verify(store: &S3Store, url: &StoreUrl, asked: Option<Verify>, can_ask: bool) {
-    let verify = match (asked, url) {
-        (Some(asked), _) => asked,
-        (None, StoreUrl::S3 { .. }) if can_ask => store.probe_verify().await,
-        (None, _) => Verify::Readback,
-    };
-    store.prove_by(verify);
+/// The stores that tenants have open.
+#[derive(Debug, Default)]
+pub(super) struct Shelf {
+    stores: Mutex<Vec<Arc<Shelved>>>,
+    traffic: Mutex<Traffic>,
+}
+
+/// A store that is open, or was.
+#[derive(Debug)]
+struct Shelved {
+    url: StoreUrl,
+    options: S3Options,
+    store: tokio::sync::Mutex<Weak<S3Store>>,
+    /// Whether it is settled how segments in it are proven.
+    settled: tokio::sync::Mutex<bool>,
+}
+
+/// What went to stores and came back.
+#[derive(Debug, Default)]
+struct Traffic {
+    governors: Vec<Arc<Governor>>,
+    /// Of those that nobody uses any more.
+    ended: Counters,
+}
+
+impl Shelf {
+    /// The store, opened unless another tenant has it open.
+    pub(super) async fn open(
+        &self,
+        url: &StoreUrl,
+        options: &S3Options,
+    ) -> Result<Arc<S3Store>, Problem> {
+        let shelved = self.shelved(url, options);
+        let mut known = shelved.store.lock().await;
+        if let Some(store) = known.upgrade() {
+            return Ok(store);
+        }
+        let store = open(url, options).await?;
+        *known = Arc::downgrade(&store);
+        *shelved.settled.lock().await = false;
+        self.count(store.governor());
+        Ok(store)
+    }
+
+    /// Settles how segments in it are proven: as the configuration says, else as the engine shows
+    /// itself, where it can be asked. A store that did not answer, and one in this process, which
+    /// reads past the page cache, are read back.
+    pub(super) async fn settle_verify(
+        &self,
+        store: &S3Store,
+        url: &StoreUrl,
+        options: &S3Options,
+        can_ask: bool,
+    ) {
+        let shelved = self.shelved(url, options);
+        let mut settled = shelved.settled.lock().await;
+        let verify = match (options.verify(), url) {
+            (Some(asked), _) => asked,
+            (None, StoreUrl::S3 { .. }) if can_ask => match *settled {
+                true => return,
+                false => store.probe_verify().await,
+            },
+            // Whoever may ask, later, settles it.
+            (None, StoreUrl::S3 { .. }) => return,
+            (None, StoreUrl::Disk(_)) => Verify::Readback,
+        };
+        store.prove_by(verify);
+        *settled = true;
+    }
+
+    fn shelved(&self, url: &StoreUrl, options: &S3Options) -> Arc<Shelved> {
+        let mut stores = lock(&self.stores);
+        let is_it = |shelved: &&Arc<Shelved>| shelved.url == *url && shelved.options == *options;
+        if let Some(shelved) = stores.iter().find(is_it) {
+            return Arc::clone(shelved);
+        }
+        // Whoever has it in hand keeps it.
+        let is_open = |shelved: &Weak<S3Store>| shelved.strong_count() > 0;
+        stores.retain(|shelved| {
+            Arc::strong_count(shelved) > 1
+                || shelved.store.try_lock().is_ok_and(|store| is_open(&store))
+        });
+        let (url, options) = (url.clone(), options.clone());
+        let (store, settled) = (tokio::sync::Mutex::default(), tokio::sync::Mutex::default());
+        stores.push(Arc::new(Shelved { url, options, store, settled }));
+        Arc::clone(&stores[stores.len() - 1])
+    }
+
+    fn count(&self, governor: Arc<Governor>) {
+        let mut traffic = lock(&self.traffic);
+        let Traffic { governors, ended } = &mut *traffic;
+        governors.retain(|known| {
+            let is_used = Arc::strong_count(known) > 1;
+            if !is_used {
+                ended.add(&counters(known));
+            }
+            is_used
+        });
+        if !governors.iter().any(|known| Arc::ptr_eq(known, &governor)) {
+            governors.push(governor);
+        }
+    }
+
+    /// What went to all of them since the start.
+    pub(super) fn traffic(&self) -> Counters {
+        let traffic = lock(&self.traffic);
+        let mut sum = traffic.ended.clone();
+        traffic.governors.iter().for_each(|governor| sum.add(&counters(governor)));
+        sum
+    }
+}
+
+fn counters(governor: &Governor) -> Counters {
+    let traffic = governor.traffic();
+    let requests: BTreeMap<_, _> = traffic.requests;
+    Counters {
+        s3_requests_total: requests,
+        s3_throttled_total: traffic.throttled,
+        ..Counters::default()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,6 +1,6 @@
 //! `top` and `brake`: the storm guard, as commands see it.
 
-use super::engine::Served;
+use super::served::Served;
 use crate::control::wire::{Alarm, Application, BrakeReport, BrakeRequest, TopReport};
 use crate::guard::brake;
 use crate::guard::ledger::Account;
@@ -16,7 +16,7 @@ pub(super) fn top(served: &Served) -> TopReport {
     }
 }
 
-pub(super) fn brake(served: &Served, request: BrakeRequest) -> BrakeReport {
+pub(super) fn brake(served: &Served, request: &BrakeRequest) -> BrakeReport {
     let on = served.guard.alarm().map(alarm);
     let released = request.release && served.guard.let_go();
     if released {

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::engine::Served;
 use super::files::{heat_of, report_on, shown};
+use super::served::Served;
 use crate::catalog::seen::Seen;
-use crate::config::MountOptions;
 use crate::config::file::ConfigFile;
 use crate::config::state::resolved;
+use crate::config::{MountOptions, usage};
 use crate::control::wire::{
     ExplainReport, PlanRequest, PlanSummary, Planned, PolicyReport, PolicyRequest, Problem,
     ProblemKind,
@@ -35,12 +35,16 @@ fn is_outside(options: &MountOptions, dir: &Path) -> bool {
 /// it is told before anything is mounted. The default one needs no try, and is loaded when it judges.
 pub(super) async fn begin(tiering: &Arc<Tiering>) -> Result<(), Problem> {
     let policy = &tiering.options().policy;
+    if !tiering.options().overrides.is_empty() {
+        let overrides = tiering.options().overrides.clone();
+        let next_step = "docs/policy.md lists the default policy's settings";
+        tiering.set_overrides(overrides).await.map_err(|why| usage(why, next_step))?;
+    }
     let is_configured = policy.component.is_some() || !policy.settings.is_empty();
     if !tiering.options().enabled || !is_configured {
         return Ok(());
     }
-    let loaded = tiering.load(policy.clone()).await;
-    loaded.map(drop).map_err(|error| problem(&error))
+    tiering.loaded().await.map(drop).map_err(|error| problem(&error))
 }
 
 pub(super) fn problem(error: &JudgeError) -> Problem {
@@ -96,10 +100,10 @@ pub(super) async fn explain(served: &Arc<Served>, path: &Path) -> Result<Explain
 /// The policy in force; a reload reads the configuration and the component anew.
 pub(super) async fn policy(
     served: &Arc<Served>,
-    request: PolicyRequest,
+    request: &PolicyRequest,
 ) -> Result<PolicyReport, Problem> {
     let tiering = &served.tiering;
-    let loaded = if request.reload {
+    if request.reload {
         let options = match &served.options.config {
             Some(path) => {
                 let code_dir = tiering.options().policy.code_dir.clone();
@@ -115,10 +119,10 @@ pub(super) async fn policy(
             hash = loaded.hash,
             "a policy is in force"
         );
-        loaded
     } else {
-        tiering.loaded().await.map_err(|error| problem(&error))?
-    };
+        tiering.loaded().await.map_err(|error| problem(&error))?;
+    }
+    let loaded = tiering.in_force().await.map_err(failed)?;
     let report = tiering.report();
     let (faults, left_out) = (report.policy_faults, report.left_out);
     Ok(PolicyReport { faults, left_out, ..PolicyReport::of(&loaded) })

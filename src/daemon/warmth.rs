@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, HashSet};
 
 use tokio::sync::mpsc::Sender;
 
-use super::engine::Served;
 use super::files::{shown, shown_heat};
 use super::known;
+use super::served::Served;
 use super::walks::Stop;
 use crate::catalog::Met;
 use crate::catalog::seen::Kind;
@@ -55,7 +55,7 @@ pub(super) fn tree(
     let sight = served.tenant.heat.sight();
     let why = match visited {
         Ok(true) => {
-            let probe = served.watching.word(&served.tenant).to_owned();
+            let probe = served.machine.watching.word(&served.tenant).to_owned();
             return Ok(sums.report(served, request, probe, sight.since.0));
         }
         Ok(false) => "it is not filled yet".to_owned(),

@@ -1,11 +1,11 @@
-//! The probe as a served tenant has it: begun, shown, ended.
+//! The probe, one for all tenants of a daemon: begun, shown, ended.
 
 use std::path::Path;
 
 use super::quiet;
-use crate::config::MountOptions;
 use crate::control::wire::HeatStatus;
-use crate::heat::{Choice, Report, Source, Watch};
+use crate::guard::class::Classes;
+use crate::heat::{Choice, Options, Report, Source, Watch};
 use crate::ops::HOME_NAME;
 use crate::temperature::Second;
 use crate::tenant::Tenant;
@@ -19,28 +19,42 @@ const NEXT_STEP: &str = "run as root or with CAP_BPF and CAP_PERFMON on a kernel
 pub(super) struct Watching {
     watch: Option<Watch>,
     wanted: Choice,
-    notes: Vec<String>,
+    /// Why there is none.
+    failure: Option<String>,
 }
 
 impl Watching {
-    /// Begins to see uses of a tenant's files.
-    pub(super) fn begin(options: &MountOptions, tenant: &Tenant) -> Self {
-        let wanted = options.heat.choice;
-        let finder = quiet::finder(options.rules.classes.clone());
-        let watch = match Watch::start(&options.heat, finder) {
-            Ok(watch) => watch,
+    /// Begins to look; what `classes` say of readers goes for all tenants.
+    pub(super) fn begin(options: &Options, classes: Classes) -> Self {
+        let wanted = options.choice;
+        match Watch::start(options, quiet::finder(classes)) {
+            Ok(watch) => Self { watch: Some(watch), wanted, failure: None },
             Err(error) => {
-                tenant.heat.begin(Source::Opens, Second::now());
-                let notes = vec![format!("no heat from the kernel: start a thread: {error}")];
-                return Self { watch: None, wanted, notes };
+                let failure = format!("no heat from the kernel: start a thread: {error}");
+                Self { watch: None, wanted, failure: Some(failure) }
             }
+        }
+    }
+
+    /// Begins to see uses of a tenant's files; what is wrong with what is seen, a sentence each.
+    pub(super) fn add(&self, tenant: &Tenant) -> Vec<String> {
+        let Some(watch) = &self.watch else {
+            tenant.heat.begin(Source::Opens, Second::now());
+            return Vec::new();
         };
         let home = String::from_utf8_lossy(HOME_NAME);
         let notes = watch.add(&tenant.heat, tenant.root(), &home);
         for note in &notes {
-            tracing::warn!("{note}");
+            tracing::warn!(tenant = %tenant.name, "{note}");
         }
-        Self { watch: Some(watch), wanted, notes }
+        notes
+    }
+
+    /// Takes what was seen lately, so that what is known of a tenant that goes away is whole.
+    pub(super) fn drain(&self) {
+        if let Some(watch) = &self.watch {
+            watch.drain_now();
+        }
     }
 
     /// The mount answers: what the daemon serves is seen there.
@@ -84,7 +98,7 @@ impl Watching {
 
     /// What is missing, and what would enable it.
     pub(super) fn notes(&self) -> Vec<String> {
-        let mut notes = self.notes.clone();
+        let mut notes: Vec<String> = self.failure.iter().cloned().collect();
         let report = self.report();
         if report.kind.is_none() && self.wanted != Choice::None {
             let why = report.refused.join("; ");

@@ -125,6 +125,15 @@ impl Mounted {
         }
         // Whoever still has a file open keeps the old mount; this process ends it.
         self.wait_for_end(patience);
+        if !self.session.guard.is_finished()
+            && let Some(id) = self.id
+        {
+            // As the end of the process would.
+            if let Err(error) = id.end_connection() {
+                tracing::warn!(%error, "files of the mount stay open");
+            }
+            self.wait_for_end(patience);
+        }
         Ok(())
     }
 

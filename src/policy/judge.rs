@@ -15,7 +15,7 @@ use super::contract::{Candidate, Description, Rulebook, Setting, TenantContext};
 use super::court::Court;
 use super::instance::Fault;
 use super::pass::{PassReport, PassRequest};
-use super::settings::Settings;
+use super::settings::{self, Settings};
 
 /// How long the end waits for the thread; a step takes much less.
 const END_PATIENCE: Duration = Duration::from_secs(5);
@@ -78,6 +78,13 @@ pub struct Loaded {
     pub hash: String,
 }
 
+impl Loaded {
+    /// What is written instead of its settings, in its types.
+    pub fn typed(&self, overrides: &Settings) -> Result<Vec<Setting>, Fault> {
+        Ok(settings::typed(overrides, &self.description)?)
+    }
+}
+
 /// What happened since the start.
 #[derive(Clone, Debug, Default)]
 pub struct Counts {
@@ -116,6 +123,8 @@ pub struct Judge {
     commands: Mutex<Commands>,
     counts: Arc<Mutex<Counts>>,
     loaded: Mutex<Option<Arc<Loaded>>>,
+    /// Held while a policy is put in force because there is none: by one for all.
+    beginning: tokio::sync::Mutex<()>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -131,6 +140,15 @@ impl Judge {
         let loaded = self.ask(|reply| Command::Load(options, reply)).await??;
         *lock(&self.loaded) = Some(Arc::clone(&loaded));
         Ok(loaded)
+    }
+
+    /// The policy in force; this one, where there is none yet.
+    pub async fn loaded_or(&self, options: &Options) -> Result<Arc<Loaded>, JudgeError> {
+        let _one = self.beginning.lock().await;
+        match self.loaded() {
+            Some(loaded) => Ok(loaded),
+            None => self.load(options.clone()).await,
+        }
     }
 
     /// The policy in force.

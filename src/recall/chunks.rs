@@ -8,7 +8,6 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
-use lru::LruCache;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -16,16 +15,16 @@ use super::RecallError;
 use super::ahead::Readers;
 use super::insist::{UNANSWERED, insist};
 use super::lane::lane;
+use super::memory::{Key, Memory};
 use super::neighbours::Neighbours;
 use super::order::NEAR_CHUNKS;
 use super::run::RUNNING_CHUNKS;
-use crate::file_id::{EntryRef, Extent, SegmentId};
+use crate::file_id::{EntryRef, Extent};
 use crate::inode::Place;
 use crate::segment::Piece;
 use crate::store::ObjectStore;
 use crate::store::governor::carried;
 
-type Key = (SegmentId, u32, u32);
 /// A chunk on its way in a [`lane`]. Readers do not join what comes in the other: they would wait
 /// as that does. At worst a chunk comes twice.
 type OnItsWay = (usize, Key);
@@ -37,16 +36,14 @@ type Coming = Shared<oneshot::Receiver<Bytes>>;
 pub struct Chunks {
     pub(super) neighbours: Neighbours,
     state: Mutex<State>,
+    memory: Arc<Memory>,
     pub(super) runtime: tokio::runtime::Handle,
-    capacity_bytes: usize,
 }
 
 struct State {
     flights: HashMap<OnItsWay, Flight>,
     runs: HashMap<OnItsWay, Coming>,
     readers: Readers,
-    cache: LruCache<Key, Bytes>,
-    cached_bytes: usize,
 }
 
 /// Where a chunk is.
@@ -64,20 +61,18 @@ pub(super) struct Landing {
 }
 
 impl Chunks {
-    /// Chunks of `store`, of which up to `capacity_bytes` are remembered, and as much of what lies
-    /// beside small ones.
+    /// Chunks of `store`; `memory`, which others may share, remembers them.
     pub fn new(
         store: Arc<dyn ObjectStore>,
-        capacity_bytes: usize,
+        memory: Arc<Memory>,
         runtime: tokio::runtime::Handle,
     ) -> Self {
-        let cache = LruCache::unbounded(); // bounded by bytes, below
         // The other half is for what was read, and for whoever does not read in order.
-        let readers = Readers::new(u64::try_from(capacity_bytes / 2).unwrap_or(u64::MAX));
+        let readers = Readers::new(u64::try_from(memory.capacity_bytes() / 2).unwrap_or(u64::MAX));
         let (flights, runs) = (HashMap::new(), HashMap::new());
-        let state = State { flights, runs, readers, cache, cached_bytes: 0 };
-        let neighbours = Neighbours::new(store, capacity_bytes);
-        Self { neighbours, state: Mutex::new(state), runtime, capacity_bytes }
+        let state = State { flights, runs, readers };
+        let neighbours = Neighbours::new(store, Arc::clone(&memory));
+        Self { neighbours, state: Mutex::new(state), memory, runtime }
     }
 
     /// Bytes that came from the store since the start.
@@ -165,8 +160,8 @@ impl Chunks {
     /// The first of the chunks before this one that are all still here: what a reader has read, and
     /// need not be fetched again.
     pub(super) fn first_kept(&self, place: &Place, before: u32) -> u32 {
-        let (at, state) = (place.entry.at(), self.lock());
-        let is_kept = |number: &u32| state.cache.contains(&(at.segment, at.entry, *number));
+        let at = place.entry.at();
+        let is_kept = |number: &u32| self.memory.has_chunk((at.segment, at.entry, *number));
         let kept =
             (before.saturating_sub(NEAR_CHUNKS / 2)..before).rev().take_while(is_kept).count();
         before - u32::try_from(kept).unwrap_or(0)
@@ -185,7 +180,7 @@ impl Chunks {
         let mut state = self.lock();
         let is_missing = |state: &State, number: u32| {
             let key = key(number);
-            !state.cache.contains(&key)
+            !self.memory.has_chunk(key)
                 && joined(&state.flights, key).is_none()
                 && joined(&state.runs, key).is_none()
         };
@@ -229,12 +224,12 @@ impl Chunks {
         let key = (at.segment, at.entry, number);
         if let Some(chunk) = self.small_at_hand(place) {
             // What lies around it is proven once, and may go: whoever reads it again has it here.
-            self.lock().keep(key, chunk.clone(), self.capacity_bytes);
+            self.memory.keep_chunk(key, chunk.clone());
             return Ok(chunk);
         }
         let mut state = self.lock();
-        if let Some(chunk) = state.cache.get(&key) {
-            return Ok(chunk.clone());
+        if let Some(chunk) = self.memory.chunk(key) {
+            return Ok(chunk);
         }
         if let Some(flight) = joined(&state.flights, key) {
             return Err(flight);
@@ -247,7 +242,7 @@ impl Chunks {
             let mut state = chunks.lock();
             state.flights.remove(&way);
             if let Ok(chunk) = &fetched {
-                state.keep(key, chunk.clone(), chunks.capacity_bytes);
+                chunks.memory.keep_chunk(key, chunk.clone());
             }
             fetched
         }));
@@ -268,7 +263,7 @@ impl Chunks {
             return None;
         }
         let at = place.entry.at();
-        let cached = self.lock().cache.get(&(at.segment, at.entry, 0)).cloned();
+        let cached = self.memory.chunk((at.segment, at.entry, 0));
         cached.or_else(|| self.neighbours.at_hand(place))
     }
 
@@ -292,25 +287,11 @@ fn joined<T: Clone>(ways: &HashMap<OnItsWay, T>, key: Key) -> Option<T> {
     (0..=lane()).find_map(|lane| ways.get(&(lane, key)).cloned())
 }
 
-impl State {
-    fn keep(&mut self, key: Key, chunk: Bytes, capacity_bytes: usize) {
-        self.cached_bytes += chunk.len();
-        if let Some(replaced) = self.cache.put(key, chunk) {
-            self.cached_bytes -= replaced.len();
-        }
-        while self.cached_bytes > capacity_bytes
-            && let Some((_, oldest)) = self.cache.pop_lru()
-        {
-            self.cached_bytes -= oldest.len();
-        }
-    }
-}
-
 impl Landing {
     /// The chunk is here.
     pub(super) fn land(mut self, chunk: Bytes) {
         let mut state = self.chunks.lock();
-        state.keep(self.way.1, chunk.clone(), self.chunks.capacity_bytes);
+        self.chunks.memory.keep_chunk(self.way.1, chunk.clone());
         state.runs.remove(&self.way);
         drop(state);
         if let Some(tell) = self.tell.take() {
@@ -374,6 +355,7 @@ impl std::fmt::Debug for Chunks {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::file_id::SegmentId;
     use crate::segment::tests::support::{ID, Shelf, TENANT, add, key, noise, whole};
     use crate::segment::{EntryPlace, Packing, SegmentBuilder};
     use crate::store::ObjectKey;
@@ -394,7 +376,8 @@ mod tests {
     #[tokio::test]
     async fn a_fill_begins_with_what_its_reader_has_just_read_and_is_still_here() {
         let store = Arc::new(crate::store::memory::MemoryStore::new());
-        let chunks = Chunks::new(store, 1 << 20, tokio::runtime::Handle::current());
+        let chunks =
+            Chunks::new(store, Arc::new(Memory::new(1 << 20)), tokio::runtime::Handle::current());
         let packing = Packing::new(100_000, &[Extent { offset: 0, length: 100_000 }]).unwrap();
         let at = EntryRef { segment: SegmentId([1; 16]), entry: 0 };
         let entry = EntryPlace::new(at, 64, packing.packed_bytes(), 4_096).unwrap();
@@ -402,7 +385,7 @@ mod tests {
         let place = Place { key, entry, packing, size_bytes: 100_000 };
         for number in [2, 4, 5, 6] {
             let key = (at.segment, at.entry, number);
-            chunks.lock().keep(key, Bytes::from_static(b"read"), 1 << 20);
+            chunks.memory.keep_chunk(key, Bytes::from_static(b"read"));
         }
         assert_eq!([0, 3, 7].map(|reader| chunks.first_kept(&place, reader)), [0, 2, 4]);
     }
@@ -412,7 +395,11 @@ mod tests {
         let (shelf, places) = small_files(4);
         let shelf = Arc::new(shelf);
         let store: Arc<dyn ObjectStore> = Arc::clone(&shelf) as _;
-        let chunks = Arc::new(Chunks::new(store, 4 << 20, tokio::runtime::Handle::current()));
+        let chunks = Arc::new(Chunks::new(
+            store,
+            Arc::new(Memory::new(4 << 20)),
+            tokio::runtime::Handle::current(),
+        ));
         let deadline = Duration::from_secs(5);
         for place in &places {
             chunks.get(place, 0, deadline).await.unwrap();
@@ -435,7 +422,11 @@ mod tests {
         shelf.stuck = Some(Class::Bulk);
         let shelf = Arc::new(shelf);
         let store: Arc<dyn ObjectStore> = Arc::clone(&shelf) as _;
-        let chunks = Arc::new(Chunks::new(store, 4 << 20, tokio::runtime::Handle::current()));
+        let chunks = Arc::new(Chunks::new(
+            store,
+            Arc::new(Memory::new(4 << 20)),
+            tokio::runtime::Handle::current(),
+        ));
         let deadline = Duration::from_secs(5);
         let in_bulk = places.iter().cloned().map(|place| {
             let chunks = Arc::clone(&chunks);

@@ -15,6 +15,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::lane::{PerLane, lane};
+use super::memory::{BLOCK_BYTES, Memory};
 use crate::file_id::{EntryRef, SegmentId};
 use crate::inode::Place;
 use crate::segment::{ReadError, fetch_chunks, fetch_run, verify_chunks};
@@ -22,10 +23,6 @@ use crate::store::{ObjectStore, StoreError};
 
 /// GETs under way at once in a lane; more wait their turn.
 pub const FETCHES_AT_ONCE: usize = 32;
-/// A segment is cut into blocks of this size.
-const BLOCK_BYTES: u64 = 1 << 20;
-/// Most blocks that are kept: as much as a segment of small files has.
-const BLOCKS: usize = 64;
 /// Blocks fetched along with one whose predecessor is here: somebody reads on.
 const BLOCKS_AHEAD: u64 = 3;
 /// Segments whose use is remembered.
@@ -38,13 +35,12 @@ const SOON: Duration = Duration::from_secs(10);
 pub(super) struct Neighbours {
     store: Arc<dyn ObjectStore>,
     permits: PerLane<Semaphore>,
+    memory: Arc<Memory>,
     state: Mutex<State>,
 }
 
 struct State {
     segments: LruCache<SegmentId, Segment>,
-    /// None: there is no memory for any.
-    blocks: Option<LruCache<(SegmentId, u64), Bytes>>,
     fetched_bytes: u64,
 }
 
@@ -61,17 +57,11 @@ struct Segment {
 }
 
 impl Neighbours {
-    /// Blocks take up to `capacity_bytes`.
-    pub(super) fn new(store: Arc<dyn ObjectStore>, capacity_bytes: usize) -> Self {
-        let block = usize::try_from(BLOCK_BYTES).unwrap_or(usize::MAX);
-        let blocks = NonZeroUsize::new((capacity_bytes / block).min(BLOCKS));
-        let state = State {
-            segments: LruCache::new(SEGMENTS),
-            blocks: blocks.map(LruCache::new),
-            fetched_bytes: 0,
-        };
+    /// `memory` keeps blocks.
+    pub(super) fn new(store: Arc<dyn ObjectStore>, memory: Arc<Memory>) -> Self {
+        let state = State { segments: LruCache::new(SEGMENTS), fetched_bytes: 0 };
         let permits = std::array::from_fn(|_lane| Semaphore::new(FETCHES_AT_ONCE));
-        Self { store, permits, state: Mutex::new(state) }
+        Self { store, permits, memory, state: Mutex::new(state) }
     }
 
     /// The store.
@@ -157,7 +147,7 @@ impl Neighbours {
         }
         let first = range.start / BLOCK_BYTES;
         let mut end = range.end.div_ceil(BLOCK_BYTES);
-        if first > 0 && self.has_block(id, first - 1) {
+        if first > 0 && self.memory.has_block(id, first - 1) {
             end += BLOCKS_AHEAD;
         }
         let wanted = first * BLOCK_BYTES..(end * BLOCK_BYTES).min(size_bytes);
@@ -173,14 +163,12 @@ impl Neighbours {
         Ok(Some(bytes.slice(within(range.start)..within(range.end))))
     }
 
-    fn has_block(&self, id: SegmentId, number: u64) -> bool {
-        self.lock().blocks.as_ref().is_some_and(|blocks| blocks.contains(&(id, number)))
-    }
-
     /// Counts a file of a segment. The segment, where so many were read before.
     fn ask(&self, at: EntryRef) -> Option<Segment> {
+        if !self.memory.keeps_blocks() {
+            return None;
+        }
         let mut state = self.lock();
-        state.blocks.as_ref()?;
         let now = Instant::now();
         let turns = PerLane::default;
         let unused =
@@ -198,10 +186,9 @@ impl Neighbours {
 
     /// A range of a segment, where all its blocks are here.
     fn in_blocks(&self, id: SegmentId, range: &Range<u64>) -> Option<Bytes> {
-        let mut state = self.lock();
         let mut parts = Vec::new();
         for number in range.start / BLOCK_BYTES..range.end.div_ceil(BLOCK_BYTES) {
-            let block = state.blocks.as_mut()?.get(&(id, number))?;
+            let block = self.memory.block(id, number)?;
             let begin = number * BLOCK_BYTES;
             let within = |offset: u64| {
                 let offset = offset.saturating_sub(begin).min(BLOCK_BYTES);
@@ -227,24 +214,19 @@ impl Neighbours {
         if let Some(segment) = state.segments.get_mut(&id) {
             segment.size_bytes = Some(size_bytes);
         }
-        let Some(blocks) = &mut state.blocks else { return };
+        drop(state);
         let block = usize::try_from(BLOCK_BYTES).unwrap_or(usize::MAX);
         for (number, at) in (first..).zip((0..bytes.len()).step_by(block)) {
             // A copy: a block that is kept does not keep what was fetched along.
             let bytes = Bytes::copy_from_slice(&bytes[at..bytes.len().min(at + block)]);
-            blocks.put((id, number), bytes);
+            self.memory.keep_block(id, number, bytes);
         }
     }
 
     /// Forgets the blocks of a segment: one of them was wrong.
     pub(super) fn forget(&self, id: SegmentId) {
-        let mut state = self.lock();
-        state.segments.pop(&id);
-        let Some(blocks) = &mut state.blocks else { return };
-        let wrong: Vec<_> = blocks.iter().map(|(key, _)| *key).filter(|key| key.0 == id).collect();
-        for key in wrong {
-            blocks.pop(&key);
-        }
+        self.lock().segments.pop(&id);
+        self.memory.forget_blocks(id);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

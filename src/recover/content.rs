@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::inode::Place;
-use crate::recall::{Chunks, RecallError};
+use crate::recall::{Chunks, Memory, RecallError};
 use crate::segment::{ContentHash, ContentHasher, IndexEntry, Packing, segment_key};
 use crate::stub::{STUB_BYTES, STUB_LENGTH};
 use crate::sys;
@@ -64,7 +64,8 @@ pub(super) async fn original_head(
     let key = segment_key(&tenant.name, at.segment);
     let place = Place { key, entry: entry.place, packing, size_bytes: meta.size_bytes };
     let runtime = tokio::runtime::Handle::current();
-    let chunks = Arc::new(Chunks::new(Arc::clone(&tenant.store), 0, runtime));
+    let chunks =
+        Arc::new(Chunks::new(Arc::clone(&tenant.store), Arc::new(Memory::new(0)), runtime));
     let read = chunks.read(&place, 0..STUB_LENGTH.min(meta.size_bytes), patience).await?;
     let mut head = Box::new([0; STUB_BYTES]);
     head[..read.len()].copy_from_slice(&read);

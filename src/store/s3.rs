@@ -122,6 +122,11 @@ impl S3Store {
         Self(Arc::new(Shared { line, governor, bucket, prefix, url, options, verify }))
     }
 
+    /// The limit of requests that it shares with others of its endpoint, and who counts them.
+    pub fn governor(&self) -> Arc<Governor> {
+        Arc::clone(&self.0.governor)
+    }
+
     fn client(&self) -> Client {
         self.0.line.client()
     }

@@ -31,6 +31,13 @@ impl MountId {
         std::fs::write(setting, format!("{}\n", bytes >> 10))
     }
 
+    /// Ends the connection of a FUSE mount with its daemon, for those too who have files open; takes
+    /// its owner and a fusectl filesystem in its place. The number of the device is the connection's.
+    pub fn end_connection(&self) -> io::Result<()> {
+        let (_, number) = self.device;
+        std::fs::write(format!("/sys/fs/fuse/connections/{number}/abort"), "1\n")
+    }
+
     /// Major and minor number of its filesystem, as its files show it.
     pub fn device(&self) -> (u32, u32) {
         self.device

@@ -201,7 +201,7 @@ impl Tiering {
         };
         let moment = self.moment();
         let mut candidate = self.candidate(&moment, &offer, found.pin);
-        let wants = brief.policy.rulebook.wants;
+        let wants = brief.rulebook.wants;
         let path = String::from_utf8_lossy(&found.path).into_owned();
         candidate.path = wants.contains(Wants::PATH).then_some(path);
         candidate.owner = wants.contains(Wants::OWNER).then(|| owner(&found.stat));

@@ -104,7 +104,7 @@ impl Tiering {
     /// What a file has to have behind it before its bytes go, by the host's and the policy's word.
     pub(super) fn least(&self, brief: &Brief) -> Least {
         let seconds = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
-        let of_policy = brief.policy.rulebook.release_after_seconds;
+        let of_policy = brief.rulebook.release_after_seconds;
         Least {
             idle: seconds(self.options.least_idle).max(of_policy),
             stay: seconds(self.options.least_stay),

@@ -11,7 +11,7 @@ use super::need::Room;
 use super::offers::CatalogOffers;
 use super::{DECISIONS, PassSummary, Tiering, now};
 use crate::catalog::Part;
-use crate::policy::contract::{TenantContext, UNPRICED};
+use crate::policy::contract::{Rulebook, TenantContext, UNPRICED};
 use crate::policy::{Ending, Loaded, PassReport, PassRequest};
 
 /// How long a pass waits until the catalog has what happened before it.
@@ -28,6 +28,8 @@ const AGAIN_AFTER: Duration = Duration::from_secs(5);
 pub(super) struct Brief {
     pub(super) part: Part,
     pub(super) policy: Arc<Loaded>,
+    /// What the policy's settings and the tenant's own come to.
+    pub(super) rulebook: Rulebook,
     pub(super) context: TenantContext,
 }
 
@@ -120,8 +122,7 @@ impl Tiering {
         is_trial: bool,
     ) -> Result<(Brief, PassReport), String> {
         let brief = self.brief().await?;
-        let offers =
-            CatalogOffers::new(self, brief.part.clone(), self.moment(), &brief.policy.rulebook);
+        let offers = CatalogOffers::new(self, brief.part.clone(), self.moment(), &brief.rulebook);
         let request = PassRequest {
             context: brief.context.clone(),
             weight: 1,
@@ -136,7 +137,7 @@ impl Tiering {
 
     /// What is known of the tenant now.
     pub(super) async fn brief(self: &Arc<Self>) -> Result<Brief, String> {
-        let policy = self.loaded().await.map_err(|error| error.to_string())?;
+        let (policy, overrides, rulebook) = self.rulebook(&self.overrides()).await?;
         let asked = Arc::clone(self);
         let known = tokio::task::spawn_blocking(move || {
             let report = asked.keeper.settled(PATIENCE);
@@ -164,9 +165,9 @@ impl Tiering {
             filesystem_used_bytes: room.used_bytes,
             release_goal_bytes: self.goal_bytes(),
             tariff: UNPRICED,
-            overrides: Vec::new(),
+            overrides,
         };
-        Ok(Brief { part, policy, context })
+        Ok(Brief { part, policy, rulebook, context })
     }
 
     /// The filesystem below, as its users may fill it.

@@ -73,7 +73,28 @@ impl Engine for Fake {
         }]
     }
 
-    async fn status(&self) -> Result<Status, Problem> {
+    fn tenants(&self) -> Vec<TenantEntry> {
+        vec![TenantEntry {
+            name: "t1".into(),
+            state: TenantState::Failed,
+            since: 1,
+            data_dir: "/nowhere/raw".into(),
+            mountpoint: self.mountpoint.clone().into(),
+            config: Some("/etc/coldfs.toml".into()),
+            cause: Some(ODD_WORDS.into()),
+            next_step: Some(ODD_WORDS.into()),
+            changed: false,
+        }]
+    }
+
+    async fn tenant(&self, request: TenantRequest) -> Result<TenantEntry, Problem> {
+        match request.verb {
+            TenantVerb::Attach => Ok(self.tenants().remove(0)),
+            TenantVerb::Detach => Err(Problem::new(ProblemKind::Failed, ODD_WORDS, "try again")),
+        }
+    }
+
+    async fn status(&self, _of: Option<&Path>) -> Result<Status, Problem> {
         Ok(Status {
             version: "0".into(),
             tenants: vec![TenantStatus {
@@ -211,10 +232,10 @@ impl Engine for Fake {
         })
     }
 
-    fn top(&self) -> TopReport {
+    fn top(&self) -> Vec<TopReport> {
         let (tenant, mountpoint) = ("t1".into(), self.mountpoint.clone().into());
         let applications = Vec::new();
-        TopReport { tenant, mountpoint, applications, alarm: None, heat: None }
+        vec![TopReport { tenant, mountpoint, applications, alarm: None, heat: None }]
     }
 
     async fn notes(
@@ -269,9 +290,9 @@ impl Engine for Fake {
         })
     }
 
-    fn brake(&self, _: BrakeRequest) -> BrakeReport {
+    fn brake(&self, _: BrakeRequest) -> Result<BrakeReport, Problem> {
         let (tenant, mountpoint) = ("t1".into(), self.mountpoint.clone().into());
-        BrakeReport { tenant, mountpoint, alarm: None, released: false }
+        Ok(BrakeReport { tenant, mountpoint, alarm: None, released: false })
     }
 
     async fn cancel(&self, _: CancelRequest) -> Result<CancelReport, Problem> {

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use coldfs::catalog::{self, Keeper, Phase};
 use coldfs::heat::{Kind, Source};
-use coldfs::policy;
 use coldfs::policy::code::Compiler;
-use coldfs::policy::settings::Written;
+use coldfs::policy::settings::{Settings, Written};
+use coldfs::policy::{self, Judge};
 use coldfs::temperature::{HalfLife, Second};
 use coldfs::tiering::caps::Limits;
-use coldfs::tiering::{Options, PassSummary, Tiering};
+use coldfs::tiering::{Options, Parts, PassSummary, Tiering};
 use tokio_util::sync::CancellationToken;
 
 use super::world::{Life, until};
@@ -58,11 +58,13 @@ pub async fn passes(
         io_pressure_percent: 100,
         half_life,
         policy: policy(),
+        overrides: Settings::new(),
     };
     let (tenant, inodes) = (Arc::clone(&life.tenant), Arc::clone(&life.inodes));
     let (migrator, recall) = (Arc::clone(&life.migrator), Arc::clone(&life.recall));
-    let of = Arc::clone(&keeper);
-    let tiering = Arc::new(Tiering::new(tenant, inodes, migrator, recall, of, options, true));
+    let parts = Parts { tenant, inodes, migrator, recall, keeper: Arc::clone(&keeper) };
+    let judge = Arc::new(Judge::new());
+    let tiering = Arc::new(Tiering::new(parts, Arc::clone(&judge), options, true));
     let ends = cancel.child_token();
     let running = tokio::spawn(Arc::clone(&tiering).run(ends.clone()));
     let last = loop {
@@ -77,7 +79,7 @@ pub async fn passes(
     ends.cancel();
     running.await.expect("a pass panicked");
     let end = move || {
-        tiering.stop();
+        judge.stop();
         keeper.stop();
     };
     tokio::task::spawn_blocking(end).await.unwrap();

@@ -17,7 +17,7 @@ use coldfs::inode::{Backing, Inodes, Serving};
 use coldfs::intents::{Intent, Subject};
 use coldfs::migrate::{Candidate, Migrator, Outcome, Skip};
 use coldfs::ops::{Answer, Caller, Errno, FUSE_ROOT, Name, Ops, RegisterBacking, SetAttr};
-use coldfs::recall::{Chunks, Options, Recall, RecallError};
+use coldfs::recall::{Chunks, Memory, Options, Recall, RecallError};
 use coldfs::record::Record;
 use coldfs::store::faulty::FaultyStore;
 use coldfs::store::memory::MemoryStore;
@@ -202,7 +202,11 @@ impl World {
         let by_handle = coldfs::sys::has_capability(coldfs::sys::CAP_DAC_READ_SEARCH);
         let inodes = Arc::new(Inodes::new(tenant.clone_root().unwrap(), by_handle));
         recover::recover(&tenant, &inodes).await.expect("a start does not need the store");
-        let chunks = Arc::new(Chunks::new(Arc::clone(&tenant.store), 8 << 20, runtime.clone()));
+        let chunks = Arc::new(Chunks::new(
+            Arc::clone(&tenant.store),
+            Arc::new(Memory::new(8 << 20)),
+            runtime.clone(),
+        ));
         let options = Options {
             deadline: DEADLINE,
             whole_in_open_bytes: 64 << 10,

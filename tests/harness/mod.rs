@@ -9,6 +9,7 @@
 
 pub mod control;
 pub mod facts;
+pub mod fleet;
 pub mod liar;
 pub mod mount;
 pub mod pattern;

@@ -19,7 +19,7 @@ const END_LIMIT: Duration = Duration::from_secs(60);
 const DETACH_LOOK: Duration = Duration::from_millis(100);
 /// How long a test may go without a sign of life before its daemon is killed, which frees
 /// every process that waits on the mount.
-const HANG_LIMIT: Duration = Duration::from_secs(180);
+pub const HANG_LIMIT: Duration = Duration::from_secs(180);
 
 pub use ::coldfs::failpoint::QUIET_MS;
 
@@ -460,7 +460,7 @@ fn is_fuse_mount(mnt: &Path) -> bool {
 
 /// Kills a daemon whose test gives no sign of life: a process that waits on a FUSE request
 /// cannot be killed, but its daemon can, and then the request fails.
-struct Watchdog {
+pub struct Watchdog {
     shared: Arc<Shared>,
 }
 
@@ -473,7 +473,7 @@ struct Shared {
 }
 
 impl Watchdog {
-    fn start(pid: u32, limit: Duration) -> Self {
+    pub fn start(pid: u32, limit: Duration) -> Self {
         let shared = Arc::new(Shared {
             limit,
             started: Instant::now(),
@@ -506,7 +506,7 @@ impl Watchdog {
         Self { shared }
     }
 
-    fn beat(&self) {
+    pub fn beat(&self) {
         let now = self.shared.started.elapsed().as_millis() as u64;
         self.shared.beat_ms.store(now, Ordering::SeqCst);
     }

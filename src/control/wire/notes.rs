@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::WirePath;
+
 /// Which notes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -15,12 +17,15 @@ pub enum Notes {
 }
 
 /// Asks for notes, oldest first; each is an item, as it is written down.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NotesRequest {
     /// Which.
     pub notes: Notes,
     /// Only so many, the newest.
     pub tail: Option<u64>,
+    /// Of whom: a path on its mount. None: of the daemon's only tenant.
+    #[serde(default)]
+    pub path: Option<WirePath>,
 }
 
 /// How they ended.

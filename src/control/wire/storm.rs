@@ -58,10 +58,13 @@ pub struct Alarm {
 }
 
 /// Asks for the recall brake.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BrakeRequest {
     /// Whether to let it go.
     pub release: bool,
+    /// Of whom: a path on its mount. None: of the daemon's only tenant.
+    #[serde(default)]
+    pub path: Option<WirePath>,
 }
 
 /// What the recall brake is.

@@ -33,10 +33,13 @@ pub struct ExplainReport {
 }
 
 /// Asks about the policy in force.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyRequest {
     /// Whether to read the configuration and the component anew first.
     pub reload: bool,
+    /// For whom: a path on its mount. None: for the daemon's only tenant.
+    #[serde(default)]
+    pub path: Option<WirePath>,
 }
 
 /// A setting of a policy.
