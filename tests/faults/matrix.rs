@@ -216,10 +216,13 @@ impl Path {
             Path::Start => false,
             // Shorter than that bit is far.
             Path::Claim if matches!(fault, Fault::FlipBit(bit) if *bit > 8 * 1_000) => false,
-            // Only the index of what is read is needed, and this bit may be another's.
+            // Only a part of what is read is needed, and this bit may be another's: of an index, or of
+            // a block around several files.
             Path::Release
             | Path::Migrate
             | Path::Passes
+            | Path::RecallMany
+            | Path::Drain
             | Path::FsckCheck
             | Path::FsckRepair
             | Path::FsckAdopt => !matches!(fault, Fault::FlipBit(_)),
