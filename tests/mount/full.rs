@@ -115,7 +115,7 @@ fn limit_quota(site: &Site, bytes: &str) {
         must(Command::new("btrfs").args(["quota", "enable"]).arg(volume));
     }
     // A quota that is reached may refuse the change as well, until the transaction is over.
-    let limited = wait_for(Duration::from_secs(30), || {
+    let limited = wait_for(Duration::from_secs(150), || {
         must(Command::new("sync").arg("-f").arg(volume));
         let limit = &mut Command::new("btrfs");
         run(limit.args(["qgroup", "limit", bytes]).arg(volume)).status.success().then_some(())
