@@ -4,7 +4,7 @@
 //! serve`: those of a configuration, which come and go.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
@@ -130,8 +130,17 @@ async fn mount_one(options: MountOptions, ready: Ready) -> Result<(), Problem> {
 
 async fn serve_many(config: PathBuf, file: ConfigFile, ready: Ready) -> Result<(), Problem> {
     let daemon = Daemon::start(&reload::common(&file)?, false)?;
-    let configured = match Configured::begin(&daemon.fleet, config, file).await {
-        Ok(configured) => configured,
+    let begun = tokio::select! {
+        begun = Configured::begin(&daemon.fleet, config, file) => begun.map(Some),
+        () = daemon.asked_to_end() => Ok(None),
+    };
+    let configured = match begun {
+        Ok(Some(configured)) => configured,
+        Ok(None) => {
+            daemon.fleet.end().await;
+            daemon.stop().await;
+            return Ok(());
+        }
         Err(problem) => {
             daemon.stop().await;
             return Err(problem);
@@ -167,6 +176,15 @@ impl Daemon {
         // The first thing: a lease that somebody breaks sends SIGIO, which kills by default.
         let mut lease_breaks = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::io())
             .map_err(|error| failed("listen to SIGIO", &error))?;
+        // Next: a SIGHUP would kill, too.
+        let known = Arc::new(OnceLock::<Weak<Fleet>>::new());
+        let ends = Arc::clone(&known);
+        let left = move || {
+            let fleet = ends.get().and_then(Weak::upgrade);
+            fleet.map_or_else(String::new, |fleet| fleet.left())
+        };
+        let signals = on_signals(is_one, left);
+        let signals = signals.map_err(|error| failed("listen to signals", &error))?;
         let runtime_dir = RuntimeDir::from_env()?;
         let control = ControlSocket::bind(&runtime_dir)?;
         let machine = Machine::start(common, runtime_dir);
@@ -179,10 +197,7 @@ impl Daemon {
                 served.iter().for_each(|served| served.migrator.yield_leases());
             }
         });
-        let ends = Arc::downgrade(&fleet);
-        let left = move || ends.upgrade().map_or_else(String::new, |fleet| fleet.left());
-        let signals = on_signals(is_one, left);
-        let signals = signals.map_err(|error| failed("listen to signals", &error))?;
+        known.get_or_init(|| Arc::downgrade(&fleet));
         let (end, deaf) = (CancellationToken::new(), CancellationToken::new());
         let engine = Commands { fleet: Arc::clone(&fleet), end: end.clone() };
         let control = tokio::spawn(control.serve(Arc::new(engine), deaf.clone()));

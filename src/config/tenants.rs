@@ -159,14 +159,20 @@ fn store_without_root(text: &str) -> Option<String> {
     rootless.map(str::to_owned)
 }
 
-/// The tenants of a file: those that may be served, and those that stand in another's way.
-pub fn asked(config: &Path, file: &ConfigFile) -> (Vec<Asked>, Vec<Refused>) {
+/// The tenants of a file: those that may be served, and those that stand in another's way. Whoever
+/// has a place already keeps it; else the first in the file has it.
+pub fn asked(
+    config: &Path,
+    file: &ConfigFile,
+    has_a_place: impl Fn(&str) -> bool,
+) -> (Vec<Asked>, Vec<Refused>) {
     let (mut taken, mut refused): (Vec<Asked>, Vec<Refused>) = (Vec::new(), Vec::new());
     let mut names: HashMap<String, usize> = HashMap::new();
     // Every directory above a tenant's places, and the places themselves, with whose they are.
     let mut places = Places::default();
-    for listed in file.tenants() {
-        let asked = Asked::new(config, listed);
+    let mut all: Vec<_> = file.tenants().iter().map(|listed| Asked::new(config, listed)).collect();
+    all.sort_by_key(|asked| !has_a_place(&asked.name));
+    for asked in all {
         let why = match names.get(&asked.name) {
             Some(line) => Some(usage(
                 format!("{}: the name is that of line {line}", asked.shown()),
@@ -295,7 +301,7 @@ mod tests {
 
     fn of(text: &str) -> (Vec<Asked>, Vec<Refused>) {
         let file = ConfigFile::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));
-        asked(Path::new("/etc/fleet.toml"), &file)
+        asked(Path::new("/etc/fleet.toml"), &file, |_name| false)
     }
 
     #[test]
@@ -305,7 +311,7 @@ mod tests {
              mountpoint = '/mnt/t2'\nstore = 's3://own'\nrecall.deadline = '9s'\n\
              tiering.low = 10\ntiering.quota = '1GiB'\npolicy.settings.cold-after = '7d'\n";
         let file = ConfigFile::parse(text).unwrap();
-        let (taken, refused) = asked(Path::new("/etc/fleet.toml"), &file);
+        let (taken, refused) = asked(Path::new("/etc/fleet.toml"), &file, |_name| false);
         assert!(refused.is_empty());
         let [one, two] = &taken[..] else { panic!("{taken:?}") };
         assert_eq!((one.name.as_str(), one.line, two.line), ("t1", 7, 9));
@@ -356,7 +362,7 @@ mod tests {
             assert!(words.iter().all(|word| error.contains(word)), "{text}: {error}");
         }
         let file = ConfigFile::parse("[[tenants]]\ndata_dir = '/a'\noptions = 'nosiud'").unwrap();
-        let (taken, _) = asked(Path::new("/etc/fleet.toml"), &file);
+        let (taken, _) = asked(Path::new("/etc/fleet.toml"), &file, |_name| false);
         let problem = taken[0].resolve(&file).unwrap_err();
         assert!(problem.what.contains("line 1: tenant a: ") && problem.what.contains("nosiud"));
     }
@@ -384,5 +390,19 @@ mod tests {
         assert!(
             parse("").is_same_to_all(&parse(other)) && parse("").has_other_policy(&parse(other))
         );
+    }
+
+    #[test]
+    fn who_is_served_keeps_its_place_whoever_comes_first_in_the_file() {
+        let text = "store = 'disk:/s'\n[[tenants]]\ndata_dir = '/nowhere'\nname = 'above'\n\
+                    [[tenants]]\ndata_dir = '/nowhere/mail'\n";
+        let file = ConfigFile::parse(text).unwrap();
+        let names = |is_served: fn(&str) -> bool| {
+            let (taken, refused) = asked(Path::new("/etc/fleet.toml"), &file, is_served);
+            assert_eq!((taken.len(), refused.len()), (1, 1));
+            (taken[0].name.clone(), refused[0].asked.name.clone())
+        };
+        assert_eq!(names(|_name| false), ("above".to_owned(), "mail".to_owned()));
+        assert_eq!(names(|name| name == "mail"), ("mail".to_owned(), "above".to_owned()));
     }
 }

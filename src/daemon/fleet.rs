@@ -77,7 +77,7 @@ impl Fleet {
         let source = {
             let mut slots = self.lock();
             let Some(slot) = slots.get_mut(name) else { return };
-            if !slot.phase.is_down() {
+            if !slot.phase.is_down() || slot.is_leaving {
                 return;
             }
             slot.enter(Phase::Attaching(None));
@@ -183,7 +183,12 @@ impl Fleet {
         }
         self.settled(name).await;
         self.begin(name);
-        self.mounted(name).await
+        self.mounted(name).await?;
+        // The configuration may have lost it meanwhile.
+        if self.lock().get(name).is_none_or(|slot| slot.is_leaving) {
+            return Err(self.unknown(name));
+        }
+        Ok(())
     }
 
     /// Waits until a tenant's mount answers; it may be gone again by then.
@@ -213,10 +218,16 @@ impl Fleet {
         }
     }
 
-    /// Forgets a tenant that is detached.
-    pub(super) fn forget(&self, name: &str) {
+    /// Takes a tenant's mount away, for nobody to attach it again, and forgets the tenant.
+    pub(super) async fn remove(&self, name: &str) -> Result<(), Problem> {
+        if let Some(slot) = self.lock().get_mut(name) {
+            slot.is_leaving = true;
+            slot.let_go.cancel();
+        }
+        let gone = self.gone(name).await;
         self.lock().remove(name);
         self.tell();
+        gone
     }
 
     /// Waits until no tenant is on its way to somewhere.

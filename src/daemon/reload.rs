@@ -50,7 +50,9 @@ impl Configured {
         file: ConfigFile,
     ) -> Result<Self, Problem> {
         let (asking, read) = (path.clone(), file.clone());
-        let asked = tokio::task::spawn_blocking(move || tenants::asked(&asking, &read)).await;
+        let asked =
+            tokio::task::spawn_blocking(move || tenants::asked(&asking, &read, |_name| false));
+        let asked = asked.await;
         let (asked, refused) = asked.map_err(|error| failed("look at the places", &error))?;
         let policy = policy_of(&file, &asked);
         if policy.component.is_some() || !policy.settings.is_empty() {
@@ -91,9 +93,14 @@ impl Configured {
 
     async fn read(&self) -> Result<(ConfigFile, Vec<Asked>, Vec<Refused>), Problem> {
         let path = self.path.clone();
+        let known: HashSet<_> = self.fleet.sources().into_iter().map(|(name, _)| name).collect();
         let read = tokio::task::spawn_blocking(move || {
             let file = tenants::read(&path)?;
-            let (asked, refused) = tenants::asked(&path, &file);
+            let (asked, refused) = tenants::asked(&path, &file, |name| known.contains(name));
+            if asked.is_empty() && refused.is_empty() && !known.is_empty() {
+                let what = format!("{}: no tenant is left in it", path.display());
+                return Err(usage(what, "name one, or end the daemon by SIGTERM"));
+            }
             Ok((file, asked, refused))
         });
         read.await.map_err(|error| failed("read the configuration", &error))?
@@ -117,10 +124,12 @@ impl Configured {
             );
         }
         in_force.file = Arc::new(file);
-        let wanted: HashSet<&str> = asked.iter().map(|asked| asked.name.as_str()).collect();
+        // One that stands in another's way now stays as it is mounted.
+        let named = asked.iter().chain(refused.iter().map(|refused| &refused.asked));
+        let wanted: HashSet<String> = named.map(|asked| asked.name.clone()).collect();
         let known = self.fleet.sources();
         // First: a new one may have their places.
-        let gone = known.iter().filter(|(name, _)| !wanted.contains(name.as_str()));
+        let gone = known.iter().filter(|(name, _)| !wanted.contains(name));
         let removed = join_all(gone.map(|(name, _)| self.remove(name))).await.len();
         self.fleet.refuse(refused);
         let (mut new, mut changed) = (0, 0);
@@ -147,10 +156,9 @@ impl Configured {
     }
 
     async fn remove(&self, name: &str) {
-        if let Err(problem) = self.fleet.detach_by_name(name).await {
+        if let Err(problem) = self.fleet.remove(name).await {
             tracing::error!(tenant = name, "{problem}");
         }
-        self.fleet.forget(name);
     }
 
     /// Settings of its own change under a tenant that is mounted.

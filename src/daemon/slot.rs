@@ -91,6 +91,8 @@ impl Phase {
 pub(super) struct Slot {
     pub(super) source: Source,
     pub(super) phase: Phase,
+    /// Whether the configuration has it no more: it is not attached again.
+    pub(super) is_leaving: bool,
     /// Cancelled when its mount is to go.
     pub(super) let_go: CancellationToken,
     /// Whether it was attached by something else than what `source` says.
@@ -103,6 +105,7 @@ impl Slot {
         Self {
             source,
             phase: Phase::Detached,
+            is_leaving: false,
             let_go: CancellationToken::new(),
             is_changed: false,
             since: SystemTime::now(),

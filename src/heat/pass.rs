@@ -154,11 +154,17 @@ impl State {
 
     /// Ledgers that nobody else has any more are not watched.
     fn forget_the_dead(&mut self) {
+        // One that is filled from a mount too is held here twice.
+        let mut held_here: HashMap<*const Ledger, usize> = HashMap::new();
+        for watched in self.devices.values().flat_map(|device| device.watched.values()) {
+            *held_here.entry(Arc::as_ptr(&watched.ledger)).or_default() += 1;
+        }
         let mut probe = self.probe.as_mut();
         self.devices.retain(|number, device| {
             let mut gone = Vec::new();
             device.watched.retain(|tenant, watched| {
-                let is_used = Arc::strong_count(&watched.ledger) > 1;
+                let held = held_here.get(&Arc::as_ptr(&watched.ledger)).copied().unwrap_or(0);
+                let is_used = Arc::strong_count(&watched.ledger) > held;
                 gone.extend((!is_used).then_some(*tenant));
                 is_used
             });

@@ -91,6 +91,11 @@ impl Fleet {
         String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
+    /// A sign of life of the test.
+    pub fn beat(&self) {
+        self.watchdog.beat();
+    }
+
     /// Runs `coldfs ARGS` as a person would.
     pub fn coldfs<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Output {
         self.watchdog.beat();

@@ -67,6 +67,11 @@ impl Volume {
         &self.root
     }
 
+    /// The file that it is in.
+    pub fn image(&self) -> &Path {
+        &self.image
+    }
+
     pub fn mount(&mut self) {
         must(Command::new("mount").args(["-o", "loop"]).arg(&self.image).arg(&self.root));
         self.mounted = true;

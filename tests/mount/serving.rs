@@ -10,8 +10,9 @@ use super::harness::fleet::{Fleet, PATIENCE};
 use super::harness::mount::is_mounted;
 use super::harness::pattern::{self, Looks, looks};
 use super::harness::site::Site;
+use super::harness::volume::{FsKind, Volume};
 use super::harness::{
-    Subject, can_tier, coldfs, is_running, must, raw, run, run_within, say, wait_for,
+    Subject, can_loop, can_tier, coldfs, is_running, must, raw, run, run_within, say, wait_for,
 };
 
 const BYTES: usize = 200_000;
@@ -253,6 +254,13 @@ fn a_hangup_brings_new_tenants_and_takes_removed_ones_away() {
     let entry = |name: &str| fleet.entries().into_iter().find(|entry| entry["name"] == name);
     assert_eq!(entry("one").unwrap()["changed"], true);
     fleet.must(&["tenant", "detach", "one"]);
+    // A file cut off before its tenants takes none away, nor does one that comes in another's way.
+    fleet.reload(&site.fleet_text("", &[]));
+    fleet.logs(&["nothing is changed", "no tenant is left"]);
+    let above = format!("[[tenants]]\nname = 'above'\ndata_dir = '{}'\n", site.plain.display());
+    fleet.reload(&(site.fleet_text(&above, &["three", "one"]) + "tiering.enabled = false\n"));
+    fleet.becomes("above", "refused");
+    all_mounted(&fleet, &["three"]);
     // What a person detached stays so, and takes what the file says once it is attached.
     fleet.reload(&(text.clone() + "# a remark\n[[tenants]]\ndata_dir = '/nowhere/else'\n"));
     fleet.becomes("else", "failed");
@@ -325,6 +333,35 @@ fn a_file_that_stays_open_holds_up_its_own_tenant_and_no_other() {
     assert!(!is_mounted(&site.plain.join("one")));
     drop(held);
     fleet.must(&["tenant", "attach", "one"]);
+    is_whole(&file(&site, "one"), 0);
+    assert!(fleet.end().success());
+}
+
+#[test]
+fn a_tenant_that_is_detached_leaves_its_disk_free() {
+    if not_here() || !can_loop() {
+        return;
+    }
+    let site = site_of(&["one"]);
+    let volume = Volume::create(site.dir.path(), FsKind::Ext4, 64);
+    let apart = volume.root().join("apart");
+    std::fs::create_dir(&apart).unwrap();
+    std::fs::write(apart.join("file"), bytes(1)).unwrap();
+    let text =
+        site.fleet_text("", &["one"]) + &format!("[[tenants]]\ndata_dir = '{}'\n", apart.display());
+    let fleet = site.serve(&text);
+    all_mounted(&fleet, &["one", "apart"]);
+    is_whole(&apart.join("file"), 1);
+    fleet.must(&["tenant", "detach", "apart"]);
+    // The probe lets go with its next look.
+    let free = || {
+        fleet.beat();
+        run(Command::new("umount").arg(volume.root())).status.success().then_some(())
+    };
+    assert!(wait_for(PATIENCE, free).is_some(), "the disk stays busy");
+    must(Command::new("mount").args(["-o", "loop"]).arg(volume.image()).arg(volume.root()));
+    fleet.must(&["tenant", "attach", "apart"]);
+    is_whole(&apart.join("file"), 1);
     is_whole(&file(&site, "one"), 0);
     assert!(fleet.end().success());
 }
