@@ -30,6 +30,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use serde::Serialize;
 
 use crate::background::{BoundedLog, Ready};
 use crate::control::wire::{Problem, ProblemKind};
@@ -246,6 +247,24 @@ fn enter_daemon(log: Option<PathBuf>) -> Result<Ready, Problem> {
         Problem::new(ProblemKind::Failed, format!("enter /: {error}"), "check its permissions")
     })?;
     Ok(ready)
+}
+
+/// How a daemon's process ended; a command that waits for it at standard output is told.
+fn end_daemon(ready_on_stdout: bool, result: Result<Outcome, Problem>) -> Result<Outcome, Problem> {
+    if let (true, Err(problem)) = (ready_on_stdout, &result) {
+        tracing::error!("{problem}");
+        Ready::failed_of_child(problem);
+    }
+    result
+}
+
+/// Says what was begun: all of it as JSON, else what is to be known of it.
+fn say_begun(begun: &impl Serialize, notes: &[String], output: &mut Output) -> Result<(), Problem> {
+    if output.is_json() {
+        return output.answer(begun, |_| String::new()).map_err(output::unwritten);
+    }
+    notes.iter().for_each(|note| output.note(note));
+    Ok(())
 }
 
 fn log_to_stderr(default: &str) {

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Parser};
 use serde::Serialize;
 
-use super::output::{Output, unwritten};
-use super::{Outcome, enter_daemon};
-use crate::background::{self, Ready};
+use super::output::Output;
+use super::{Outcome, end_daemon, enter_daemon, say_begun};
+use crate::background;
 use crate::config::file::ConfigFile;
 use crate::config::mount_flags::OptionList;
 use crate::config::resolve::{Wanted, resolve as resolve_wanted, wrong};
@@ -193,11 +193,7 @@ struct Mounted {
 
 pub fn run(args: MountArgs, output: &mut Output) -> Result<Outcome, Problem> {
     let result = if args.foreground { serve(&args) } else { mount(&args, output) };
-    if let (true, Err(problem)) = (args.ready_on_stdout, &result) {
-        tracing::error!("{problem}");
-        Ready::failed_of_child(problem);
-    }
-    result
+    end_daemon(args.ready_on_stdout, result)
 }
 
 fn mount(args: &MountArgs, output: &mut Output) -> Result<Outcome, Problem> {
@@ -215,13 +211,7 @@ fn mount(args: &MountArgs, output: &mut Output) -> Result<Outcome, Problem> {
         store: options.store.to_string(),
         notes,
     };
-    if output.is_json() {
-        output.answer(&mounted, |_| String::new()).map_err(unwritten)?;
-    } else {
-        for note in &mounted.notes {
-            output.note(note);
-        }
-    }
+    say_begun(&mounted, &mounted.notes, output)?;
     Ok(Outcome::Done)
 }
 

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
-use super::output::{Output, unwritten};
-use super::{Outcome, enter_daemon};
-use crate::background::{self, Ready};
+use super::output::Output;
+use super::{Outcome, end_daemon, enter_daemon, say_begun};
+use crate::background;
 use crate::config::resolve::wrong;
 use crate::config::tenants;
 use crate::control::runtime::RuntimeDir;
@@ -74,11 +74,7 @@ pub fn run(args: &ServeArgs, output: &mut Output) -> Result<Outcome, Problem> {
         return check(config, output);
     }
     let result = if args.foreground { serve(args, config) } else { begin(config, output) };
-    if let (true, Err(problem)) = (args.ready_on_stdout, &result) {
-        tracing::error!("{problem}");
-        Ready::failed_of_child(problem);
-    }
-    result
+    end_daemon(args.ready_on_stdout, result)
 }
 
 /// Says what is wrong with a file, without a look at the store.
@@ -89,7 +85,7 @@ fn check(config: PathBuf, output: &mut Output) -> Result<Outcome, Problem> {
     notes
         .extend(asked.iter().filter_map(|one| one.resolve(&file).err()).map(|why| why.to_string()));
     let all_well = notes.is_empty();
-    told(Serving { config: config.into(), notes }, output)?;
+    told(config, notes, output)?;
     Ok(Outcome::failed_if(!all_well))
 }
 
@@ -100,7 +96,7 @@ fn begin(config: PathBuf, output: &mut Output) -> Result<Outcome, Problem> {
     let arguments = ["serve", "--foreground", "--ready-on-stdout"].map(OsString::from);
     let arguments: Vec<OsString> = arguments.into_iter().chain([argument]).collect();
     let notes = background::start(&arguments, &log_path(&config)?)?;
-    told(Serving { config: config.into(), notes }, output)?;
+    told(config, notes, output)?;
     Ok(Outcome::Done)
 }
 
@@ -117,10 +113,7 @@ fn log_path(config: &std::path::Path) -> Result<PathBuf, Problem> {
     Ok(RuntimeDir::from_env()?.log_path(&format!("serve-{stem}")))
 }
 
-fn told(serving: Serving, output: &mut Output) -> Result<(), Problem> {
-    if output.is_json() {
-        return output.answer(&serving, |_| String::new()).map_err(unwritten);
-    }
-    serving.notes.iter().for_each(|note| output.note(note));
-    Ok(())
+fn told(config: PathBuf, notes: Vec<String>, output: &mut Output) -> Result<(), Problem> {
+    let serving = Serving { config: config.into(), notes };
+    say_begun(&serving, &serving.notes, output)
 }

@@ -254,11 +254,7 @@ impl Mount {
 
     /// What `getfattr -n user.coldfs.state` says; empty on a stand-in.
     pub fn state<'a>(&self, at: impl Into<raw::At<'a>>) -> String {
-        raw::get_xattr(at, b"user.coldfs.state")
-            .ok()
-            .flatten()
-            .map(|value| String::from_utf8_lossy(&value).trim_end_matches('\0').trim().to_owned())
-            .unwrap_or_default()
+        shown_state(at)
     }
 
     /// Waits until a file that somebody reads is at home: it comes behind its reader.
@@ -456,6 +452,15 @@ pub fn is_mounted(mnt: &Path) -> bool {
 
 fn is_fuse_mount(mnt: &Path) -> bool {
     mount_types(mnt).last().is_some_and(|kind| kind.starts_with("fuse"))
+}
+
+/// What `getfattr -n user.coldfs.state` says of a file, whoever serves it; empty: nothing.
+pub fn shown_state<'a>(at: impl Into<raw::At<'a>>) -> String {
+    raw::get_xattr(at, b"user.coldfs.state")
+        .ok()
+        .flatten()
+        .map(|value| String::from_utf8_lossy(&value).trim_end_matches('\0').trim().to_owned())
+        .unwrap_or_default()
 }
 
 /// Kills a daemon whose test gives no sign of life: a process that waits on a FUSE request

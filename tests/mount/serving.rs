@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::harness::fleet::{Fleet, PATIENCE};
-use super::harness::mount::is_mounted;
+use super::harness::mount::{is_mounted, shown_state as state};
 use super::harness::pattern::{self, Looks, looks};
 use super::harness::site::Site;
 use super::harness::volume::{FsKind, Volume};
@@ -48,14 +48,16 @@ fn unmount(at: &Path) {
     assert!(wait_for(PATIENCE, || command().then_some(())).is_some(), "{} is busy", at.display());
 }
 
-/// `user.coldfs.state` of a file.
-fn state(path: &Path) -> String {
-    let value = raw::get_xattr(path, b"user.coldfs.state").ok().flatten().unwrap_or_default();
-    String::from_utf8_lossy(&value).trim_end_matches('\0').trim().to_owned()
-}
-
 fn all_mounted(fleet: &Fleet, names: &[&str]) {
     names.iter().for_each(|name| fleet.becomes(name, "mounted"));
+}
+
+/// Such a site, served: all its tenants are mounted.
+fn served(names: &[&str]) -> (Site, Fleet) {
+    let site = site_of(names);
+    let fleet = site.serve(&site.fleet_text("", names));
+    all_mounted(&fleet, names);
+    (site, fleet)
 }
 
 #[test]
@@ -64,9 +66,7 @@ fn one_tenant_comes_and_goes_while_files_of_another_move() {
         return;
     }
     let names = ["one", "two", "three"];
-    let site = site_of(&names);
-    let fleet = site.serve(&site.fleet_text("", &names));
-    all_mounted(&fleet, &names);
+    let (site, fleet) = served(&names);
     for (index, name) in names.iter().enumerate() {
         is_whole(&file(&site, name), index);
     }
@@ -109,9 +109,7 @@ fn requests_go_to_the_tenant_whose_path_they_name() {
         return;
     }
     let names = ["one", "two"];
-    let site = site_of(&names);
-    let fleet = site.serve(&site.fleet_text("", &names));
-    all_mounted(&fleet, &names);
+    let (site, fleet) = served(&names);
     let (one, two) = (site.plain.join("one"), site.plain.join("two"));
     // One command, paths of both; then one that names one of them.
     let both = ["archive".as_ref(), "-r".as_ref(), "--wait".as_ref()];
@@ -318,9 +316,7 @@ fn a_file_that_stays_open_holds_up_its_own_tenant_and_no_other() {
         return;
     }
     let names = ["one", "two"];
-    let site = site_of(&names);
-    let fleet = site.serve(&site.fleet_text("", &names));
-    all_mounted(&fleet, &names);
+    let (site, fleet) = served(&names);
     let held = std::fs::File::open(file(&site, "one")).unwrap();
     std::thread::scope(|scope| {
         let detaching = scope.spawn(|| fleet.must(&["tenant", "detach", "one"]));
@@ -380,9 +376,7 @@ fn fifty_tenants_take_few_threads_and_descriptors() {
     const DESCRIPTORS_FOR_ALL: usize = 300;
     let names: Vec<String> = (0..TENANTS).map(|index| format!("t{index:02}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let site = site_of(&names);
-    let fleet = site.serve(&site.fleet_text("", &names));
-    all_mounted(&fleet, &names);
+    let (site, fleet) = served(&names);
     for (index, name) in names.iter().enumerate() {
         is_whole(&file(&site, name), index);
     }

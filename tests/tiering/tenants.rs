@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::harness::fleet::PATIENCE;
+use crate::harness::mount::shown_state as state;
 
 /// Plants files that were changed and read last so many days ago.
 fn plant_all(site: &Site, tenant: &str, days: u32) -> Vec<PathBuf> {
@@ -14,11 +15,6 @@ fn plant_all(site: &Site, tenant: &str, days: u32) -> Vec<PathBuf> {
         path
     });
     planted.collect()
-}
-
-fn state(path: &Path) -> String {
-    let value = harness::raw::get_xattr(path, b"user.coldfs.state").ok().flatten();
-    String::from_utf8_lossy(&value.unwrap_or_default()).trim_end_matches('\0').trim().to_owned()
 }
 
 #[test]
