@@ -9,6 +9,7 @@ pub mod checks;
 pub mod file;
 mod heat;
 pub mod mount_flags;
+mod places;
 pub mod resolve;
 pub mod s3_options;
 pub mod state;

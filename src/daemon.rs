@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::background::Ready;
@@ -18,6 +19,7 @@ use crate::control::server::ControlSocket;
 use crate::control::wire::{Problem, ProblemKind};
 use crate::sys;
 
+mod apart;
 mod attach;
 mod cancel;
 mod check;
@@ -41,10 +43,12 @@ mod status;
 mod stores;
 mod storm;
 mod tiering;
+mod turns;
 mod walks;
 mod warmth;
 mod watching;
 
+use apart::apart;
 use commands::Commands;
 use ending::{Signals, on_signals};
 use fleet::Fleet;
@@ -59,7 +63,11 @@ const RUNTIME_THREADS: usize = 2;
 const DISK_THREADS: usize = 32;
 /// How long work on the disk may take after the detach before the process ends without it: what
 /// it leaves is what a kill leaves.
-const END_PATIENCE: Duration = Duration::from_secs(30);
+const END_PATIENCE: Duration = Duration::from_secs(20);
+/// How long a daemon of many tenants waits for them before it says that it is ready.
+const READY_PATIENCE: Duration = Duration::from_secs(60);
+/// How long what all tenants share may take to end.
+const SHARED_PATIENCE: Duration = Duration::from_secs(15);
 /// Mounts that a daemon of many tenants takes away at once.
 const DETACHED_AT_ONCE: usize = 8;
 
@@ -147,7 +155,8 @@ async fn serve_many(config: PathBuf, file: ConfigFile, ready: Ready) -> Result<(
         }
     };
     tokio::select! {
-        () = daemon.fleet.all_settled() => {
+        // One that hangs keeps nobody from the others, nor the file from being mended.
+        _ = timeout(READY_PATIENCE, daemon.fleet.all_settled()) => {
             ready.ready(&configured.notes());
             sys::give_back_memory();
             daemon.reload_until_the_end(&configured).await;
@@ -155,8 +164,9 @@ async fn serve_many(config: PathBuf, file: ConfigFile, ready: Ready) -> Result<(
         () = daemon.asked_to_end() => {}
     }
     daemon.fleet.end().await;
+    let left = daemon.fleet.left();
     daemon.stop().await;
-    Ok(())
+    left
 }
 
 /// What runs from a daemon's first moment to its last.
@@ -181,7 +191,7 @@ impl Daemon {
         let ends = Arc::clone(&known);
         let left = move || {
             let fleet = ends.get().and_then(Weak::upgrade);
-            fleet.map_or_else(String::new, |fleet| fleet.left())
+            fleet.map_or_else(String::new, |fleet| fleet.cut_off())
         };
         let signals = on_signals(is_one, left);
         let signals = signals.map_err(|error| failed("listen to signals", &error))?;
@@ -190,11 +200,13 @@ impl Daemon {
         let machine = Machine::start(common, runtime_dir);
         let machine = machine.map_err(|error| failed("start a thread", &error))?;
         let fleet = Fleet::new(Arc::new(machine), is_one);
+        let fleet = fleet.map_err(|error| failed("start a thread", &error))?;
         let yielding = Arc::downgrade(&fleet);
         let leases = tokio::spawn(async move {
             while lease_breaks.recv().await.is_some() {
-                let served = yielding.upgrade().map(|fleet| fleet.served()).unwrap_or_default();
-                served.iter().for_each(|served| served.migrator.yield_leases());
+                if let Some(fleet) = yielding.upgrade() {
+                    fleet.yield_leases();
+                }
             }
         });
         known.get_or_init(|| Arc::downgrade(&fleet));
@@ -227,9 +239,10 @@ impl Daemon {
     /// Ends what all tenants share, once none is served.
     async fn stop(self) {
         let Self { fleet, deaf, control, leases, .. } = self;
-        let ended = tokio::task::spawn_blocking(move || fleet.machine.stop());
-        if let Err(error) = ended.await {
-            tracing::warn!(%error, "what tenants share was not ended");
+        let machine = Arc::clone(&fleet.machine);
+        let ended = timeout(SHARED_PATIENCE, apart("end", move || machine.stop())).await;
+        if !matches!(ended, Ok(Ok(()))) {
+            tracing::warn!("what tenants share has not ended: the process ends without it");
         }
         deaf.cancel();
         leases.abort();

@@ -21,8 +21,9 @@ use serde::Deserialize;
 
 use super::file::{ConfigFile, Recall, parsed};
 use super::mount_flags::OptionList;
+use super::places::{Places, resolved_in_time};
 use super::resolve::{Wanted, resolve};
-use super::state::resolved;
+use super::state::{catalog_dir, resolved};
 use super::tiering::TieringText;
 use super::{MountOptions, StoreUrl, TenantName, usage};
 use crate::control::wire::Problem;
@@ -160,25 +161,24 @@ fn store_without_root(text: &str) -> Option<String> {
 }
 
 /// The tenants of a file: those that may be served, and those that stand in another's way. Whoever
-/// has a place already keeps it; else the first in the file has it.
+/// has a place already keeps it; else the first in the file has it. Not for async threads.
 pub fn asked(
     config: &Path,
     file: &ConfigFile,
     has_a_place: impl Fn(&str) -> bool,
-) -> (Vec<Asked>, Vec<Refused>) {
+) -> Result<(Vec<Asked>, Vec<Refused>), Problem> {
     let (mut taken, mut refused): (Vec<Asked>, Vec<Refused>) = (Vec::new(), Vec::new());
     let mut names: HashMap<String, usize> = HashMap::new();
-    // Every directory above a tenant's places, and the places themselves, with whose they are.
     let mut places = Places::default();
-    let mut all: Vec<_> = file.tenants().iter().map(|listed| Asked::new(config, listed)).collect();
-    all.sort_by_key(|asked| !has_a_place(&asked.name));
-    for asked in all {
+    let mut all = all(config, file);
+    all.sort_by_key(|(asked, _)| !has_a_place(&asked.name));
+    for (asked, unseen) in all {
         let why = match names.get(&asked.name) {
             Some(line) => Some(usage(
                 format!("{}: the name is that of line {line}", asked.shown()),
                 "give one of them another name",
             )),
-            None => asked.unfit().or_else(|| places.objection(&asked)),
+            None => unseen.or_else(|| asked.unfit()).or_else(|| places.objection(&asked)),
         };
         match why {
             Some(why) => refused.push(Refused { asked, why }),
@@ -189,15 +189,50 @@ pub fn asked(
             }
         }
     }
-    (taken, refused)
+    // Once it is known whose place is whose.
+    let mut fit = Vec::new();
+    for asked in taken {
+        let store = file.for_tenant(&asked.text).store;
+        match store.and_then(|store| places.objection_to_store(&asked, &store)) {
+            Some(why) => refused.push(Refused { asked, why }),
+            None => fit.push(asked),
+        }
+    }
+    if let Some(dir) = file.catalog_dir().or_else(catalog_dir)
+        && let Some(whose) = places.among(&resolved(&dir))
+    {
+        let (config, dir) = (config.display(), dir.display());
+        let what = format!("{config}: the catalog's directory {dir} lies in one of {whose}");
+        return Err(usage(what, "name one outside of what is served: [catalog] dir"));
+    }
+    Ok((fit, refused))
+}
+
+/// All tenants of a file in its order; of those whose places cannot be looked at, why.
+fn all(config: &Path, file: &ConfigFile) -> Vec<(Asked, Option<Problem>)> {
+    let mountpoint = |text: &TenantText| text.mountpoint.as_ref().unwrap_or(&text.data_dir).clone();
+    let texts = file.tenants().iter().map(|listed| &listed.text);
+    let paths = texts.flat_map(|text| [text.data_dir.clone(), mountpoint(text)]).collect();
+    let resolved = resolved_in_time(paths);
+    let each = file.tenants().iter().zip(resolved.chunks(2));
+    let each = each.map(|(listed, seen)| {
+        let written = [listed.text.data_dir.clone(), mountpoint(&listed.text)];
+        let place = |at: usize| seen[at].clone().unwrap_or_else(|| written[at].clone());
+        let asked = Asked::new(config, listed, [place(0), place(1)]);
+        let silent = written.iter().zip(seen).find(|(_, seen)| seen.is_none());
+        let unseen = silent.map(|(path, _)| {
+            let (asked, path) = (asked.shown(), path.display());
+            let what = format!("{asked}: {path}: its disk does not answer");
+            usage(what, "see to the disk, and reload: SIGHUP")
+        });
+        (asked, unseen)
+    });
+    each.collect()
 }
 
 impl Asked {
-    fn new(config: &Path, listed: &Listed) -> Self {
+    fn new(config: &Path, listed: &Listed, [data_dir, mountpoint]: [PathBuf; 2]) -> Self {
         let text = listed.text.clone();
-        let data_dir = resolved(&text.data_dir);
-        let mountpoint =
-            text.mountpoint.as_ref().map_or_else(|| data_dir.clone(), |at| resolved(at));
         let last = data_dir.file_name().unwrap_or_default().to_string_lossy();
         let name = text.name.as_ref().map_or_else(|| last.into_owned(), ToString::to_string);
         Self { name, data_dir, mountpoint, line: listed.line, config: config.to_owned(), text }
@@ -256,52 +291,13 @@ impl Asked {
     }
 }
 
-/// Places that are taken: none may be, or lie in, another tenant's.
-#[derive(Default)]
-struct Places {
-    /// By place: whose.
-    taken: HashMap<PathBuf, String>,
-    /// By directory above a place: somebody who lies in it.
-    above: HashMap<PathBuf, String>,
-}
-
-impl Places {
-    fn objection(&self, asked: &Asked) -> Option<Problem> {
-        [("data_dir", &asked.data_dir), ("mountpoint", &asked.mountpoint)].into_iter().find_map(
-            |(key, place)| {
-                let holder = place.ancestors().find_map(|above| self.taken.get(above));
-                let whose = holder.or_else(|| self.above.get(place))?;
-                let how = match self.taken.contains_key(place) {
-                    true => "is also that",
-                    false if holder.is_some() => "lies in a directory",
-                    false => "holds a directory",
-                };
-                Some(usage(
-                    format!("{}: {key} {} {how} of {whose}", asked.shown(), place.display()),
-                    "give each tenant places of its own, none within another's",
-                ))
-            },
-        )
-    }
-
-    fn take(&mut self, asked: &Asked) {
-        let whose = format!("tenant {} (line {})", asked.name, asked.line);
-        for place in [&asked.data_dir, &asked.mountpoint] {
-            self.taken.insert(place.clone(), whose.clone());
-            for above in place.ancestors().skip(1) {
-                self.above.insert(above.to_owned(), whose.clone());
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn of(text: &str) -> (Vec<Asked>, Vec<Refused>) {
         let file = ConfigFile::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));
-        asked(Path::new("/etc/fleet.toml"), &file, |_name| false)
+        asked(Path::new("/etc/fleet.toml"), &file, |_name| false).unwrap()
     }
 
     #[test]
@@ -311,7 +307,7 @@ mod tests {
              mountpoint = '/mnt/t2'\nstore = 's3://own'\nrecall.deadline = '9s'\n\
              tiering.low = 10\ntiering.quota = '1GiB'\npolicy.settings.cold-after = '7d'\n";
         let file = ConfigFile::parse(text).unwrap();
-        let (taken, refused) = asked(Path::new("/etc/fleet.toml"), &file, |_name| false);
+        let (taken, refused) = asked(Path::new("/etc/fleet.toml"), &file, |_name| false).unwrap();
         assert!(refused.is_empty());
         let [one, two] = &taken[..] else { panic!("{taken:?}") };
         assert_eq!((one.name.as_str(), one.line, two.line), ("t1", 7, 9));
@@ -362,7 +358,7 @@ mod tests {
             assert!(words.iter().all(|word| error.contains(word)), "{text}: {error}");
         }
         let file = ConfigFile::parse("[[tenants]]\ndata_dir = '/a'\noptions = 'nosiud'").unwrap();
-        let (taken, _) = asked(Path::new("/etc/fleet.toml"), &file, |_name| false);
+        let (taken, _) = asked(Path::new("/etc/fleet.toml"), &file, |_name| false).unwrap();
         let problem = taken[0].resolve(&file).unwrap_err();
         assert!(problem.what.contains("line 1: tenant a: ") && problem.what.contains("nosiud"));
     }
@@ -398,11 +394,25 @@ mod tests {
                     [[tenants]]\ndata_dir = '/nowhere/mail'\n";
         let file = ConfigFile::parse(text).unwrap();
         let names = |is_served: fn(&str) -> bool| {
-            let (taken, refused) = asked(Path::new("/etc/fleet.toml"), &file, is_served);
+            let (taken, refused) = asked(Path::new("/etc/fleet.toml"), &file, is_served).unwrap();
             assert_eq!((taken.len(), refused.len()), (1, 1));
             (taken[0].name.clone(), refused[0].asked.name.clone())
         };
         assert_eq!(names(|_name| false), ("above".to_owned(), "mail".to_owned()));
         assert_eq!(names(|name| name == "mail"), ("mail".to_owned(), "above".to_owned()));
+    }
+
+    #[test]
+    fn nothing_that_is_kept_is_kept_among_the_files_of_a_tenant() {
+        let text = "store = 'disk:/nowhere/a/cold'\n[[tenants]]\ndata_dir = '/nowhere/b'\n\
+                    [[tenants]]\ndata_dir = '/nowhere/a'\nstore = 's3://own'\n";
+        let (taken, refused) = of(text);
+        assert_eq!((taken.len(), refused.len()), (1, 1));
+        assert_eq!(refused[0].asked.name, "b");
+        assert!(refused[0].why.what.contains("lies in a directory of tenant a (line 4)"));
+        let text = format!("[catalog]\ndir = '/nowhere/a/catalog'\n{text}");
+        let file = ConfigFile::parse(&text.replacen("[catalog]\ndir", "catalog.dir", 1)).unwrap();
+        let problem = asked(Path::new("/etc/fleet.toml"), &file, |_name| false).unwrap_err();
+        assert!(problem.what.contains("the catalog's directory"), "{problem}");
     }
 }

@@ -2,11 +2,14 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use fuser::{MountOption, SessionACL};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::apart::apart;
 use super::machine::Machine;
 use super::served::{Parts, Served};
 use super::{failed, tiering};
@@ -31,6 +34,9 @@ const FUSE_CLOSED: &str = "run as root, or let users at it: chmod 666 /dev/fuse 
 const MOUNT_REFUSED: &str = "a user needs fusermount3 (package fuse3), and for -o allow_other the \
     line user_allow_other in /etc/fuse.conf; see `coldfs doctor`";
 
+/// How long a detach waits for the probe, which looks at the disks of all tenants.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
+
 /// A socket below the mountpoint is a name that only the daemon's own mount could resolve, and
 /// that shows a copy of it: no command would ever come through.
 fn reachable(runtime: &RuntimeDir, options: &MountOptions) -> Result<(), Problem> {
@@ -48,17 +54,19 @@ fn reachable(runtime: &RuntimeDir, options: &MountOptions) -> Result<(), Problem
     ))
 }
 
-/// Puts a tenant's parts together; nothing is mounted yet.
+/// Puts a tenant's parts together; nothing is mounted yet. `name`: what commands call it, its own
+/// without.
 pub(super) async fn assemble(
     machine: &Arc<Machine>,
+    name: Option<String>,
     options: &MountOptions,
 ) -> Result<Arc<Served>, Problem> {
     reachable(&machine.runtime_dir, options)?;
     let default_name = options.tenant.to_string();
-    let name = options.tenant_given.then(|| default_name.clone());
+    let given = options.tenant_given.then(|| default_name.clone());
     let data_dir = options.data_dir.clone();
     let home =
-        tokio::task::spawn_blocking(move || Home::open(&data_dir, name.as_deref(), &default_name));
+        tokio::task::spawn_blocking(move || Home::open(&data_dir, given.as_deref(), &default_name));
     let home = home.await.map_err(|error| failed("open the directory", &error))?;
     let home = home.map_err(|error| home_problem(&error))?;
     let store = machine.stores.open(&options.store, &options.s3).await?;
@@ -110,8 +118,8 @@ pub(super) async fn assemble(
     if recovered.looked_at > 0 {
         tracing::info!(files = recovered.looked_at, waiting = recovered.waiting, "recovered");
     }
-    let memory = Arc::clone(&machine.memory);
-    let chunks = Arc::new(Chunks::new(Arc::clone(&tenant.store), memory, runtime.clone()));
+    let store = Arc::clone(&tenant.store);
+    let chunks = Arc::new(Chunks::new(store, &machine.memory, runtime.clone()));
     let turned = recall::Options {
         deadline: options.tuning.recall_deadline,
         whole_in_open_bytes: options.tuning.recall_in_open_bytes,
@@ -127,8 +135,10 @@ pub(super) async fn assemble(
     let migrator = Arc::new(Migrator::new(Arc::clone(&tenant), Arc::clone(&inodes)));
     let (rules, patience) = (options.rules.clone(), options.tuning.recall_deadline);
     let guard = Arc::new(Guard::new(Arc::clone(&tenant), rules, patience));
+    let name = name.unwrap_or_else(|| tenant.name.clone());
     let parts = Parts { tenant, inodes, chunks, recall, guard, migrator };
-    let served = Arc::new(Served::new(Arc::clone(machine), options.clone(), parts));
+    let served = Served::new(Arc::clone(machine), name, options.clone(), parts);
+    let served = Arc::new(served);
     match tiering::begin(&served.tiering).await {
         Ok(()) => Ok(served),
         Err(problem) => {
@@ -143,7 +153,7 @@ pub(super) async fn give_up(served: Arc<Served>) {
     served.begin_detach();
     served.stop_moves();
     served.recall.stop().await;
-    if let Err(error) = tokio::task::spawn_blocking(move || served.keeper.stop()).await {
+    if let Err(error) = apart("give-up", move || served.keeper.stop()).await {
         tracing::warn!(%error, "the catalog was not closed");
     }
 }
@@ -151,7 +161,7 @@ pub(super) async fn give_up(served: Arc<Served>) {
 /// A tenant that is mounted.
 pub(super) struct Attached {
     pub(super) served: Arc<Served>,
-    mounted: Mounted,
+    mounted: Arc<Mounted>,
     moving: JoinHandle<()>,
     stop_moving: CancellationToken,
 }
@@ -164,7 +174,8 @@ impl Attached {
         served.machine.watching.mounted(&served.tenant, &served.options.mountpoint);
         let stop_moving = CancellationToken::new();
         let moving = tokio::spawn(Arc::clone(&served.tiering).run(stop_moving.clone()));
-        Ok(Self { served: Arc::clone(served), mounted, moving, stop_moving })
+        let (served, mounted) = (Arc::clone(served), Arc::new(mounted));
+        Ok(Self { served, mounted, moving, stop_moving })
     }
 
     /// Cancelled when the kernel has let go of the mount.
@@ -172,11 +183,14 @@ impl Attached {
         self.mounted.ended()
     }
 
-    /// Takes the mount away, unless somebody did, and ends all that was done for the tenant.
-    pub(super) async fn detach(self) -> io::Result<()> {
-        let Self { served, mounted, moving, stop_moving } = self;
-        served.begin_detach();
-        let detached = served.machine.detacher.detach(mounted).await;
+    /// Takes the mount away, unless somebody did. Where it stays, this can be tried again.
+    pub(super) async fn unmount(&mut self) -> io::Result<()> {
+        self.served.machine.detacher.detach(Arc::clone(&self.mounted)).await
+    }
+
+    /// Ends all that was done for the tenant, whose mount is gone.
+    pub(super) async fn finish(self) {
+        let Self { served, mounted: _, moving, stop_moving } = self;
         served.stop_moves();
         // It ends between two files.
         stop_moving.cancel();
@@ -184,18 +198,21 @@ impl Attached {
             tracing::warn!(%error, "tiering ended by a fault");
         }
         served.recall.stop().await;
-        let ended = tokio::task::spawn_blocking(move || {
+        // In this order: what was seen last is written too.
+        let machine = Arc::clone(&served.machine);
+        let drained = apart("drain", move || machine.watching.drain());
+        if timeout(DRAIN_PATIENCE, drained).await.is_err() {
+            tracing::warn!("a disk of another tenant hangs: what was used last is not known");
+        }
+        let ended = apart("detached", move || {
             if let Err(error) = served.tenant.work.settle() {
                 tracing::debug!(%error, "the next start looks at what ended lately");
             }
-            // In this order: what was seen last is written too.
-            served.machine.watching.drain();
             served.keeper.stop();
         });
         if let Err(error) = ended.await {
             tracing::warn!(%error, "the catalog was not closed");
         }
-        detached
     }
 }
 

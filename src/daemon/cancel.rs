@@ -82,8 +82,10 @@ async fn cancel_recalls(served: &Arc<Served>, paths: &[WirePath]) -> Result<u64,
     if awaited.is_empty() {
         return Ok(0);
     }
-    let starts = paths.iter().map(|path| served.locate(path.as_path()));
-    let starts: Vec<Found> = starts.collect::<Result<_, _>>()?;
+    let mut starts = Vec::new();
+    for path in paths {
+        starts.push(served.locate(path.as_path()).await?);
+    }
     if starts.is_empty() || starts.iter().any(|start| start.path.is_empty()) {
         return Ok(awaited.into_values().map(Awaited::cancel).sum());
     }

@@ -25,7 +25,7 @@ pub(super) async fn run(
     findings: mpsc::Sender<Finding>,
     cancel: CancellationToken,
 ) -> Result<FsckReport, Problem> {
-    let start = served.locate(request.path.as_path())?;
+    let start = served.locate(request.path.as_path()).await?;
     if request.mode != FsckMode::Check {
         served.may_change()?;
     }

@@ -88,8 +88,7 @@ impl Commands {
 
     fn counters(&self) -> Counters {
         let machine = &self.fleet.machine;
-        let mut sum = self.fleet.retired();
-        self.fleet.served().iter().for_each(|served| sum.add(&served.counters()));
+        let mut sum = self.fleet.counted();
         sum.add(&machine.stores.traffic());
         let heat = machine.watching.report();
         sum.heat_events_total = heat.events;
@@ -124,7 +123,7 @@ impl Commands {
 impl Engine for Commands {
     fn mounts(&self) -> Vec<Mount> {
         let mount = |served: Arc<Served>| Mount {
-            tenant: served.tenant.name.clone(),
+            tenant: served.name.clone(),
             data_dir: served.options.data_dir.clone().into(),
             mountpoint: served.options.mountpoint.clone().into(),
         };
@@ -134,7 +133,7 @@ impl Engine for Commands {
     async fn status(&self, of: Option<&Path>) -> Result<Status, Problem> {
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let asked = match of {
-            Some(path) => vec![self.fleet.entry(&self.fleet.name_of(&*self.of(path)?))?],
+            Some(path) => vec![self.fleet.entry(&self.of(path)?.name)?],
             None => self.fleet.entries(),
         };
         let mut counting =
@@ -167,13 +166,15 @@ impl Engine for Commands {
 
     async fn state(&self, path: &Path) -> Result<FileReport, Problem> {
         let served = self.of(path)?;
-        let found = served.locate(path)?;
-        let told = Seen::of(&served.tenant, &found.fd, &found.stat).map(|seen| {
-            let report = report_on(&served, &found.path, &seen, found.pin);
-            let heat = found.is_regular().then(|| heat_of(&served, &seen, report.open_count > 0));
-            FileReport { heat: heat.flatten(), ..report }
+        let seen = served.look(path, |served, found| {
+            Seen::of(&served.tenant, &found.fd, &found.stat).map(|seen| {
+                let report = report_on(served, &found.path, &seen, found.pin);
+                let is_open = report.open_count > 0;
+                let heat = found.is_regular().then(|| heat_of(served, &seen, is_open));
+                FileReport { heat: heat.flatten(), ..report }
+            })
         });
-        told.map_err(|error| {
+        seen.await?.map_err(|error| {
             let what = format!("{}: {error}", path.display());
             Problem::new(ProblemKind::Failed, what, "check the file")
         })
@@ -213,7 +214,7 @@ impl Engine for Commands {
         cancel: CancellationToken,
     ) -> Result<HeatReport, Problem> {
         let served = self.of(request.path.as_path())?;
-        let start = served.locate(request.path.as_path())?;
+        let start = served.locate(request.path.as_path()).await?;
         let walking = Arc::clone(&served);
         let walk = served
             .walks

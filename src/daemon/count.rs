@@ -58,7 +58,7 @@ pub(super) async fn du(
     request: DuRequest,
     cancel: CancellationToken,
 ) -> Result<DuReport, Problem> {
-    let start = served.locate(request.path.as_path())?;
+    let start = served.locate(request.path.as_path()).await?;
     let counting = Arc::clone(served);
     let counted = served.walks.run(cancel, move |stop| {
         let known = (!request.walk).then(|| known::sums(&counting, &start, stop)).flatten();

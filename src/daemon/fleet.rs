@@ -3,33 +3,51 @@
 //! ```text
 //! attaching -> mounted -> detaching -> detached --attach--> attaching
 //!     +---> failed --attach, reload--> attaching
+//!                         detaching -> stuck --detach--> detaching
 //! ```
 //!
 //! A task a tenant carries it from one end of that line to the other; whoever asks for something
-//! sets it off and waits until the tenant stands where it should.
+//! sets it off and waits until the tenant stands where it should. These tasks have a thread of
+//! their own: a mount goes away whatever the other threads of the daemon wait for.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, watch};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::apart::{Tending, apart};
 use super::attach::{Attached, assemble, give_up};
 use super::failed;
 use super::machine::Machine;
 use super::served::Served;
 use super::slot::{Phase, Slot, Source};
+use super::turns::Turns;
+use crate::config::checks::FS_TYPE;
 use crate::config::tenants::Refused;
 use crate::control::wire::{Counters, Problem, ProblemKind, TenantEntry, TenantState};
+use crate::migrate::Migrator;
+use crate::sys::mount_table::MountTable;
 
 /// Tenants that are being attached at once: each asks the store a few things, and reads its disk.
 const ATTACHING_AT_ONCE: usize = 4;
+/// Beside them, those whose disk or store lets them wait: a thread each.
+const HELD_UP_AT_ONCE: usize = 64;
 /// How long the last users of a tenant that is detached may take to let go of it, before it is
 /// called detached all the same: its lock goes with the last of them.
 const LETTING_GO: Duration = Duration::from_secs(10);
 const LETTING_GO_POLL: Duration = Duration::from_millis(10);
+/// How long a reload waits for the mount of a tenant that the configuration has no more; it goes
+/// away all the same.
+const LEAVING: Duration = Duration::from_secs(30);
+/// How long the end of the daemon waits for its mounts to go, before it goes without them. With
+/// what comes after it, within what docs/serve.md gives systemd to end it.
+const ENDING: Duration = Duration::from_secs(45);
 
 /// The tenants of a daemon.
 pub(super) struct Fleet {
@@ -37,7 +55,12 @@ pub(super) struct Fleet {
     slots: Mutex<BTreeMap<String, Slot>>,
     refused: Mutex<Vec<Refused>>,
     changed: watch::Sender<u64>,
-    attaching: Semaphore,
+    tending: Tending,
+    /// The daemon's runtime, where tenants are served.
+    work: Handle,
+    attaching: Turns,
+    /// Those that may hold leases, until they are gone.
+    movers: Mutex<Vec<Weak<Migrator>>>,
     /// What tenants did that are not mounted any more.
     retired: Mutex<Counters>,
     /// Cancelled when the daemon ends.
@@ -46,18 +69,35 @@ pub(super) struct Fleet {
     is_one: bool,
 }
 
+/// Why a tenant is not mounted.
+enum Unattached {
+    /// Told to stop.
+    Stopped,
+    Failed(Problem),
+}
+
+impl From<Problem> for Unattached {
+    fn from(problem: Problem) -> Self {
+        Unattached::Failed(problem)
+    }
+}
+
 impl Fleet {
-    pub(super) fn new(machine: Arc<Machine>, is_one: bool) -> Arc<Self> {
-        Arc::new(Self {
+    /// A fleet without tenants; they are served on the runtime of whoever calls this.
+    pub(super) fn new(machine: Arc<Machine>, is_one: bool) -> io::Result<Arc<Self>> {
+        Ok(Arc::new(Self {
             machine,
             slots: Mutex::default(),
             refused: Mutex::default(),
             changed: watch::Sender::default(),
-            attaching: Semaphore::new(ATTACHING_AT_ONCE),
+            tending: Tending::start()?,
+            work: Handle::current(),
+            attaching: Turns::new(ATTACHING_AT_ONCE, HELD_UP_AT_ONCE),
+            movers: Mutex::default(),
             retired: Mutex::default(),
             ending: CancellationToken::new(),
             is_one,
-        })
+        }))
     }
 
     /// Whether this is the daemon of `coldfs mount`.
@@ -81,41 +121,74 @@ impl Fleet {
                 return;
             }
             slot.enter(Phase::Attaching(None));
-            (slot.let_go, slot.is_changed) = (let_go.clone(), false);
+            (slot.let_go, slot.is_changed, slot.objection) = (let_go.clone(), false, None);
             slot.source.clone()
         };
         self.tell();
         let (fleet, name) = (Arc::clone(self), name.to_owned());
-        tokio::spawn(async move { fleet.tend(&name, source, let_go).await });
+        self.tending.spawn(async move { fleet.tend(&name, source, let_go).await });
     }
 
     /// From one end of a tenant's way to the other.
-    async fn tend(&self, name: &str, source: Source, let_go: CancellationToken) {
-        let attached = match self.attach(name, source, &let_go).await {
-            Ok(attached) => attached,
-            Err(_stopped) if let_go.is_cancelled() => return self.enter(name, Phase::Detached),
-            Err(problem) => {
+    async fn tend(self: &Arc<Self>, name: &str, source: Source, let_go: CancellationToken) {
+        let end = match self.attach(name, source, &let_go).await {
+            Ok(attached) => {
+                self.serve(name, attached, &let_go).await;
+                Phase::Detached
+            }
+            Err(Unattached::Stopped) => Phase::Detached,
+            Err(Unattached::Failed(problem)) => {
                 if !self.is_one {
                     tracing::error!(tenant = name, "left out: {problem}");
                 }
-                return self.enter(name, Phase::Failed(problem));
+                Phase::Failed(problem)
             }
         };
+        // Dropped below the lock: what a phase held may take its time to go.
+        let mut slots = self.lock();
+        let is_leaving = slots.get(name).is_some_and(|slot| slot.is_leaving);
+        let before = match is_leaving {
+            true => slots.remove(name).map(|slot| slot.phase),
+            false => slots.get_mut(name).map(|slot| slot.enter(end)),
+        };
+        drop(slots);
+        self.tell();
+        drop(before);
+    }
+
+    /// From a tenant's mount to its end.
+    async fn serve(
+        self: &Arc<Self>,
+        name: &str,
+        mut attached: Attached,
+        let_go: &CancellationToken,
+    ) {
         let (served, ended) = (Arc::clone(&attached.served), attached.ended());
         self.enter(name, Phase::Mounted(Arc::clone(&served)));
         tracing::info!(tenant = name, mountpoint = %served.options.mountpoint.display(), "mounted");
+        // The configuration may say otherwise by now.
+        let (fleet, asked) = (Arc::clone(self), name.to_owned());
+        self.work.spawn(async move { fleet.judge_as_asked(&asked).await });
         tokio::select! {
             () = ended.cancelled() => {}
             () = let_go.cancelled() => {}
         }
         served.begin_detach();
-        self.enter(name, Phase::Detaching(Some(Arc::clone(&served))));
-        let detached = attached.detach().await;
-        lock(&self.retired).add(&served.counters());
+        loop {
+            self.enter(name, Phase::Detaching(Some(Arc::clone(&served))));
+            let Err(error) = attached.unmount().await else { break };
+            tracing::error!(tenant = name, %error, "it could not be detached");
+            let again = self.stuck(name, &served, failed("detach", &error));
+            tokio::select! {
+                () = ended.cancelled() => {}
+                () = again.cancelled() => {}
+            }
+        }
+        attached.finish().await;
+        self.retire(name, &served);
+        let tenant = Arc::downgrade(&served.tenant);
+        drop(served);
         if !self.is_one {
-            let tenant = Arc::downgrade(&served.tenant);
-            drop(served);
-            self.enter(name, Phase::Detaching(None));
             let mut waited = Duration::ZERO;
             while tenant.strong_count() > 0 && waited < LETTING_GO {
                 tokio::time::sleep(LETTING_GO_POLL).await;
@@ -125,16 +198,25 @@ impl Fleet {
                 tracing::warn!(tenant = name, "somebody still uses it: it cannot be attached yet");
             }
         }
-        match detached {
-            Ok(()) => {
-                tracing::info!(tenant = name, "detached");
-                self.enter(name, Phase::Detached);
-            }
-            Err(error) => {
-                tracing::error!(tenant = name, %error, "it could not be detached");
-                self.enter(name, Phase::Failed(failed("detach", &error)));
-            }
-        }
+        tracing::info!(tenant = name, "detached");
+    }
+
+    /// A mount that does not go away; cancelled when it is to be tried again.
+    fn stuck(&self, name: &str, served: &Arc<Served>, problem: Problem) -> CancellationToken {
+        let again = CancellationToken::new();
+        let phase = Phase::Stuck(Arc::clone(served), problem, again.clone());
+        self.enter(name, phase);
+        again
+    }
+
+    /// What a tenant did counts as done by one that is gone, in one step.
+    fn retire(&self, name: &str, served: &Served) {
+        let mut slots = self.lock();
+        lock(&self.retired).add(&served.counters());
+        let before = slots.get_mut(name).map(|slot| slot.enter(Phase::Detaching(None)));
+        drop(slots);
+        self.tell();
+        drop(before);
     }
 
     async fn attach(
@@ -142,38 +224,48 @@ impl Fleet {
         name: &str,
         source: Source,
         let_go: &CancellationToken,
-    ) -> Result<Attached, Problem> {
-        let gone = || Problem::new(ProblemKind::Failed, "told to stop", "attach it again");
-        let _turn = tokio::select! {
-            () = let_go.cancelled() => return Err(gone()),
-            turn = self.attaching.acquire() => turn,
-        };
-        let (machine, stop) = (Arc::clone(&self.machine), let_go.clone());
-        let served = off_the_runtime(async move {
-            let assembled = async {
-                let options = source.resolve().await?;
-                assemble(&machine, &options).await
+    ) -> Result<Attached, Unattached> {
+        let attached = self.attaching.run(let_go, async {
+            let (machine, stop) = (Arc::clone(&self.machine), let_go.clone());
+            let called = (!self.is_one).then(|| name.to_owned());
+            let served = self.off_the_runtime(async move {
+                let assembled = async {
+                    let options = source.resolve().await?;
+                    assemble(&machine, called, &options).await
+                };
+                tokio::select! {
+                    () = stop.cancelled() => Err(Unattached::Stopped),
+                    served = assembled => Ok(served?),
+                }
+            });
+            let served = served.await?;
+            lock(&self.movers).push(Arc::downgrade(&served.migrator));
+            // Before it is mounted: a command never meets a mount without a daemon.
+            self.enter(name, Phase::Attaching(Some(Arc::clone(&served))));
+            let mounted = if let_go.is_cancelled() {
+                Err(Unattached::Stopped)
+            } else {
+                let mounting = Arc::clone(&served);
+                self.off_the_runtime(async move { Ok(Attached::begin(&mounting)?) }).await
             };
-            tokio::select! {
-                () = stop.cancelled() => Err(gone()),
-                served = assembled => served,
+            if mounted.is_err() {
+                self.enter(name, Phase::Attaching(None));
+                give_up(served).await;
             }
-        })
-        .await?;
-        // Before it is mounted: a command never meets a mount without a daemon.
-        self.enter(name, Phase::Attaching(Some(Arc::clone(&served))));
-        if let_go.is_cancelled() {
-            self.enter(name, Phase::Attaching(None));
-            give_up(served).await;
-            return Err(gone());
-        }
-        let mounting = Arc::clone(&served);
-        let mounted = off_the_runtime(async move { Attached::begin(&mounting) }).await;
-        if mounted.is_err() {
-            self.enter(name, Phase::Attaching(None));
-            give_up(served).await;
-        }
-        mounted
+            mounted
+        });
+        attached.await.unwrap_or(Err(Unattached::Stopped))
+    }
+
+    /// Runs what waits for a disk now and then where it keeps nobody from the runtime's few
+    /// threads.
+    async fn off_the_runtime<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, Unattached>> + Send + 'static,
+    ) -> Result<T, Unattached> {
+        let runtime = self.work.clone();
+        let done = apart("attach", move || runtime.block_on(work)).await;
+        done.map_err(|error| failed("attach it", &error))?
     }
 
     /// Mounts a tenant and waits until its mount answers.
@@ -184,26 +276,34 @@ impl Fleet {
         self.settled(name).await;
         self.begin(name);
         self.mounted(name).await?;
-        // The configuration may have lost it meanwhile.
-        if self.lock().get(name).is_none_or(|slot| slot.is_leaving) {
-            return Err(self.unknown(name));
+        let slots = self.lock();
+        match slots.get(name).filter(|slot| !slot.is_leaving).map(|slot| &slot.phase) {
+            Some(Phase::Mounted(_)) => Ok(()),
+            // The configuration has lost it meanwhile.
+            None => {
+                drop(slots);
+                Err(self.unknown(name))
+            }
+            Some(_) => {
+                let what = format!("tenant {name}: somebody detached it meanwhile");
+                Err(Problem::new(ProblemKind::Failed, what, "see `coldfs tenant list`"))
+            }
         }
-        Ok(())
     }
 
     /// Waits until a tenant's mount answers; it may be gone again by then.
     pub(super) async fn mounted(&self, name: &str) -> Result<(), Problem> {
         self.settled(name).await;
         match self.lock().get(name).map(|slot| &slot.phase) {
-            Some(Phase::Failed(problem)) => Err(problem.clone()),
+            Some(Phase::Failed(problem) | Phase::Stuck(_, problem, _)) => Err(problem.clone()),
             _ => Ok(()),
         }
     }
 
     /// Takes a tenant's mount away and waits until it is gone.
     pub(super) async fn detach_by_name(&self, name: &str) -> Result<(), Problem> {
-        match self.lock().get(name) {
-            Some(slot) => slot.let_go.cancel(),
+        match self.lock().get_mut(name) {
+            Some(slot) => slot.ask_to_go(),
             None => return Err(self.unknown(name)),
         }
         self.gone(name).await
@@ -211,8 +311,9 @@ impl Fleet {
 
     /// Waits until a tenant's mount is gone. A tenant that cannot be mounted has none.
     pub(super) async fn gone(&self, name: &str) -> Result<(), Problem> {
-        self.until(|slots| slots.get(name).is_none_or(|slot| slot.phase.is_down())).await;
+        self.until(|slots| slots.get(name).is_none_or(|slot| slot.phase.is_at_its_end())).await;
         match self.lock().get(name).map(|slot| &slot.phase) {
+            Some(Phase::Stuck(_, problem, _)) => Err(problem.clone()),
             Some(Phase::Failed(problem)) if self.is_one => Err(problem.clone()),
             _ => Ok(()),
         }
@@ -220,14 +321,20 @@ impl Fleet {
 
     /// Takes a tenant's mount away, for nobody to attach it again, and forgets the tenant.
     pub(super) async fn remove(&self, name: &str) -> Result<(), Problem> {
-        if let Some(slot) = self.lock().get_mut(name) {
+        {
+            let mut slots = self.lock();
+            let Some(slot) = slots.get_mut(name) else { return Ok(()) };
             slot.is_leaving = true;
-            slot.let_go.cancel();
+            slot.ask_to_go();
+            if slot.phase.is_down() {
+                slots.remove(name);
+            }
         }
-        let gone = self.gone(name).await;
-        self.lock().remove(name);
         self.tell();
-        gone
+        timeout(LEAVING, self.gone(name)).await.unwrap_or_else(|_elapsed| {
+            let what = format!("tenant {name}: it is still on its way out");
+            Err(Problem::new(ProblemKind::Failed, what, "see `coldfs tenant list`"))
+        })
     }
 
     /// Waits until no tenant is on its way to somewhere.
@@ -239,10 +346,21 @@ impl Fleet {
         self.until(|slots| slots.get(name).is_none_or(|slot| slot.phase.is_settled())).await;
     }
 
-    /// Takes all mounts away; none is made from now on.
-    pub(super) async fn end(&self) {
+    /// Takes all mounts away; none is made from now on. Says of those that stay that they do.
+    pub(super) async fn end(self: &Arc<Self>) {
         self.ending.cancel();
-        self.until(|slots| slots.values().all(|slot| slot.phase.is_down())).await;
+        self.lock().values_mut().for_each(Slot::ask_to_go);
+        let fleet = Arc::clone(self);
+        let gone = self.tending.spawn(async move {
+            let gone = fleet.until(|slots| slots.values().all(|slot| slot.phase.is_at_its_end()));
+            drop(timeout(ENDING, gone).await);
+        });
+        drop(gone.await);
+        let slots = self.lock();
+        for (name, slot) in slots.iter().filter(|(_, slot)| !slot.phase.is_down()) {
+            let state = slot.entry(name).state.word();
+            tracing::error!(tenant = name, "the daemon ends without waiting for it: {state}");
+        }
     }
 
     async fn until(&self, mut is_so: impl FnMut(&BTreeMap<String, Slot>) -> bool) {
@@ -273,33 +391,52 @@ impl Fleet {
         self.lock().get(name).and_then(Slot::served).cloned()
     }
 
-    /// The name that a tenant has here.
-    pub(super) fn name_of(&self, served: &Served) -> String {
+    /// Those whose mounts answer, or are about to, and what they and all before them did.
+    pub(super) fn counted(&self) -> Counters {
         let slots = self.lock();
-        let is_it = |slot: &Slot| slot.served().is_some_and(|one| std::ptr::eq(&**one, served));
-        let found = slots.iter().find(|(_, slot)| is_it(slot));
-        found.map_or_else(|| served.tenant.name.clone(), |(name, _)| name.clone())
+        let mut sum = lock(&self.retired).clone();
+        slots.values().filter_map(Slot::served).for_each(|served| sum.add(&served.counters()));
+        sum
     }
 
-    /// What tenants did that are not mounted any more.
-    pub(super) fn retired(&self) -> Counters {
-        lock(&self.retired).clone()
+    /// Has every move give back the leases that somebody waits for.
+    pub(super) fn yield_leases(&self) {
+        let mut movers = lock(&self.movers);
+        movers.retain(|mover| mover.strong_count() > 0);
+        let movers = movers.clone();
+        movers.iter().filter_map(Weak::upgrade).for_each(|mover| mover.yield_leases());
     }
 
-    /// What a process that ends now leaves, for a person.
-    pub(super) fn left(&self) -> String {
-        let served = self.served();
-        let moves: usize = served.iter().map(|served| served.running().len()).sum();
-        let mut left = match moves {
+    /// What a process that ends now cuts off and leaves, for a person.
+    pub(super) fn cut_off(&self) -> String {
+        let moves: usize = self.served().iter().map(|served| served.running().len()).sum();
+        let cut_off = match moves {
             0 => "no move was under way".to_owned(),
             moves => format!("moves cut off: {moves}"),
         };
-        for mountpoint in served.iter().filter(|served| served.is_in_the_mount_table()) {
-            let mountpoint = mountpoint.options.mountpoint.display();
-            left +=
-                &format!("; {mountpoint} is left without a daemon: fusermount3 -uz {mountpoint}");
+        match self.left() {
+            Ok(()) => cut_off,
+            Err(left) => format!("{cut_off}; {}: {}", left.what, left.next_step),
         }
-        left
+    }
+
+    /// Mounts that a process that ends now leaves, which is a failure of it.
+    pub(super) fn left(&self) -> Result<(), Problem> {
+        let mounts = MountTable::read().unwrap_or_default();
+        let mut left = Vec::new();
+        for served in self.served() {
+            let mountpoint = &served.options.mountpoint;
+            if mounts.type_at(mountpoint) == Some(FS_TYPE) {
+                left.push(mountpoint.display().to_string());
+            }
+        }
+        let are = match left.len() {
+            0 => return Ok(()),
+            1 => "is",
+            _ => "are",
+        };
+        let what = format!("{} {are} left without a daemon", left.join(", "));
+        Err(Problem::new(ProblemKind::Failed, what, format!("fusermount3 -uz {}", left.join(" "))))
     }
 
     /// What is not served because it stands in another tenant's way.
@@ -341,15 +478,49 @@ impl Fleet {
     }
 
     /// A tenant is asked for otherwise: by its next attach. `is_other`: its mount is not as asked for.
-    pub(super) fn ask_otherwise(self: &Arc<Self>, name: &str, source: Source, is_other: bool) {
-        let mut slots = self.lock();
-        let Some(slot) = slots.get_mut(name) else { return };
-        slot.source = source;
-        slot.is_changed |= is_other && !slot.phase.is_down();
-        let is_failed = matches!(slot.phase, Phase::Failed(_));
-        drop(slots);
+    pub(super) async fn ask_otherwise(
+        self: &Arc<Self>,
+        name: &str,
+        source: Source,
+        is_other: bool,
+    ) {
+        let (is_failed, comes_back) = {
+            let mut slots = self.lock();
+            let Some(slot) = slots.get_mut(name) else { return };
+            slot.source = source;
+            slot.is_changed |= is_other && !slot.phase.is_down();
+            let comes_back = std::mem::take(&mut slot.is_leaving);
+            (matches!(slot.phase, Phase::Failed(_)), comes_back)
+        };
         if is_failed {
             self.begin(name);
+        } else if comes_back {
+            let (fleet, name) = (Arc::clone(self), name.to_owned());
+            self.tending.spawn(async move {
+                fleet.settled(&name).await;
+                fleet.begin(&name);
+            });
+        }
+        self.judge_as_asked(name).await;
+    }
+
+    /// Has a tenant that is mounted judged by the settings that are asked for. Those that will not
+    /// do are said, and those before stay.
+    async fn judge_as_asked(&self, name: &str) {
+        let (served, asked) = {
+            let slots = self.lock();
+            let Some(slot) = slots.get(name) else { return };
+            match (&slot.phase, slot.source.overrides()) {
+                (Phase::Mounted(served), Some(asked)) => (Arc::clone(served), asked.clone()),
+                _ => return,
+            }
+        };
+        let objection = served.tiering.set_overrides(asked).await.err();
+        if let Some(why) = &objection {
+            tracing::error!(tenant = name, "{why}; the settings before stay");
+        }
+        if let Some(slot) = self.lock().get_mut(name) {
+            slot.objection = objection;
         }
     }
 
@@ -378,15 +549,6 @@ impl Fleet {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Slot>> {
         lock(&self.slots)
     }
-}
-
-/// Runs what waits for a disk now and then where it keeps nobody from the runtime's few threads.
-async fn off_the_runtime<T: Send + 'static>(
-    work: impl Future<Output = Result<T, Problem>> + Send + 'static,
-) -> Result<T, Problem> {
-    let runtime = tokio::runtime::Handle::current();
-    let done = tokio::task::spawn_blocking(move || runtime.block_on(work)).await;
-    done.map_err(|error| failed("attach it", &error))?
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use super::ending::Detacher;
 use super::stores::Shelf;
@@ -29,6 +30,8 @@ pub(super) struct Common {
 pub(super) struct Machine {
     /// Judges all tenants, on one thread.
     pub(super) judge: Arc<Judge>,
+    /// Whether somebody had it read its policy anew, beside the configuration.
+    pub(super) judged_by_hand: AtomicBool,
     /// Sees uses of all tenants' files.
     pub(super) watching: Watching,
     /// Remembers bytes of cold files, whoever's.
@@ -46,6 +49,7 @@ impl Machine {
         let bytes = usize::try_from(common.chunk_cache_bytes).unwrap_or(usize::MAX);
         Ok(Self {
             judge: Arc::new(Judge::new()),
+            judged_by_hand: AtomicBool::new(false),
             watching: Watching::begin(&common.heat, common.classes.clone()),
             memory: Arc::new(Memory::new(bytes)),
             stores: Shelf::default(),

@@ -21,7 +21,7 @@ pub(super) async fn run(
     served.may_change()?;
     let mut starts = Vec::new();
     for path in &request.paths {
-        starts.push(served.locate(path.as_path())?);
+        starts.push(served.locate(path.as_path()).await?);
     }
     let setting = Arc::clone(served);
     let walk = served.walks.run(cancel, move |stop| {

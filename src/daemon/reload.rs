@@ -2,11 +2,13 @@
 //! SIGHUP. What is mounted is never unmounted for a change of its settings; it is said to need that.
 
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use futures::future::join_all;
 
+use super::apart::apart;
 use super::fleet::Fleet;
 use super::machine::Common;
 use super::slot::Source;
@@ -50,11 +52,9 @@ impl Configured {
         file: ConfigFile,
     ) -> Result<Self, Problem> {
         let (asking, read) = (path.clone(), file.clone());
-        let asked =
-            tokio::task::spawn_blocking(move || tenants::asked(&asking, &read, |_name| false));
-        let asked = asked.await;
-        let (asked, refused) = asked.map_err(|error| failed("look at the places", &error))?;
-        let policy = policy_of(&file, &asked);
+        let asked = apart("places", move || tenants::asked(&asking, &read, |_name| false)).await;
+        let (asked, refused) = asked.map_err(|error| failed("look at the places", &error))??;
+        let policy = policy_of(&file);
         if policy.component.is_some() || !policy.settings.is_empty() {
             let loaded = fleet.machine.judge.load(policy).await;
             loaded.map_err(|error| tiering::problem(&error))?;
@@ -94,9 +94,9 @@ impl Configured {
     async fn read(&self) -> Result<(ConfigFile, Vec<Asked>, Vec<Refused>), Problem> {
         let path = self.path.clone();
         let known: HashSet<_> = self.fleet.sources().into_iter().map(|(name, _)| name).collect();
-        let read = tokio::task::spawn_blocking(move || {
+        let read = apart("places", move || {
             let file = tenants::read(&path)?;
-            let (asked, refused) = tenants::asked(&path, &file, |name| known.contains(name));
+            let (asked, refused) = tenants::asked(&path, &file, |name| known.contains(name))?;
             if asked.is_empty() && refused.is_empty() && !known.is_empty() {
                 let what = format!("{}: no tenant is left in it", path.display());
                 return Err(usage(what, "name one, or end the daemon by SIGTERM"));
@@ -108,13 +108,13 @@ impl Configured {
 
     async fn apply(&self, file: ConfigFile, asked: Vec<Asked>, refused: Vec<Refused>) {
         let mut in_force = self.in_force.lock().await;
-        if file.has_other_policy(&in_force.file) || in_force.is_policy_refused {
-            let loaded = self.fleet.machine.judge.load(policy_of(&file, &asked)).await;
+        let by_hand = self.fleet.machine.judged_by_hand.swap(false, Ordering::Relaxed);
+        if file.has_other_policy(&in_force.file) || in_force.is_policy_refused || by_hand {
+            let loaded = self.fleet.machine.judge.load(policy_of(&file)).await;
             if let Err(error) = &loaded {
                 tracing::error!(%error, "the policy before stays in force");
             }
             in_force.is_policy_refused = loaded.is_err();
-            self.fleet.served().iter().for_each(|served| served.tiering.judge_soon());
         }
         let is_same_to_all = file.is_same_to_all(&in_force.file);
         if !is_same_to_all {
@@ -146,12 +146,11 @@ impl Configured {
             if is_other {
                 tracing::warn!(tenant = name, "changed: it takes a detach and an attach");
             }
-            if before.overrides() != asked.overrides() {
-                self.judge_otherwise(&asked).await;
-            }
             changed += usize::from(*before.as_ref() != asked);
-            self.fleet.ask_otherwise(&name, source, is_other);
+            self.fleet.ask_otherwise(&name, source, is_other).await;
         }
+        // By the policy that is in force now, each by its own settings.
+        self.fleet.served().iter().for_each(|served| served.tiering.judge_soon());
         tracing::info!(new, removed, changed, "the configuration was read again");
     }
 
@@ -160,21 +159,10 @@ impl Configured {
             tracing::error!(tenant = name, "{problem}");
         }
     }
-
-    /// Settings of its own change under a tenant that is mounted.
-    async fn judge_otherwise(&self, asked: &Asked) {
-        let Some(served) = self.fleet.served_as(&asked.name) else { return };
-        if let Err(why) = served.tiering.set_overrides(asked.overrides().clone()).await {
-            tracing::error!(tenant = asked.name, "{}: {why}; those before stay", asked.shown());
-        }
-    }
 }
 
-/// The policy that judges all, with a place for its code outside of what is served.
-fn policy_of(file: &ConfigFile, asked: &[Asked]) -> policy::Options {
-    let dir = file.catalog_dir().or_else(state::catalog_dir).map(|dir| dir.join("policy"));
-    let inside = |dir: &Path, place: &Path| state::resolved(dir).starts_with(place);
-    file.policy(dir.filter(|dir| {
-        !asked.iter().any(|one| inside(dir, &one.data_dir) || inside(dir, &one.mountpoint))
-    }))
+/// The policy that judges all.
+fn policy_of(file: &ConfigFile) -> policy::Options {
+    // Outside of what is served, as the catalog is.
+    file.policy(file.catalog_dir().or_else(state::catalog_dir).map(|dir| dir.join("policy")))
 }

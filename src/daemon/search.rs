@@ -27,7 +27,7 @@ pub(super) async fn run(
     found: mpsc::Sender<FileReport>,
     cancel: CancellationToken,
 ) -> Result<FindSummary, Problem> {
-    let start = served.locate(request.root.as_path())?;
+    let start = served.locate(request.root.as_path()).await?;
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let now = now.map_or(0, |now| i64::try_from(now.as_nanos()).unwrap_or(i64::MAX));
     let filter = Filter::new(&request, now)?;

@@ -7,21 +7,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
-use super::count::{Count, Sums};
+use super::count::Count;
 use super::files::relative;
 use super::machine::Machine;
+use super::status::Counted;
 use super::walks::{WALKS_AT_ONCE, Walks};
 use super::{known, tiering as of_tiering};
 use crate::catalog::Keeper;
 use crate::config::MountOptions;
-use crate::config::checks::FS_TYPE;
 use crate::control::wire::{Counters, Problem, ProblemKind, WirePath};
 use crate::guard::Guard;
 use crate::inode::Inodes;
 use crate::migrate::Migrator;
 use crate::recall::{Chunks, Recall};
 use crate::sys;
-use crate::sys::mount_table::MountTable;
 use crate::tenant::{Standing, Tenant};
 use crate::tiering::{self, Tiering};
 use crate::walk::{Found, find};
@@ -40,6 +39,8 @@ pub(super) struct Parts {
 pub(super) struct Served {
     /// What it shares with others.
     pub(super) machine: Arc<Machine>,
+    /// What commands call it.
+    pub(super) name: String,
     pub(super) options: MountOptions,
     pub(super) tenant: Arc<Tenant>,
     pub(super) inodes: Arc<Inodes>,
@@ -56,7 +57,7 @@ pub(super) struct Served {
     /// Cancelled when the mount is gone.
     ending: CancellationToken,
     pub(super) walks: Walks,
-    pub(super) count: Count<Sums>,
+    pub(super) count: Count<Result<Counted, Problem>>,
     pub(super) keeper: Arc<Keeper>,
     /// What is wrong with what is seen of its files.
     pub(super) heat_notes: Vec<String>,
@@ -64,7 +65,12 @@ pub(super) struct Served {
 }
 
 impl Served {
-    pub(super) fn new(machine: Arc<Machine>, options: MountOptions, parts: Parts) -> Self {
+    pub(super) fn new(
+        machine: Arc<Machine>,
+        name: String,
+        options: MountOptions,
+        parts: Parts,
+    ) -> Self {
         let Parts { tenant, inodes, chunks, recall, guard, migrator } = parts;
         let (detaching, ending) = (CancellationToken::new(), CancellationToken::new());
         let heat_notes = machine.watching.add(&tenant);
@@ -80,6 +86,7 @@ impl Served {
         let tiering = Arc::new(Tiering::new(tiered, judge, turned, options.store_apart));
         Self {
             machine,
+            name,
             keeper,
             heat_notes,
             tiering,
@@ -143,12 +150,6 @@ impl Served {
         self.ending.cancel();
     }
 
-    /// Whether a coldfs is mounted where it is to be.
-    pub(super) fn is_in_the_mount_table(&self) -> bool {
-        MountTable::read()
-            .is_ok_and(|table| table.type_at(&self.options.mountpoint) == Some(FS_TYPE))
-    }
-
     /// Whether its mount is about to go away.
     pub(super) fn is_detaching(&self) -> bool {
         self.detaching.is_cancelled()
@@ -210,7 +211,27 @@ impl Served {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn locate(&self, path: &Path) -> Result<Found, Problem> {
+    /// Looks at a file, on a thread that may wait for the disk.
+    pub(super) async fn look<T: Send + 'static>(
+        self: &Arc<Self>,
+        path: &Path,
+        at: impl FnOnce(&Arc<Self>, Found) -> T + Send + 'static,
+    ) -> Result<T, Problem> {
+        let (served, path) = (Arc::clone(self), path.to_owned());
+        let look = self.walks.run(CancellationToken::new(), move |_stop| {
+            let found = served.locate_here(&path)?;
+            Ok(at(&served, found))
+        });
+        look.await?
+    }
+
+    /// Where a path leads.
+    pub(super) async fn locate(self: &Arc<Self>, path: &Path) -> Result<Found, Problem> {
+        self.look(path, |_served, found| found).await
+    }
+
+    /// Where a path leads. Not for async threads.
+    pub(super) fn locate_here(&self, path: &Path) -> Result<Found, Problem> {
         let rest = relative(self, path).ok_or_else(|| {
             Problem::new(
                 ProblemKind::NotMounted,

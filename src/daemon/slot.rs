@@ -12,6 +12,7 @@ use crate::config::MountOptions;
 use crate::config::file::ConfigFile;
 use crate::config::tenants::Asked;
 use crate::control::wire::{Problem, TenantEntry, TenantState};
+use crate::policy::settings::Settings;
 
 /// Where what is to be mounted is said.
 #[derive(Clone)]
@@ -31,6 +32,14 @@ impl Source {
         };
         let resolved = tokio::task::spawn_blocking(move || asked.resolve(&file)).await;
         resolved.map_err(|error| failed("look at its places", &error))?
+    }
+
+    /// What it has instead of the policy's settings, where that can change under its mount.
+    pub(super) fn overrides(&self) -> Option<&Settings> {
+        match self {
+            Source::Line(_) => None,
+            Source::File(asked, _) => Some(asked.overrides()),
+        }
     }
 
     fn places(&self) -> (&Path, &Path) {
@@ -55,6 +64,8 @@ pub(super) enum Phase {
     Mounted(Arc<Served>),
     /// With its parts until nobody needs them.
     Detaching(Option<Arc<Served>>),
+    /// It is to go, and does not; cancelled when that is tried again.
+    Stuck(Arc<Served>, Problem, CancellationToken),
     Detached,
     Failed(Problem),
 }
@@ -63,7 +74,7 @@ impl Phase {
     /// Whether it stays so until somebody asks for something.
     pub(super) fn is_settled(&self) -> bool {
         match self {
-            Phase::Mounted(_) | Phase::Detached | Phase::Failed(_) => true,
+            Phase::Mounted(_) | Phase::Stuck(..) | Phase::Detached | Phase::Failed(_) => true,
             Phase::Attaching(_) | Phase::Detaching(_) => false,
         }
     }
@@ -72,15 +83,22 @@ impl Phase {
     pub(super) fn is_down(&self) -> bool {
         match self {
             Phase::Detached | Phase::Failed(_) => true,
-            Phase::Attaching(_) | Phase::Mounted(_) | Phase::Detaching(_) => false,
+            Phase::Attaching(_) | Phase::Mounted(_) | Phase::Detaching(_) | Phase::Stuck(..) => {
+                false
+            }
         }
+    }
+
+    /// Whether it is as far out as it goes by itself.
+    pub(super) fn is_at_its_end(&self) -> bool {
+        self.is_down() || matches!(self, Phase::Stuck(..))
     }
 
     fn state(&self) -> TenantState {
         match self {
             Phase::Attaching(_) => TenantState::Attaching,
             Phase::Mounted(_) => TenantState::Mounted,
-            Phase::Detaching(_) => TenantState::Detaching,
+            Phase::Detaching(_) | Phase::Stuck(..) => TenantState::Detaching,
             Phase::Detached => TenantState::Detached,
             Phase::Failed(_) => TenantState::Failed,
         }
@@ -97,6 +115,8 @@ pub(super) struct Slot {
     pub(super) let_go: CancellationToken,
     /// Whether it was attached by something else than what `source` says.
     pub(super) is_changed: bool,
+    /// Why the policy does not judge it by its settings.
+    pub(super) objection: Option<String>,
     since: SystemTime,
 }
 
@@ -108,6 +128,7 @@ impl Slot {
             is_leaving: false,
             let_go: CancellationToken::new(),
             is_changed: false,
+            objection: None,
             since: SystemTime::now(),
         }
     }
@@ -120,10 +141,20 @@ impl Slot {
         std::mem::replace(&mut self.phase, phase)
     }
 
+    /// Its mount is to go; one that did not is tried again.
+    pub(super) fn ask_to_go(&mut self) {
+        self.let_go.cancel();
+        if let Phase::Stuck(served, _, again) = &self.phase {
+            again.cancel();
+            let served = Arc::clone(served);
+            self.enter(Phase::Detaching(Some(served)));
+        }
+    }
+
     /// The tenant, while its mount may answer.
     pub(super) fn served(&self) -> Option<&Arc<Served>> {
         match &self.phase {
-            Phase::Mounted(served) => Some(served),
+            Phase::Mounted(served) | Phase::Stuck(served, ..) => Some(served),
             Phase::Attaching(served) | Phase::Detaching(served) => served.as_ref(),
             Phase::Detached | Phase::Failed(_) => None,
         }
@@ -131,16 +162,28 @@ impl Slot {
 
     /// What a person is told of it.
     pub(super) fn entry(&self, name: &str) -> TenantEntry {
-        let (data_dir, mountpoint) = self.source.places();
+        // Where it is, not where it is to be.
+        let (data_dir, mountpoint) = match self.served() {
+            Some(served) => {
+                (served.options.data_dir.as_path(), served.options.mountpoint.as_path())
+            }
+            None => self.source.places(),
+        };
         let (cause, next_step) = match &self.phase {
             Phase::Failed(problem) => (Some(problem.what.clone()), Some(problem.next_step.clone())),
+            Phase::Stuck(_, problem, _) => {
+                (Some(problem.what.clone()), Some(format!("coldfs tenant detach {name}")))
+            }
             Phase::Detached => (None, Some(format!("coldfs tenant attach {name}"))),
             Phase::Attaching(_) | Phase::Mounted(_) | Phase::Detaching(_) if self.is_changed => {
                 let cause = "the configuration says something else of it since it was attached";
                 let next = format!("coldfs tenant detach {name}; coldfs tenant attach {name}");
                 (Some(cause.to_owned()), Some(next))
             }
-            Phase::Attaching(_) | Phase::Mounted(_) | Phase::Detaching(_) => (None, None),
+            Phase::Attaching(_) | Phase::Mounted(_) | Phase::Detaching(_) => {
+                let next = self.objection.is_some().then_some("write other settings, and reload");
+                (self.objection.clone(), next.map(str::to_owned))
+            }
         };
         let since = self.since.duration_since(SystemTime::UNIX_EPOCH);
         TenantEntry {

@@ -13,6 +13,14 @@ use crate::control::wire::{
 };
 use crate::tenant::Standing;
 
+/// What takes a look at the disk.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Counted {
+    sums: Sums,
+    catalog: CatalogStatus,
+    note: Option<String>,
+}
+
 /// How a tenant that is served fares.
 pub(super) async fn of(served: &Arc<Served>) -> Result<TenantStatus, Problem> {
     let watching = &served.machine.watching;
@@ -22,24 +30,24 @@ pub(super) async fn of(served: &Arc<Served>) -> Result<TenantStatus, Problem> {
     notes.extend(served.heat_notes.iter().cloned());
     notes.extend(watching.notes());
     notes.extend(served.tiering.notes());
-    let root = served.locate(&served.options.mountpoint)?;
     let counting = Arc::clone(served);
     let counted = served.count.ask(move |stop| {
+        let root = counting.locate_here(&counting.options.mountpoint)?;
         let known = known::sums(&counting, &root, stop);
-        known.unwrap_or_else(|| count::sums(&counting, root, stop))
+        let sums = known.unwrap_or_else(|| count::sums(&counting, root, stop));
+        let (catalog, note) = known::status(&counting, &counting.keeper.report());
+        Ok::<_, Problem>(Counted { sums, catalog, note })
     });
-    let counted = counted.await;
-    let (catalog, note) = known::status(served, &served.keeper.report());
-    notes.extend(note);
-    let sums = match counted {
+    let Counted { sums, catalog, note } = match counted.await {
         Err(Unwalked::Cancelled) if served.is_detaching() => {
             notes.push("it is being detached, and its files are not counted".to_owned());
-            Sums::default()
+            Counted::default()
         }
-        counted => counted?,
+        counted => counted??,
     };
+    notes.extend(note);
     Ok(TenantStatus {
-        name: served.tenant.name.clone(),
+        name: served.name.clone(),
         mounted: true,
         data_dir: served.options.data_dir.clone().into(),
         mountpoint: served.options.mountpoint.clone().into(),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Instant;
 
 use crate::config::{S3Options, StoreUrl};
 use crate::control::wire::{Counters, Problem, ProblemKind};
@@ -39,9 +40,16 @@ pub(super) struct Shelf {
 struct Shelved {
     url: StoreUrl,
     options: S3Options,
-    store: tokio::sync::Mutex<Weak<S3Store>>,
+    store: tokio::sync::Mutex<Opened>,
     /// Whether it is settled how segments in it are proven.
     settled: tokio::sync::Mutex<bool>,
+}
+
+/// How it went when it was opened last.
+#[derive(Debug, Default)]
+struct Opened {
+    store: Weak<S3Store>,
+    failed: Option<(Instant, Problem)>,
 }
 
 /// What went to stores and came back.
@@ -59,13 +67,22 @@ impl Shelf {
         url: &StoreUrl,
         options: &S3Options,
     ) -> Result<Arc<S3Store>, Problem> {
-        let shelved = self.shelved(url, options);
+        let (shelved, asked) = (self.shelved(url, options), Instant::now());
         let mut known = shelved.store.lock().await;
-        if let Some(store) = known.upgrade() {
+        if let Some(store) = known.store.upgrade() {
             return Ok(store);
         }
-        let store = open(url, options).await?;
-        *known = Arc::downgrade(&store);
+        // Whoever waited while another found that it cannot be opened need not find out again: a
+        // disk that hangs would keep each of them for as long.
+        if let Some((at, problem)) = &known.failed
+            && *at > asked
+        {
+            return Err(problem.clone());
+        }
+        let opened = open(url, options).await;
+        known.failed = opened.as_ref().err().map(|problem| (Instant::now(), problem.clone()));
+        let store = opened?;
+        known.store = Arc::downgrade(&store);
         *shelved.settled.lock().await = false;
         self.count(store.governor());
         Ok(store)
@@ -104,7 +121,7 @@ impl Shelf {
             return Arc::clone(shelved);
         }
         // Whoever has it in hand keeps it.
-        let is_open = |shelved: &Weak<S3Store>| shelved.strong_count() > 0;
+        let is_open = |opened: &Opened| opened.store.strong_count() > 0;
         stores.retain(|shelved| {
             Arc::strong_count(shelved) > 1
                 || shelved.store.try_lock().is_ok_and(|store| is_open(&store))

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tokio::sync::mpsc;
 
@@ -12,8 +13,8 @@ use crate::config::file::ConfigFile;
 use crate::config::state::resolved;
 use crate::config::{MountOptions, usage};
 use crate::control::wire::{
-    ExplainReport, PlanRequest, PlanSummary, Planned, PolicyReport, PolicyRequest, Problem,
-    ProblemKind,
+    ExplainReport, FileReport, PlanRequest, PlanSummary, Planned, PolicyReport, PolicyRequest,
+    Problem, ProblemKind,
 };
 use crate::policy::JudgeError;
 use crate::tiering::{self, Tiering};
@@ -70,7 +71,7 @@ pub(super) async fn plan(
     request: PlanRequest,
     files: mpsc::Sender<Planned>,
 ) -> Result<PlanSummary, Problem> {
-    let start = served.locate(request.path.as_path())?;
+    let start = served.locate(request.path.as_path()).await?;
     let planned = served.tiering.plan(start.path).await.map_err(failed)?;
     let (summary, all) = planned;
     for mut file in all {
@@ -84,12 +85,16 @@ pub(super) async fn plan(
 
 /// Why a file moves, or does not.
 pub(super) async fn explain(served: &Arc<Served>, path: &Path) -> Result<ExplainReport, Problem> {
-    let found = served.locate(path)?;
-    let seen = Seen::of(&served.tenant, &found.fd, &found.stat).map_err(|error| {
+    let seen = served.look(path, |served, found| {
+        Seen::of(&served.tenant, &found.fd, &found.stat).map(|seen| {
+            let report = report_on(served, &found.path, &seen, found.pin);
+            let heat = heat_of(served, &seen, report.open_count > 0);
+            (FileReport { heat, ..report }, found)
+        })
+    });
+    let (file, found) = seen.await?.map_err(|error| {
         Problem::new(ProblemKind::Failed, format!("{}: {error}", path.display()), "check the file")
     })?;
-    let mut file = report_on(served, &found.path, &seen, found.pin);
-    file.heat = heat_of(served, &seen, file.open_count > 0);
     let (judged, why_not) = match served.tiering.explain(&found).await {
         Ok(judged) => (Some(judged), None),
         Err(why) => (None, Some(why)),
@@ -104,6 +109,8 @@ pub(super) async fn policy(
 ) -> Result<PolicyReport, Problem> {
     let tiering = &served.tiering;
     if request.reload {
+        // What a configuration has now may be another than what was in force before.
+        served.machine.judged_by_hand.store(true, Ordering::Relaxed);
         let options = match &served.options.config {
             Some(path) => {
                 let code_dir = tiering.options().policy.code_dir.clone();

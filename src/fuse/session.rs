@@ -5,7 +5,7 @@ use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fuser::{BackgroundSession, Config, INodeNo, MountOption, Session, SessionACL};
 use nix::errno::Errno;
@@ -16,7 +16,7 @@ use super::forgetting::Forgetting;
 use super::init::MAX_REQUEST_BYTES;
 use super::{Caching, Door};
 use crate::ops::Ops;
-use crate::sys::mount::{MountId, mount_at};
+use crate::sys::mount::{Connection, MountId, mount_at};
 
 /// Threads that serve the kernel for one mount. None of them waits for a store, so few do.
 const FUSE_THREADS: usize = 2;
@@ -41,6 +41,8 @@ pub struct Mounted {
     session: ManuallyDrop<BackgroundSession>,
     /// None: it was unmounted before it could be looked at.
     id: Option<MountId>,
+    /// None: there is no fusectl filesystem that shows it.
+    connection: Option<Connection>,
     /// Whether the kernel reads and writes hot files by itself.
     pub passthrough: bool,
     ended: CancellationToken,
@@ -100,18 +102,20 @@ pub fn mount(
     if let Some(Err(error)) = id.map(|id| id.set_read_ahead(MAX_REQUEST_BYTES)) {
         tracing::debug!(%error, "the kernel reads 128 KiB ahead");
     }
+    let connection = id.and_then(|id| id.connection().ok());
     let session = ManuallyDrop::new(session);
-    Ok(Mounted { session, id, passthrough, ended, mountpoint: mountpoint.to_owned() })
+    let mountpoint = mountpoint.to_owned();
+    Ok(Mounted { session, id, connection, passthrough, ended, mountpoint })
 }
 
 impl Mounted {
-    /// Unmounts, unless somebody did, and waits for the last reply. Where files stay open for
-    /// `patience`, the mount goes away for everybody but those who have them.
-    pub fn detach(self, patience: Duration) -> io::Result<()> {
-        let mut waited = Duration::ZERO;
+    /// Unmounts, unless somebody did, and waits for the last reply. Where files stay open until
+    /// `patience` after `since`, the mount goes away for everybody but those who have them; after
+    /// as much again for them too. Where it cannot be unmounted, this may be called again.
+    pub fn detach(&self, since: Instant, patience: Duration) -> io::Result<()> {
         // Somebody else may have unmounted it, now or long ago. What is there then is theirs.
         while self.is_there() {
-            let lazily = waited >= patience;
+            let lazily = since.elapsed() >= patience;
             if lazily {
                 tracing::warn!("files are still open: the mount goes away under them");
             }
@@ -121,19 +125,17 @@ impl Mounted {
                 Err(_) => {}
             }
             std::thread::sleep(DETACH_POLL);
-            waited += DETACH_POLL;
         }
         // Whoever still has a file open keeps the old mount; this process ends it.
-        self.wait_for_end(patience);
-        if !self.session.guard.is_finished()
-            && let Some(id) = self.id
-        {
-            // As the end of the process would.
-            if let Err(error) = id.end_connection() {
-                tracing::warn!(%error, "files of the mount stay open");
-            }
-            self.wait_for_end(patience);
+        self.wait_for_end(since + 2 * patience);
+        if self.session.guard.is_finished() {
+            return Ok(());
         }
+        // As the end of the process would.
+        if let Some(Err(error)) = self.connection.as_ref().map(Connection::end) {
+            tracing::warn!(%error, "files of the mount stay open");
+        }
+        self.wait_for_end(Instant::now() + patience);
         Ok(())
     }
 
@@ -144,11 +146,9 @@ impl Mounted {
             && self.id.is_some_and(|id| mount_at(&self.mountpoint).is_ok_and(|there| there == id))
     }
 
-    fn wait_for_end(&self, patience: Duration) {
-        let mut waited = Duration::ZERO;
-        while !self.session.guard.is_finished() && waited < patience {
+    fn wait_for_end(&self, until: Instant) {
+        while !self.session.guard.is_finished() && Instant::now() < until {
             std::thread::sleep(DETACH_POLL);
-            waited += DETACH_POLL;
         }
     }
 

@@ -89,7 +89,15 @@ pub struct Report {
 struct Shared {
     state: Mutex<State>,
     changed: Condvar,
+    /// As it was after the last pass: whoever asks waits for no disk.
+    report: Mutex<Report>,
     entries: u64,
+}
+
+impl Shared {
+    fn report(&self) -> MutexGuard<'_, Report> {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The thread, from outside.
@@ -111,9 +119,9 @@ impl Watch {
             let why = state.report.refused.join("; ");
             tracing::warn!("no probe, heat is what opens through the mount say: {why}");
         }
-        let entries = options.entries.into();
+        let (entries, report) = (options.entries.into(), Mutex::new(state.report.clone()));
         let shared =
-            Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new(), entries });
+            Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new(), report, entries });
         let (theirs, interval) = (Arc::clone(&shared), options.interval);
         let work = move || run(&theirs, interval, quiet);
         let thread = std::thread::Builder::new().name("heat".into()).spawn(work)?;
@@ -127,15 +135,18 @@ impl Watch {
     /// Begins to fill a tenant's ledger from the filesystem that `root` is on; `private`: a
     /// directory in it, for a file of the test. Says what is wrong with what is seen.
     pub fn add(&self, ledger: &Arc<Ledger>, root: BorrowedFd<'_>, private: &str) -> Vec<String> {
+        // What may take its time, before the others are kept waiting.
+        let named = Mounted::of(root).map(|mount| kernel_device(mount.device));
+        let is_watching = self.lock().probe.is_some();
+        let prepared = is_watching.then(|| Proof::prepare(root, private));
         let mut state = self.lock();
-        let Some(probe) = &mut state.probe else {
+        let (Some(probe), Some(prepared)) = (&mut state.probe, prepared) else {
             ledger.begin(Source::Opens, Second::now());
             return Vec::new();
         };
         let kind = probe.kind;
         let mut notes = Vec::new();
-        let named = Mounted::of(root).map(|mount| kernel_device(mount.device));
-        let (proof, tested) = match Proof::prepare(root, private) {
+        let (proof, tested) = match prepared {
             Ok(proof) => {
                 let seen = proof.ask(probe);
                 (Some(proof), seen)
@@ -196,12 +207,14 @@ impl Watch {
 
     /// How it fares.
     pub fn report(&self) -> Report {
-        self.lock().report.clone()
+        self.shared.report().clone()
     }
 
     /// Takes what was touched now, without waiting for the next drain.
     pub fn drain_now(&self) {
-        self.lock().pass();
+        let mut state = self.lock();
+        state.pass();
+        self.shared.report().clone_from(&state.report);
     }
 
     /// Ends the thread, after a last drain.
@@ -251,6 +264,7 @@ fn run(shared: &Shared, interval: Duration, mut quiet: impl FnMut() -> Quiet) {
         if std::mem::replace(&mut told, reloads) != reloads {
             known = None;
         }
+        shared.report().clone_from(&state.report);
         drained = Instant::now();
         if state.stop {
             return;

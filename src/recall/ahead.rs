@@ -10,6 +10,7 @@ use std::time::Duration;
 use lru::LruCache;
 use tokio::time::Instant;
 
+use super::memory::Owner;
 use crate::file_id::EntryRef;
 use crate::inode::Progress;
 
@@ -43,7 +44,7 @@ pub(super) fn in_a_row(progress: &mut Progress, offset: u64, end: u64) -> Option
 /// The files that are read in order just now.
 #[derive(Debug)]
 pub(super) struct Readers {
-    last_read: LruCache<EntryRef, Instant>,
+    last_read: LruCache<(Owner, EntryRef), Instant>,
     /// For all of them, bytes.
     most_bytes: u64,
 }
@@ -55,9 +56,10 @@ impl Readers {
     }
 
     /// How many bytes to have ahead of a reader of this file, who read so many in a row.
-    pub(super) fn window(&mut self, at: EntryRef, in_a_row: u64, now: Instant) -> u64 {
+    pub(super) fn window(&mut self, at: (Owner, EntryRef), in_a_row: u64, now: Instant) -> u64 {
         self.last_read.put(at, now);
-        let is_read = |(_, last): &(&EntryRef, &Instant)| now.duration_since(**last) < STILL_READ;
+        let is_read =
+            |(_, last): &(&(Owner, EntryRef), &Instant)| now.duration_since(**last) < STILL_READ;
         // The most recently read come first.
         let readers = self.last_read.iter().take_while(is_read).count();
         let share = self.most_bytes / u64::try_from(readers.max(1)).unwrap_or(1);
@@ -72,8 +74,8 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    fn entry(number: u32) -> EntryRef {
-        EntryRef { segment: SegmentId([1; 16]), entry: number }
+    fn entry(number: u32) -> (Owner, EntryRef) {
+        (0, EntryRef { segment: SegmentId([1; 16]), entry: number })
     }
 
     #[test]

@@ -12,10 +12,9 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::RecallError;
-use super::ahead::Readers;
 use super::insist::{UNANSWERED, insist};
 use super::lane::lane;
-use super::memory::{Key, Memory};
+use super::memory::{Key, Memory, Share};
 use super::neighbours::Neighbours;
 use super::order::NEAR_CHUNKS;
 use super::run::RUNNING_CHUNKS;
@@ -36,14 +35,13 @@ type Coming = Shared<oneshot::Receiver<Bytes>>;
 pub struct Chunks {
     pub(super) neighbours: Neighbours,
     state: Mutex<State>,
-    memory: Arc<Memory>,
+    memory: Arc<Share>,
     pub(super) runtime: tokio::runtime::Handle,
 }
 
 struct State {
     flights: HashMap<OnItsWay, Flight>,
     runs: HashMap<OnItsWay, Coming>,
-    readers: Readers,
 }
 
 /// Where a chunk is.
@@ -61,16 +59,14 @@ pub(super) struct Landing {
 }
 
 impl Chunks {
-    /// Chunks of `store`; `memory`, which others may share, remembers them.
+    /// Chunks of `store`; they have a share in `memory`.
     pub fn new(
         store: Arc<dyn ObjectStore>,
-        memory: Arc<Memory>,
+        memory: &Arc<Memory>,
         runtime: tokio::runtime::Handle,
     ) -> Self {
-        // The other half is for what was read, and for whoever does not read in order.
-        let readers = Readers::new(u64::try_from(memory.capacity_bytes() / 2).unwrap_or(u64::MAX));
-        let (flights, runs) = (HashMap::new(), HashMap::new());
-        let state = State { flights, runs, readers };
+        let state = State { flights: HashMap::new(), runs: HashMap::new() };
+        let memory = Arc::new(memory.share());
         let neighbours = Neighbours::new(store, Arc::clone(&memory));
         Self { neighbours, state: Mutex::new(state), memory, runtime }
     }
@@ -154,7 +150,7 @@ impl Chunks {
 
     /// How many bytes to have ahead of a reader of `at`, who read so many in a row.
     pub(super) fn window(&self, at: EntryRef, in_a_row: u64) -> u64 {
-        self.lock().readers.window(at, in_a_row, Instant::now())
+        self.memory.window(at, in_a_row)
     }
 
     /// The first of the chunks before this one that are all still here: what a reader has read, and
@@ -377,7 +373,7 @@ mod tests {
     async fn a_fill_begins_with_what_its_reader_has_just_read_and_is_still_here() {
         let store = Arc::new(crate::store::memory::MemoryStore::new());
         let chunks =
-            Chunks::new(store, Arc::new(Memory::new(1 << 20)), tokio::runtime::Handle::current());
+            Chunks::new(store, &Arc::new(Memory::new(1 << 20)), tokio::runtime::Handle::current());
         let packing = Packing::new(100_000, &[Extent { offset: 0, length: 100_000 }]).unwrap();
         let at = EntryRef { segment: SegmentId([1; 16]), entry: 0 };
         let entry = EntryPlace::new(at, 64, packing.packed_bytes(), 4_096).unwrap();
@@ -397,7 +393,7 @@ mod tests {
         let store: Arc<dyn ObjectStore> = Arc::clone(&shelf) as _;
         let chunks = Arc::new(Chunks::new(
             store,
-            Arc::new(Memory::new(4 << 20)),
+            &Arc::new(Memory::new(4 << 20)),
             tokio::runtime::Handle::current(),
         ));
         let deadline = Duration::from_secs(5);
@@ -424,7 +420,7 @@ mod tests {
         let store: Arc<dyn ObjectStore> = Arc::clone(&shelf) as _;
         let chunks = Arc::new(Chunks::new(
             store,
-            Arc::new(Memory::new(4 << 20)),
+            &Arc::new(Memory::new(4 << 20)),
             tokio::runtime::Handle::current(),
         ));
         let deadline = Duration::from_secs(5);

@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::lane::{PerLane, lane};
-use super::memory::{BLOCK_BYTES, Memory};
+use super::memory::{BLOCK_BYTES, Share};
 use crate::file_id::{EntryRef, SegmentId};
 use crate::inode::Place;
 use crate::segment::{ReadError, fetch_chunks, fetch_run, verify_chunks};
@@ -35,7 +35,7 @@ const SOON: Duration = Duration::from_secs(10);
 pub(super) struct Neighbours {
     store: Arc<dyn ObjectStore>,
     permits: PerLane<Semaphore>,
-    memory: Arc<Memory>,
+    memory: Arc<Share>,
     state: Mutex<State>,
 }
 
@@ -58,7 +58,7 @@ struct Segment {
 
 impl Neighbours {
     /// `memory` keeps blocks.
-    pub(super) fn new(store: Arc<dyn ObjectStore>, memory: Arc<Memory>) -> Self {
+    pub(super) fn new(store: Arc<dyn ObjectStore>, memory: Arc<Share>) -> Self {
         let state = State { segments: LruCache::new(SEGMENTS), fetched_bytes: 0 };
         let permits = std::array::from_fn(|_lane| Semaphore::new(FETCHES_AT_ONCE));
         Self { store, permits, memory, state: Mutex::new(state) }

@@ -65,7 +65,7 @@ pub(super) async fn original_head(
     let place = Place { key, entry: entry.place, packing, size_bytes: meta.size_bytes };
     let runtime = tokio::runtime::Handle::current();
     let chunks =
-        Arc::new(Chunks::new(Arc::clone(&tenant.store), Arc::new(Memory::new(0)), runtime));
+        Arc::new(Chunks::new(Arc::clone(&tenant.store), &Arc::new(Memory::new(0)), runtime));
     let read = chunks.read(&place, 0..STUB_LENGTH.min(meta.size_bytes), patience).await?;
     let mut head = Box::new([0; STUB_BYTES]);
     head[..read.len()].copy_from_slice(&read);

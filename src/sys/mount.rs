@@ -1,6 +1,6 @@
 //! Which mount is at a path.
 
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -31,16 +31,29 @@ impl MountId {
         std::fs::write(setting, format!("{}\n", bytes >> 10))
     }
 
-    /// Ends the connection of a FUSE mount with its daemon, for those too who have files open; takes
-    /// its owner and a fusectl filesystem in its place. The number of the device is the connection's.
-    pub fn end_connection(&self) -> io::Result<()> {
+    /// The connection of a FUSE mount with its daemon, which that asks for while it serves it;
+    /// takes its owner and a fusectl filesystem in its place. The number of the device is the
+    /// connection's.
+    pub fn connection(&self) -> io::Result<Connection> {
         let (_, number) = self.device;
-        std::fs::write(format!("/sys/fs/fuse/connections/{number}/abort"), "1\n")
+        let path = format!("/sys/fs/fuse/connections/{number}/abort");
+        std::fs::OpenOptions::new().write(true).open(path).map(Connection)
     }
 
     /// Major and minor number of its filesystem, as its files show it.
     pub fn device(&self) -> (u32, u32) {
         self.device
+    }
+}
+
+/// A connection of the kernel's with a FUSE daemon: this one, and none that has its number later.
+#[derive(Debug)]
+pub struct Connection(std::fs::File);
+
+impl Connection {
+    /// Ends it, for those too who have files open.
+    pub fn end(&self) -> io::Result<()> {
+        (&self.0).write_all(b"1\n")
     }
 }
 
