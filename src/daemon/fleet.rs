@@ -517,7 +517,7 @@ impl Fleet {
         };
         let objection = served.tiering.set_overrides(asked).await.err();
         if let Some(why) = &objection {
-            tracing::error!(tenant = name, "{why}; the settings before stay");
+            tracing::error!(tenant = name, "{why}; those before stay");
         }
         if let Some(slot) = self.lock().get_mut(name) {
             slot.objection = objection;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::environments::{as_user, can_be_a_user};
 use super::harness::fleet::{Fleet, PATIENCE};
 use super::harness::mount::{is_mounted, shown_state as state};
 use super::harness::pattern::{self, Looks, looks};
@@ -268,6 +269,77 @@ fn a_hangup_brings_new_tenants_and_takes_removed_ones_away() {
     assert_eq!(entry("one").unwrap()["state"], "mounted");
     assert!(fleet.end().success());
     assert!(!is_mounted(&site.plain.join("one")) && !is_mounted(&site.plain.join("three")));
+}
+
+#[test]
+fn a_tenant_has_one_name_everywhere_and_is_shown_where_it_is() {
+    if not_here() {
+        return;
+    }
+    let (site, fleet) = served(&["one"]);
+    assert!(fleet.end().success());
+    // What it is called in its store stays; what commands call it is what the file says.
+    std::fs::rename(site.plain.join("one"), site.plain.join("moved")).unwrap();
+    let text = site.fleet_text("", &["moved"]);
+    let fleet = site.serve(&text);
+    fleet.becomes("moved", "mounted");
+    assert_eq!(fleet.status()["tenants"][0]["name"], "moved");
+    fleet.reload(&format!("{text}mountpoint = '{}'\n", site.mnt.display()));
+    let changed = || (fleet.entries()[0]["changed"] == true).then_some(());
+    assert!(wait_for(PATIENCE, changed).is_some(), "{}", fleet.log());
+    let at = site.plain.join("moved").canonicalize().unwrap();
+    assert_eq!(fleet.entries()[0]["mountpoint"], at.to_str().unwrap());
+    fleet.must(&["tenant", "detach", "moved"]);
+    assert!(!is_mounted(&at));
+    fleet.must(&["tenant", "attach", "moved"]);
+    assert_eq!(fleet.entries()[0]["mountpoint"], site.mnt.to_str().unwrap());
+    is_whole(&site.mnt.join("file"), 0);
+    assert!(fleet.end().success());
+}
+
+#[test]
+fn a_mount_that_cannot_be_taken_away_is_served_on_and_tried_again() {
+    if not_here() || !can_be_a_user() {
+        return;
+    }
+    let site = Site::new();
+    std::fs::write(site.data.join("file"), bytes(0)).unwrap();
+    let said = as_user(
+        &site,
+        r#"
+        cd "$COLDFS_RUNTIME_DIR"; mkdir bin; touch stuck
+        real=$(command -v fusermount3)
+        printf '#!/bin/sh\n[ "$1" = -u ] || [ "$1" = -uz ] && [ -e "%s/stuck" ] && exit 7\nexec %s "$@"\n' \
+            "$PWD" "$real" > bin/fusermount3
+        chmod 755 bin/fusermount3
+        printf 'store = "disk:%s"\n[[tenants]]\nname = "one"\ndata_dir = "%s"\nmountpoint = "%s"\n' \
+            "$STORE" "$DATA" "$MNT" > fleet.toml
+        PATH="$PWD/bin:$PATH" "$COLDFS" serve --config fleet.toml 2>notes || { cat notes; exit 1; }
+        trap 'fusermount3 -uz "$MNT" || true' EXIT
+        pid=$(basename *.sock .sock)
+        "$COLDFS" tenant detach one 2>why && echo "detached though it cannot be" || echo "not detached: $?"
+        grep -c 'fusermount3 -uz' why
+        "$COLDFS" tenant list --json | grep -o '"state":"[a-z]*"'
+        cmp "$MNT/file" "$DATA/file" && echo "served on"
+        "$COLDFS" tenant attach one 2>/dev/null && echo "attached though it is" || echo "not attached: $?"
+        rm stuck
+        "$COLDFS" tenant detach one && "$COLDFS" tenant list --json | grep -o '"state":"[a-z]*"'
+        "$COLDFS" tenant attach one && touch stuck
+        kill -TERM "$pid"; ended "$pid" && grep -q " $MNT " /proc/self/mountinfo && grep -o 'is left without a daemon' ./*.log
+        fusermount3 -uz "$MNT"; trap - EXIT
+        "#,
+    );
+    let lines: Vec<_> = said.lines().filter(|line| !line.trim().is_empty()).collect();
+    for words in [
+        "not detached: 1",
+        "\"state\":\"detaching\"",
+        "served on",
+        "not attached: 1",
+        "\"state\":\"detached\"",
+        "is left without a daemon",
+    ] {
+        assert!(lines.iter().any(|line| line.contains(words)), "{words}: {said}");
+    }
 }
 
 #[test]

@@ -56,5 +56,8 @@ fn tenants_move_by_themselves_each_by_its_own_settings() {
     let wrong = site.fleet_text(EAGER, &["one", "two"]) + "policy.settings.no-such = 1\n";
     fleet.reload(&wrong);
     fleet.logs(&["two", "no-such", "those before stay"]);
+    let entries = fleet.entries();
+    let said = entries.iter().find(|entry| entry["name"] == "two").unwrap();
+    assert!(said["cause"].as_str().unwrap().contains("no-such"), "{said:#}");
     assert!(fleet.end().success());
 }
