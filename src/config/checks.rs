@@ -42,13 +42,14 @@ pub fn check(
 ) -> Result<Places, Problem> {
     let (data_dir, data) = directory("data directory", data_dir, table)?;
     let (mountpoint, mount) = directory("mountpoint", mountpoint, table)?;
-    refuse_coldfs_below(&data_dir, table)?;
+    refuse_coldfs_below("data directory", &data_dir, table)?;
     if table.type_at(&mountpoint) == Some(FS_TYPE) {
         return Err(usage(
             format!("mountpoint {}: coldfs is mounted there already", mountpoint.display()),
             format!("see `coldfs status`, or detach it: fusermount3 -u {}", mountpoint.display()),
         ));
     }
+    refuse_coldfs_below("mountpoint", &mountpoint, table)?;
     let over_itself = (data.dev(), data.ino()) == (mount.dev(), mount.ino());
     if !over_itself {
         refuse_nested(&data_dir, &mountpoint)?;
@@ -126,12 +127,13 @@ pub fn after_a_death(at: &Path) -> String {
     )
 }
 
-fn refuse_coldfs_below(data_dir: &Path, table: &MountTable) -> Result<(), Problem> {
-    match table.holding(data_dir) {
+/// A mount inside another goes away with it.
+fn refuse_coldfs_below(role: &str, dir: &Path, table: &MountTable) -> Result<(), Problem> {
+    match table.holding(dir) {
         Some((at, FS_TYPE)) => Err(usage(
             format!(
-                "data directory {}: already served, coldfs is mounted at {}",
-                data_dir.display(),
+                "{role} {}: already served, coldfs is mounted at {}",
+                dir.display(),
                 at.display()
             ),
             format!("see `coldfs status`, or detach it: fusermount3 -u {}", at.display()),
@@ -286,7 +288,7 @@ mod tests {
         Case { name, data, mount, store, refused }
     }
 
-    const CASES: [Case; 17] = [
+    const CASES: [Case; 18] = [
         case("apart", ["data", "mnt", "store"], None),
         case("over itself", ["data", "data", "store"], None),
         case("over itself by another name", ["data", "link", "store"], None),
@@ -308,6 +310,11 @@ mod tests {
         ),
         case("mounted already", ["data", "cold", "store"], Some(["mounted there", "fusermount3"])),
         case("served already", ["cold/sub", "mnt", "store"], Some(["already served", "status"])),
+        case(
+            "mounted inside",
+            ["data", "cold/sub", "store"],
+            Some(["cold/sub: already", "status"]),
+        ),
         case("store in data", ["data", "mnt", "data/s"], Some(["inside the data", "--store"])),
         case(
             "store in mountpoint",

@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What [`resolved`] says of each path; none: its disk did not answer in time.
 pub(super) fn resolved_in_time(paths: Vec<PathBuf>) -> Vec<Option<PathBuf>> {
-    in_time(paths, PATIENCE, |path| resolved(path))
+    in_time(paths, PATIENCE, resolved)
 }
 
 fn in_time<T: Send + 'static>(

@@ -201,7 +201,7 @@ mod tests {
         let memory = Arc::new(Memory::new(32 << 20));
         let shares: Vec<_> = (0..8).map(|_| memory.share()).collect();
         let at = EntryRef { segment: SegmentId([7; 16]), entry: 0 };
-        let windows = shares.iter().map(|share| share.window(at, 900 * MIB));
-        assert_eq!(windows.last(), Some(2 * MIB), "eight readers of the same half");
+        let windows: Vec<u64> = shares.iter().map(|share| share.window(at, 900 * MIB)).collect();
+        assert_eq!(windows.last(), Some(&(2 * MIB)), "eight readers of the same half");
     }
 }
