@@ -204,7 +204,7 @@ impl World {
         recover::recover(&tenant, &inodes).await.expect("a start does not need the store");
         let chunks = Arc::new(Chunks::new(
             Arc::clone(&tenant.store),
-            Arc::new(Memory::new(8 << 20)),
+            &Arc::new(Memory::new(8 << 20)),
             runtime.clone(),
         ));
         let options = Options {
