@@ -114,10 +114,7 @@ async fn mount_one(options: MountOptions, ready: Ready) -> Result<(), Problem> {
         }
     };
     let detached = match attached {
-        Err(problem) => {
-            daemon.fleet.end().await;
-            Err(problem)
-        }
+        Err(problem) => daemon.fleet.end().await.and(Err(problem)),
         Ok(()) => {
             let served = daemon.fleet.served();
             let missing = served.iter().flat_map(|served| served.missing());
@@ -128,8 +125,7 @@ async fn mount_one(options: MountOptions, ready: Ready) -> Result<(), Problem> {
                 _ = daemon.fleet.gone(&name) => {}
                 () = daemon.asked_to_end() => {}
             }
-            daemon.fleet.end().await;
-            daemon.fleet.gone(&name).await
+            daemon.fleet.end().await
         }
     };
     daemon.stop().await;
@@ -145,7 +141,6 @@ async fn serve_many(config: PathBuf, file: ConfigFile, ready: Ready) -> Result<(
     let configured = match begun {
         Ok(Some(configured)) => configured,
         Ok(None) => {
-            daemon.fleet.end().await;
             daemon.stop().await;
             return Ok(());
         }
@@ -163,10 +158,9 @@ async fn serve_many(config: PathBuf, file: ConfigFile, ready: Ready) -> Result<(
         }
         () = daemon.asked_to_end() => {}
     }
-    daemon.fleet.end().await;
-    let left = daemon.fleet.left();
+    let ended = daemon.fleet.end().await;
     daemon.stop().await;
-    left
+    ended
 }
 
 /// What runs from a daemon's first moment to its last.

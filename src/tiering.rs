@@ -306,7 +306,8 @@ impl Tiering {
         Ok(policy::Loaded { settings, rules, rulebook, ..policy::Loaded::clone(&policy) })
     }
 
-    fn overrides(&self) -> Settings {
+    /// What the tenant has instead of the policy's settings.
+    pub fn overrides(&self) -> Settings {
         self.overrides.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

@@ -80,7 +80,7 @@ pub fn run(args: &ServeArgs, output: &mut Output) -> Result<Outcome, Problem> {
 /// Says what is wrong with a file, without a look at the store.
 fn check(config: PathBuf, output: &mut Output) -> Result<Outcome, Problem> {
     let file = tenants::read(&config)?;
-    let (asked, refused) = tenants::asked(&config, &file, |_name| false)?;
+    let (asked, refused) = tenants::asked(&config, &file, &[])?;
     let mut notes: Vec<String> = refused.iter().map(|one| one.why.to_string()).collect();
     notes
         .extend(asked.iter().filter_map(|one| one.resolve(&file).err()).map(|why| why.to_string()));

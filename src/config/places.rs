@@ -4,55 +4,72 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use super::StoreUrl;
 use super::state::resolved;
 use super::tenants::Asked;
 use super::usage;
 use crate::control::wire::Problem;
 
-/// How long the disk of a place may take to answer.
+/// How long nothing may come from the disks that are looked at.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Places that are looked at together.
+const AT_ONCE: usize = 16;
+/// After so many such silences what is left is not looked at.
+const SILENCES: usize = 3;
 
-/// What [`resolved`] says of each path; none: its disk did not answer in time.
-pub(super) fn resolved_in_time(paths: Vec<PathBuf>) -> Vec<Option<PathBuf>> {
-    in_time(paths, PATIENCE, resolved)
+/// What is seen of places.
+pub(super) struct Seen(HashMap<PathBuf, Option<PathBuf>>);
+
+impl Seen {
+    /// Looks at places.
+    pub(super) fn of(paths: impl Iterator<Item = PathBuf>) -> Self {
+        Self(in_time(paths, PATIENCE, resolved))
+    }
+
+    /// What [`resolved`] says of one of them; none: its disk did not answer in time.
+    pub(super) fn at(&self, path: &Path) -> Option<PathBuf> {
+        self.0.get(path).cloned().flatten()
+    }
 }
 
 fn in_time<T: Send + 'static>(
-    paths: Vec<PathBuf>,
+    paths: impl Iterator<Item = PathBuf>,
     patience: Duration,
     look: impl Fn(&Path) -> T + Send + Sync + 'static,
-) -> Vec<Option<T>> {
-    let (paths, look) = (Arc::new(paths), Arc::new(look));
-    let mut seen = Vec::new();
-    while seen.len() < paths.len() {
-        let (tell, told) = channel();
-        let (theirs, theirs_to_look, first) = (Arc::clone(&paths), Arc::clone(&look), seen.len());
-        let work = move || {
-            for path in &theirs[first..] {
-                if tell.send(theirs_to_look(path)).is_err() {
-                    // Somebody else went on behind it.
-                    return;
+) -> HashMap<PathBuf, Option<T>> {
+    let mut seen: HashMap<PathBuf, Option<T>> = paths.map(|path| (path, None)).collect();
+    let (wanted, look) = (Arc::new(seen.keys().cloned().collect::<Vec<_>>()), Arc::new(look));
+    let next = Arc::new(AtomicUsize::new(0));
+    let (tell, told) = channel();
+    let mut answered = 0;
+    for _ in 0..SILENCES {
+        // Those that hang are left to themselves; others go on behind them.
+        let untouched = wanted.len().saturating_sub(next.load(Ordering::Relaxed));
+        for _ in 0..AT_ONCE.min(untouched) {
+            let (wanted, look, next) = (Arc::clone(&wanted), Arc::clone(&look), Arc::clone(&next));
+            let tell = tell.clone();
+            let work = move || {
+                while let Some(path) = wanted.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if tell.send((path.clone(), look(path))).is_err() {
+                        return;
+                    }
                 }
+            };
+            if std::thread::Builder::new().name("places".to_owned()).spawn(work).is_err() {
+                break;
             }
-        };
-        // One that hangs is left to itself.
-        if std::thread::Builder::new().name("places".to_owned()).spawn(work).is_err() {
-            seen.extend(paths[first..].iter().map(|path| Some(look(path))));
-            break;
         }
-        loop {
-            match told.recv_timeout(patience) {
-                Ok(found) => seen.push(Some(found)),
-                Err(RecvTimeoutError::Disconnected) => break,
-                Err(RecvTimeoutError::Timeout) => {
-                    seen.push(None);
-                    break;
-                }
-            }
+        while answered < wanted.len()
+            && let Ok((path, found)) = told.recv_timeout(patience)
+        {
+            seen.insert(path, Some(found));
+            answered += 1;
+        }
+        if answered == wanted.len() {
+            break;
         }
     }
     seen
@@ -97,18 +114,13 @@ impl Places {
         }
     }
 
-    /// Whose files a directory would be among, with what is kept there; it is without symlinks.
-    pub(super) fn among(&self, dir: &Path) -> Option<&str> {
-        self.holder(dir).map(String::as_str)
-    }
-
     /// Why a tenant's cold files cannot be where it says: they would be somebody's files, which
     /// go cold themselves.
-    pub(super) fn objection_to_store(&self, asked: &Asked, store: &StoreUrl) -> Option<Problem> {
-        let StoreUrl::Disk(dir) = store else { return None };
-        let whose = self.among(dir)?;
+    pub(super) fn objection_to_store(&self, asked: &Asked, dir: Option<&Path>) -> Option<Problem> {
+        let dir = dir?;
+        let (asked, whose) = (asked.shown(), self.holder(dir)?);
         Some(usage(
-            format!("{}: store {store} lies in a directory of {whose}", asked.shown()),
+            format!("{asked}: store disk:{} lies in a directory of {whose}", dir.display()),
             "name a directory outside of what is served",
         ))
     }
@@ -122,6 +134,7 @@ impl Places {
 mod tests {
     use std::sync::Mutex;
     use std::sync::mpsc::{Receiver, Sender};
+    use std::time::Instant;
 
     use super::*;
 
@@ -136,11 +149,29 @@ mod tests {
             }
             path.to_owned()
         };
-        let paths: Vec<PathBuf> = ["a", "hung", "b", "c"].map(PathBuf::from).into();
-        let seen = in_time(paths.clone(), Duration::from_secs(1), look);
+        let mut paths: Vec<PathBuf> = (0..50).map(|number| number.to_string().into()).collect();
+        paths.insert(7, "hung".into());
+        let seen = in_time(paths.clone().into_iter(), Duration::from_secs(1), look);
         drop(free);
-        let answered: Vec<_> =
-            paths.into_iter().map(|path| (!path.ends_with("hung")).then_some(path)).collect();
-        assert_eq!(seen, answered);
+        assert_eq!(seen.len(), paths.len());
+        for path in paths {
+            assert_eq!(seen[&path], (!path.ends_with("hung")).then_some(path.clone()));
+        }
+    }
+
+    #[test]
+    fn many_places_of_a_disk_that_hangs_are_given_up_soon() {
+        let (free, hang): (Sender<()>, Receiver<()>) = channel();
+        let hang = Mutex::new(hang);
+        let look = move |_path: &Path| {
+            hang.lock().unwrap().recv().unwrap_err();
+        };
+        let paths = (0..500).map(|number| PathBuf::from(number.to_string()));
+        let begun = Instant::now();
+        let seen = in_time(paths, Duration::from_millis(100), look);
+        // 500 turns would be 50 s.
+        assert!(begun.elapsed() < Duration::from_secs(20));
+        drop(free);
+        assert!(seen.len() == 500 && seen.values().all(Option::is_none));
     }
 }

@@ -21,7 +21,7 @@ use serde::Deserialize;
 
 use super::file::{ConfigFile, Recall, parsed};
 use super::mount_flags::OptionList;
-use super::places::{Places, resolved_in_time};
+use super::places::{Places, Seen};
 use super::resolve::{Wanted, resolve};
 use super::state::{catalog_dir, resolved};
 use super::tiering::TieringText;
@@ -160,82 +160,126 @@ fn store_without_root(text: &str) -> Option<String> {
     rootless.map(str::to_owned)
 }
 
-/// The tenants of a file: those that may be served, and those that stand in another's way. Whoever
-/// has a place already keeps it; else the first in the file has it. Not for async threads.
+/// The tenants of a file: those that may be served, and those that stand in another's way. Those of
+/// `before`, which have their places, keep them; else the first in the file has it. Not for async
+/// threads.
 pub fn asked(
     config: &Path,
     file: &ConfigFile,
-    has_a_place: impl Fn(&str) -> bool,
+    before: &[Asked],
 ) -> Result<(Vec<Asked>, Vec<Refused>), Problem> {
-    let (mut taken, mut refused): (Vec<Asked>, Vec<Refused>) = (Vec::new(), Vec::new());
+    let mut refused: Vec<Refused> = Vec::new();
     let mut names: HashMap<String, usize> = HashMap::new();
     let mut places = Places::default();
-    let mut all = all(config, file);
-    all.sort_by_key(|(asked, _)| !has_a_place(&asked.name));
-    for (asked, unseen) in all {
+    let mut taken: Vec<Wished> = Vec::new();
+    let mut all = wished(config, file, before)?;
+    all.sort_by_key(|one| match before.iter().find(|known| known.name == one.asked.name) {
+        Some(known) if known.is_written_as(&one.asked.text) => 0,
+        Some(_) => 1,
+        None => 2,
+    });
+    for one in all {
+        let asked = &one.asked;
         let why = match names.get(&asked.name) {
             Some(line) => Some(usage(
                 format!("{}: the name is that of line {line}", asked.shown()),
                 "give one of them another name",
             )),
-            None => unseen.or_else(|| asked.unfit()).or_else(|| places.objection(&asked)),
+            None => asked.unfit().or_else(|| places.objection(asked)),
         };
         match why {
-            Some(why) => refused.push(Refused { asked, why }),
+            Some(why) => refused.push(Refused { asked: one.asked, why }),
             None => {
                 names.insert(asked.name.clone(), asked.line);
-                places.take(&asked);
-                taken.push(asked);
+                places.take(asked);
+                taken.push(one);
             }
         }
     }
-    // Once it is known whose place is whose.
+    // Once it is known whose place is whose: nothing that is kept is kept among a tenant's files. Of
+    // a single one its own mount says that.
+    let catalog = file.catalog_dir().or_else(catalog_dir).map(|dir| resolved(&dir));
+    let catalog = catalog.filter(|_| taken.len() > 1);
     let mut fit = Vec::new();
-    for asked in taken {
-        let store = file.for_tenant(&asked.text).store;
-        match store.and_then(|store| places.objection_to_store(&asked, &store)) {
-            Some(why) => refused.push(Refused { asked, why }),
-            None => fit.push(asked),
+    for one in taken {
+        let why = places.objection_to_store(&one.asked, one.store.as_deref());
+        match why.or_else(|| one.asked.objection_to_catalog(catalog.as_deref())) {
+            Some(why) => refused.push(Refused { asked: one.asked, why }),
+            None => fit.push(one.asked),
         }
-    }
-    if let Some(dir) = file.catalog_dir().or_else(catalog_dir)
-        && let Some(whose) = places.among(&resolved(&dir))
-    {
-        let (config, dir) = (config.display(), dir.display());
-        let what = format!("{config}: the catalog's directory {dir} lies in one of {whose}");
-        return Err(usage(what, "name one outside of what is served: [catalog] dir"));
     }
     Ok((fit, refused))
 }
 
-/// All tenants of a file in its order; of those whose places cannot be looked at, why.
-fn all(config: &Path, file: &ConfigFile) -> Vec<(Asked, Option<Problem>)> {
-    let mountpoint = |text: &TenantText| text.mountpoint.as_ref().unwrap_or(&text.data_dir).clone();
-    let texts = file.tenants().iter().map(|listed| &listed.text);
-    let paths = texts.flat_map(|text| [text.data_dir.clone(), mountpoint(text)]).collect();
-    let resolved = resolved_in_time(paths);
-    let each = file.tenants().iter().zip(resolved.chunks(2));
-    let each = each.map(|(listed, seen)| {
-        let written = [listed.text.data_dir.clone(), mountpoint(&listed.text)];
-        let place = |at: usize| seen[at].clone().unwrap_or_else(|| written[at].clone());
-        let asked = Asked::new(config, listed, [place(0), place(1)]);
-        let silent = written.iter().zip(seen).find(|(_, seen)| seen.is_none());
-        let unseen = silent.map(|(path, _)| {
-            let (asked, path) = (asked.shown(), path.display());
-            let what = format!("{asked}: {path}: its disk does not answer");
-            usage(what, "see to the disk, and reload: SIGHUP")
-        });
-        (asked, unseen)
+/// A tenant of a file, and the directory of its store.
+struct Wished {
+    asked: Asked,
+    store: Option<PathBuf>,
+}
+
+/// All tenants of a file in its order. Places that do not answer are taken as they were before, or
+/// as they are written: whoever attaches such a tenant waits for them.
+fn wished(config: &Path, file: &ConfigFile, before: &[Asked]) -> Result<Vec<Wished>, Problem> {
+    let mut written = Vec::new();
+    for listed in file.tenants() {
+        let text = &listed.text;
+        let mountpoint = text.mountpoint.as_ref().unwrap_or(&text.data_dir);
+        let store = match file.for_tenant(text).store {
+            Some(store) => store,
+            None => StoreUrl::from_env()?,
+        };
+        let store = match store {
+            StoreUrl::Disk(dir) => Some(dir),
+            StoreUrl::S3 { .. } => None,
+        };
+        written.push((text.data_dir.clone(), mountpoint.clone(), store));
+    }
+    let seen = Seen::of(written.iter().flat_map(|(data, mount, store)| {
+        [Some(data), Some(mount), store.as_ref()].into_iter().flatten().cloned()
+    }));
+    let each = file.tenants().iter().zip(written).map(|(listed, (data_dir, mountpoint, store))| {
+        let known = before.iter().find(|known| known.is_written_as(&listed.text));
+        let before = |place: fn(&Asked) -> &PathBuf| known.map(|known| place(known).clone());
+        let data_dir = seen.at(&data_dir).or(before(|known| &known.data_dir)).unwrap_or(data_dir);
+        let mountpoint =
+            seen.at(&mountpoint).or(before(|known| &known.mountpoint)).unwrap_or(mountpoint);
+        let asked = Asked::new(config, listed, [data_dir, mountpoint], known);
+        Wished { asked, store: store.map(|store| seen.at(&store).unwrap_or(store)) }
     });
-    each.collect()
+    Ok(each.collect())
 }
 
 impl Asked {
-    fn new(config: &Path, listed: &Listed, [data_dir, mountpoint]: [PathBuf; 2]) -> Self {
+    fn new(
+        config: &Path,
+        listed: &Listed,
+        [data_dir, mountpoint]: [PathBuf; 2],
+        known: Option<&Self>,
+    ) -> Self {
         let text = listed.text.clone();
         let last = data_dir.file_name().unwrap_or_default().to_string_lossy();
-        let name = text.name.as_ref().map_or_else(|| last.into_owned(), ToString::to_string);
+        let name = match (&text.name, known) {
+            (Some(name), _) => name.to_string(),
+            (None, Some(known)) => known.name.clone(),
+            (None, None) => last.into_owned(),
+        };
         Self { name, data_dir, mountpoint, line: listed.line, config: config.to_owned(), text }
+    }
+
+    /// Whether a tenant's directory and name are written as its own are.
+    fn is_written_as(&self, text: &TenantText) -> bool {
+        (&self.text.data_dir, &self.text.name) == (&text.data_dir, &text.name)
+    }
+
+    /// Why it cannot have a directory of other tenants' catalogs among its files.
+    fn objection_to_catalog(&self, catalog: Option<&Path>) -> Option<Problem> {
+        let catalog = catalog?;
+        if ![&self.data_dir, &self.mountpoint].into_iter().any(|place| catalog.starts_with(place)) {
+            return None;
+        }
+        let (asked, catalog) = (self.shown(), catalog.display());
+        let what = format!("{asked}: the catalogs of all tenants, {catalog}, are among its files");
+        Some(usage(what, "name another directory for them: [catalog] dir"))
     }
 
     /// How messages name it.
@@ -297,7 +341,7 @@ mod tests {
 
     fn of(text: &str) -> (Vec<Asked>, Vec<Refused>) {
         let file = ConfigFile::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));
-        asked(Path::new("/etc/fleet.toml"), &file, |_name| false).unwrap()
+        asked(Path::new("/etc/fleet.toml"), &file, &[]).unwrap()
     }
 
     #[test]
@@ -307,7 +351,7 @@ mod tests {
              mountpoint = '/mnt/t2'\nstore = 's3://own'\nrecall.deadline = '9s'\n\
              tiering.low = 10\ntiering.quota = '1GiB'\npolicy.settings.cold-after = '7d'\n";
         let file = ConfigFile::parse(text).unwrap();
-        let (taken, refused) = asked(Path::new("/etc/fleet.toml"), &file, |_name| false).unwrap();
+        let (taken, refused) = asked(Path::new("/etc/fleet.toml"), &file, &[]).unwrap();
         assert!(refused.is_empty());
         let [one, two] = &taken[..] else { panic!("{taken:?}") };
         assert_eq!((one.name.as_str(), one.line, two.line), ("t1", 7, 9));
@@ -358,7 +402,7 @@ mod tests {
             assert!(words.iter().all(|word| error.contains(word)), "{text}: {error}");
         }
         let file = ConfigFile::parse("[[tenants]]\ndata_dir = '/a'\noptions = 'nosiud'").unwrap();
-        let (taken, _) = asked(Path::new("/etc/fleet.toml"), &file, |_name| false).unwrap();
+        let (taken, _) = asked(Path::new("/etc/fleet.toml"), &file, &[]).unwrap();
         let problem = taken[0].resolve(&file).unwrap_err();
         assert!(problem.what.contains("line 1: tenant a: ") && problem.what.contains("nosiud"));
     }
@@ -393,13 +437,22 @@ mod tests {
         let text = "store = 'disk:/s'\n[[tenants]]\ndata_dir = '/nowhere'\nname = 'above'\n\
                     [[tenants]]\ndata_dir = '/nowhere/mail'\n";
         let file = ConfigFile::parse(text).unwrap();
-        let names = |is_served: fn(&str) -> bool| {
-            let (taken, refused) = asked(Path::new("/etc/fleet.toml"), &file, is_served).unwrap();
+        let all = |before: &[Asked]| {
+            let (mut taken, mut refused) =
+                asked(Path::new("/etc/fleet.toml"), &file, before).unwrap();
             assert_eq!((taken.len(), refused.len()), (1, 1));
-            (taken[0].name.clone(), refused[0].asked.name.clone())
+            (taken.remove(0), refused.remove(0).asked)
         };
-        assert_eq!(names(|_name| false), ("above".to_owned(), "mail".to_owned()));
-        assert_eq!(names(|name| name == "mail"), ("mail".to_owned(), "above".to_owned()));
+        let (above, mail) = all(&[]);
+        assert_eq!((above.name.as_str(), mail.name.as_str()), ("above", "mail"));
+        let (taken, refused) = all(&[mail]);
+        assert_eq!((taken.name.as_str(), refused.name.as_str()), ("mail", "above"));
+        // Nor does another entry of the same name.
+        let text = "store = 'disk:/s'\n[[tenants]]\ndata_dir = '/nowhere/other'\nname = 'mail'\n\
+                    [[tenants]]\ndata_dir = '/nowhere/mail'\n";
+        let file = ConfigFile::parse(text).unwrap();
+        let (same, _) = asked(Path::new("/etc/fleet.toml"), &file, &[taken]).unwrap();
+        assert_eq!(same[0].data_dir, Path::new("/nowhere/mail"));
     }
 
     #[test]
@@ -410,9 +463,11 @@ mod tests {
         assert_eq!((taken.len(), refused.len()), (1, 1));
         assert_eq!(refused[0].asked.name, "b");
         assert!(refused[0].why.what.contains("lies in a directory of tenant a (line 4)"));
-        let text = format!("[catalog]\ndir = '/nowhere/a/catalog'\n{text}");
-        let file = ConfigFile::parse(&text.replacen("[catalog]\ndir", "catalog.dir", 1)).unwrap();
-        let problem = asked(Path::new("/etc/fleet.toml"), &file, |_name| false).unwrap_err();
-        assert!(problem.what.contains("the catalog's directory"), "{problem}");
+        let text = "store = 'disk:/s'\ncatalog.dir = '/nowhere/a/catalog'\n\
+                    [[tenants]]\ndata_dir = '/nowhere/a'\n";
+        assert_eq!(of(text).1.len(), 0, "it is its own matter");
+        let (_, refused) = of(&format!("{text}[[tenants]]\ndata_dir = '/nowhere/b'\n"));
+        assert_eq!(refused[0].asked.name, "a");
+        assert!(refused[0].why.what.contains("the catalogs of all tenants"), "{}", refused[0].why);
     }
 }

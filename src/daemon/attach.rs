@@ -2,7 +2,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use fuser::{MountOption, SessionACL};
 use tokio::task::JoinHandle;
@@ -11,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::apart::apart;
 use super::machine::Machine;
-use super::served::{Parts, Served};
+use super::served::{PROBE_PATIENCE, Parts, Served};
 use super::{failed, tiering};
 use crate::config::{Access, MountFlags, MountOptions};
 use crate::control::runtime::RuntimeDir;
@@ -33,9 +32,6 @@ const DEV_FUSE: &str = "/dev/fuse";
 const FUSE_CLOSED: &str = "run as root, or let users at it: chmod 666 /dev/fuse (`coldfs doctor`)";
 const MOUNT_REFUSED: &str = "a user needs fusermount3 (package fuse3), and for -o allow_other the \
     line user_allow_other in /etc/fuse.conf; see `coldfs doctor`";
-
-/// How long a detach waits for the probe, which looks at the disks of all tenants.
-const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A socket below the mountpoint is a name that only the daemon's own mount could resolve, and
 /// that shows a copy of it: no command would ever come through.
@@ -65,9 +61,8 @@ pub(super) async fn assemble(
     let default_name = options.tenant.to_string();
     let given = options.tenant_given.then(|| default_name.clone());
     let data_dir = options.data_dir.clone();
-    let home =
-        tokio::task::spawn_blocking(move || Home::open(&data_dir, given.as_deref(), &default_name));
-    let home = home.await.map_err(|error| failed("open the directory", &error))?;
+    let home = apart("home", move || Home::open(&data_dir, given.as_deref(), &default_name)).await;
+    let home = home.map_err(|error| failed("open the directory", &error))?;
     let home = home.map_err(|error| home_problem(&error))?;
     let store = machine.stores.open(&options.store, &options.s3).await?;
     let unknown = if options.new_store { Unknown::Take } else { Unknown::Refuse };
@@ -171,7 +166,6 @@ impl Attached {
     pub(super) fn begin(served: &Arc<Served>) -> Result<Self, Problem> {
         let mounted = mount_served(served, &served.options)?;
         served.note_passthrough(mounted.passthrough);
-        served.machine.watching.mounted(&served.tenant, &served.options.mountpoint);
         let stop_moving = CancellationToken::new();
         let moving = tokio::spawn(Arc::clone(&served.tiering).run(stop_moving.clone()));
         let (served, mounted) = (Arc::clone(served), Arc::new(mounted));
@@ -201,7 +195,7 @@ impl Attached {
         // In this order: what was seen last is written too.
         let machine = Arc::clone(&served.machine);
         let drained = apart("drain", move || machine.watching.drain());
-        if timeout(DRAIN_PATIENCE, drained).await.is_err() {
+        if timeout(PROBE_PATIENCE, drained).await.is_err() {
             tracing::warn!("a disk of another tenant hangs: what was used last is not known");
         }
         let ended = apart("detached", move || {

@@ -57,7 +57,11 @@ impl Detacher {
                 drop(job.done.send(job.mounted.detach(job.since, DETACH_PATIENCE)));
             }
         };
-        std::thread::Builder::new().name("detach".to_owned()).spawn(work).map(drop)
+        let begun = std::thread::Builder::new().name("detach".to_owned()).spawn(work);
+        if begun.is_err() {
+            self.threads.fetch_sub(1, Ordering::Relaxed);
+        }
+        begun.map(drop)
     }
 
     /// Unmounts; where files stay open, the mount goes away for everybody else. One that no thread
@@ -71,7 +75,10 @@ impl Detacher {
         loop {
             tokio::select! {
                 detached = &mut detached => return detached.map_err(|_ended| gone())?,
-                () = tokio::time::sleep(DETACH_PATIENCE), if !begun.is_cancelled() => {
+                () = tokio::time::sleep(DETACH_PATIENCE) => {
+                    if begun.is_cancelled() {
+                        continue;
+                    }
                     if let Err(error) = self.begin_thread() {
                         tracing::warn!(%error, "a detach waits for others");
                     }

@@ -36,8 +36,9 @@ use crate::sys::mount_table::MountTable;
 
 /// Tenants that are being attached at once: each asks the store a few things, and reads its disk.
 const ATTACHING_AT_ONCE: usize = 4;
-/// Beside them, those whose disk or store lets them wait: a thread each.
-const HELD_UP_AT_ONCE: usize = 64;
+/// Beside them, those whose disk or store lets them wait: a thread or two each, and one of those
+/// that all tenants' disk work shares.
+const HELD_UP_AT_ONCE: usize = 12;
 /// How long the last users of a tenant that is detached may take to let go of it, before it is
 /// called detached all the same: its lock goes with the last of them.
 const LETTING_GO: Duration = Duration::from_secs(10);
@@ -167,8 +168,7 @@ impl Fleet {
         self.enter(name, Phase::Mounted(Arc::clone(&served)));
         tracing::info!(tenant = name, mountpoint = %served.options.mountpoint.display(), "mounted");
         // The configuration may say otherwise by now.
-        let (fleet, asked) = (Arc::clone(self), name.to_owned());
-        self.work.spawn(async move { fleet.judge_as_asked(&asked).await });
+        self.judge_as_asked(name, false);
         tokio::select! {
             () = ended.cancelled() => {}
             () = let_go.cancelled() => {}
@@ -176,11 +176,13 @@ impl Fleet {
         served.begin_detach();
         loop {
             self.enter(name, Phase::Detaching(Some(Arc::clone(&served))));
+            let had_ended = ended.is_cancelled();
             let Err(error) = attached.unmount().await else { break };
             tracing::error!(tenant = name, %error, "it could not be detached");
             let again = self.stuck(name, &served, failed("detach", &error));
+            // One whose connection has ended can be stuck, too.
             tokio::select! {
-                () = ended.cancelled() => {}
+                () = ended.cancelled(), if !had_ended => {}
                 () = again.cancelled() => {}
             }
         }
@@ -239,7 +241,11 @@ impl Fleet {
                 }
             });
             let served = served.await?;
-            lock(&self.movers).push(Arc::downgrade(&served.migrator));
+            {
+                let mut movers = lock(&self.movers);
+                movers.retain(|mover| mover.strong_count() > 0);
+                movers.push(Arc::downgrade(&served.migrator));
+            }
             // Before it is mounted: a command never meets a mount without a daemon.
             self.enter(name, Phase::Attaching(Some(Arc::clone(&served))));
             let mounted = if let_go.is_cancelled() {
@@ -248,6 +254,9 @@ impl Fleet {
                 let mounting = Arc::clone(&served);
                 self.off_the_runtime(async move { Ok(Attached::begin(&mounting)?) }).await
             };
+            if mounted.is_ok() {
+                served.watch().await;
+            }
             if mounted.is_err() {
                 self.enter(name, Phase::Attaching(None));
                 give_up(served).await;
@@ -312,6 +321,11 @@ impl Fleet {
     /// Waits until a tenant's mount is gone. A tenant that cannot be mounted has none.
     pub(super) async fn gone(&self, name: &str) -> Result<(), Problem> {
         self.until(|slots| slots.get(name).is_none_or(|slot| slot.phase.is_at_its_end())).await;
+        self.outcome(name)
+    }
+
+    /// What is wrong with how far out a tenant is.
+    fn outcome(&self, name: &str) -> Result<(), Problem> {
         match self.lock().get(name).map(|slot| &slot.phase) {
             Some(Phase::Stuck(_, problem, _)) => Err(problem.clone()),
             Some(Phase::Failed(problem)) if self.is_one => Err(problem.clone()),
@@ -346,8 +360,9 @@ impl Fleet {
         self.until(|slots| slots.get(name).is_none_or(|slot| slot.phase.is_settled())).await;
     }
 
-    /// Takes all mounts away; none is made from now on. Says of those that stay that they do.
-    pub(super) async fn end(self: &Arc<Self>) {
+    /// Takes all mounts away; none is made from now on. The first thing that is wrong with that, or
+    /// with the only tenant of this daemon.
+    pub(super) async fn end(self: &Arc<Self>) -> Result<(), Problem> {
         self.ending.cancel();
         self.lock().values_mut().for_each(Slot::ask_to_go);
         let fleet = Arc::clone(self);
@@ -356,11 +371,15 @@ impl Fleet {
             drop(timeout(ENDING, gone).await);
         });
         drop(gone.await);
-        let slots = self.lock();
-        for (name, slot) in slots.iter().filter(|(_, slot)| !slot.phase.is_down()) {
-            let state = slot.entry(name).state.word();
-            tracing::error!(tenant = name, "the daemon ends without waiting for it: {state}");
-        }
+        let names: Vec<_> = {
+            let slots = self.lock();
+            for (name, slot) in slots.iter().filter(|(_, slot)| !slot.phase.is_down()) {
+                let state = slot.entry(name).state.word();
+                tracing::error!(tenant = name, "the daemon ends without waiting for it: {state}");
+            }
+            slots.keys().cloned().collect()
+        };
+        names.iter().try_for_each(|name| self.outcome(name)).and_then(|()| self.left())
     }
 
     async fn until(&self, mut is_so: impl FnMut(&BTreeMap<String, Slot>) -> bool) {
@@ -401,9 +420,7 @@ impl Fleet {
 
     /// Has every move give back the leases that somebody waits for.
     pub(super) fn yield_leases(&self) {
-        let mut movers = lock(&self.movers);
-        movers.retain(|mover| mover.strong_count() > 0);
-        let movers = movers.clone();
+        let movers = lock(&self.movers).clone();
         movers.iter().filter_map(Weak::upgrade).for_each(|mover| mover.yield_leases());
     }
 
@@ -421,7 +438,7 @@ impl Fleet {
     }
 
     /// Mounts that a process that ends now leaves, which is a failure of it.
-    pub(super) fn left(&self) -> Result<(), Problem> {
+    fn left(&self) -> Result<(), Problem> {
         let mounts = MountTable::read().unwrap_or_default();
         let mut left = Vec::new();
         for served in self.served() {
@@ -477,21 +494,19 @@ impl Fleet {
         self.lock().iter().map(|(name, slot)| (name.clone(), slot.source.clone())).collect()
     }
 
-    /// A tenant is asked for otherwise: by its next attach. `is_other`: its mount is not as asked for.
-    pub(super) async fn ask_otherwise(
-        self: &Arc<Self>,
-        name: &str,
-        source: Source,
-        is_other: bool,
-    ) {
-        let (is_failed, comes_back) = {
-            let mut slots = self.lock();
-            let Some(slot) = slots.get_mut(name) else { return };
-            slot.source = source;
-            slot.is_changed |= is_other && !slot.phase.is_down();
-            let comes_back = std::mem::take(&mut slot.is_leaving);
-            (matches!(slot.phase, Phase::Failed(_)), comes_back)
+    /// A tenant is asked for otherwise: by its next attach. `is_other`: its mount is not as asked
+    /// for. One that has left meanwhile is new.
+    pub(super) fn ask_otherwise(self: &Arc<Self>, name: &str, source: Source, is_other: bool) {
+        let mut slots = self.lock();
+        let Some(slot) = slots.get_mut(name) else {
+            drop(slots);
+            return self.add(name, source);
         };
+        slot.source = source;
+        slot.is_changed |= is_other && !slot.phase.is_down();
+        let comes_back = std::mem::take(&mut slot.is_leaving);
+        let is_failed = matches!(slot.phase, Phase::Failed(_));
+        drop(slots);
         if is_failed {
             self.begin(name);
         } else if comes_back {
@@ -501,27 +516,43 @@ impl Fleet {
                 fleet.begin(&name);
             });
         }
-        self.judge_as_asked(name).await;
     }
 
-    /// Has a tenant that is mounted judged by the settings that are asked for. Those that will not
-    /// do are said, and those before stay.
-    async fn judge_as_asked(&self, name: &str) {
+    /// Has all tenants that are mounted judged by the settings that are asked for.
+    /// `by_another`: another policy judges now, which may not know those that were taken.
+    pub(super) fn judge_all_as_asked(self: &Arc<Self>, by_another: bool) {
+        let names: Vec<_> = self.lock().keys().cloned().collect();
+        names.iter().for_each(|name| self.judge_as_asked(name, by_another));
+    }
+
+    /// Has a tenant that is mounted judged by the settings that are asked for, as soon as the
+    /// policy has a look at them. Those that will not do are said, and those before stay.
+    fn judge_as_asked(self: &Arc<Self>, name: &str, by_another: bool) {
         let (served, asked) = {
             let slots = self.lock();
-            let Some(slot) = slots.get(name) else { return };
-            match (&slot.phase, slot.source.overrides()) {
-                (Phase::Mounted(served), Some(asked)) => (Arc::clone(served), asked.clone()),
+            match slots.get(name).map(|slot| (&slot.phase, slot.source.overrides())) {
+                Some((Phase::Mounted(served), Some(asked))) => (Arc::clone(served), asked.clone()),
                 _ => return,
             }
         };
-        let objection = served.tiering.set_overrides(asked).await.err();
-        if let Some(why) = &objection {
-            tracing::error!(tenant = name, "{why}; those before stay");
+        if asked == served.tiering.overrides() && (asked.is_empty() || !by_another) {
+            return;
         }
-        if let Some(slot) = self.lock().get_mut(name) {
-            slot.objection = objection;
-        }
+        let (fleet, name) = (Arc::clone(self), name.to_owned());
+        self.work.spawn(async move {
+            let taken = tokio::select! {
+                taken = served.tiering.set_overrides(asked) => taken,
+                // Nobody is judged any more.
+                () = served.detaching() => return,
+            };
+            let objection = taken.err();
+            if let Some(slot) = fleet.lock().get_mut(&name) {
+                slot.objection.clone_from(&objection);
+            }
+            if let Some(why) = objection {
+                tracing::error!(tenant = name, "{why}; those before stay");
+            }
+        });
     }
 
     fn unknown(&self, name: &str) -> Problem {

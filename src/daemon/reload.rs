@@ -52,7 +52,7 @@ impl Configured {
         file: ConfigFile,
     ) -> Result<Self, Problem> {
         let (asking, read) = (path.clone(), file.clone());
-        let asked = apart("places", move || tenants::asked(&asking, &read, |_name| false)).await;
+        let asked = apart("places", move || tenants::asked(&asking, &read, &[])).await;
         let (asked, refused) = asked.map_err(|error| failed("look at the places", &error))??;
         let policy = policy_of(&file);
         if policy.component.is_some() || !policy.settings.is_empty() {
@@ -93,10 +93,11 @@ impl Configured {
 
     async fn read(&self) -> Result<(ConfigFile, Vec<Asked>, Vec<Refused>), Problem> {
         let path = self.path.clone();
-        let known: HashSet<_> = self.fleet.sources().into_iter().map(|(name, _)| name).collect();
+        let known = self.fleet.sources().into_iter().filter_map(|(_, source)| source.asked());
+        let known: Vec<_> = known.collect();
         let read = apart("places", move || {
             let file = tenants::read(&path)?;
-            let (asked, refused) = tenants::asked(&path, &file, |name| known.contains(name))?;
+            let (asked, refused) = tenants::asked(&path, &file, &known)?;
             if asked.is_empty() && refused.is_empty() && !known.is_empty() {
                 let what = format!("{}: no tenant is left in it", path.display());
                 return Err(usage(what, "name one, or end the daemon by SIGTERM"));
@@ -109,7 +110,9 @@ impl Configured {
     async fn apply(&self, file: ConfigFile, asked: Vec<Asked>, refused: Vec<Refused>) {
         let mut in_force = self.in_force.lock().await;
         let by_hand = self.fleet.machine.judged_by_hand.swap(false, Ordering::Relaxed);
-        if file.has_other_policy(&in_force.file) || in_force.is_policy_refused || by_hand {
+        let is_other_policy =
+            file.has_other_policy(&in_force.file) || in_force.is_policy_refused || by_hand;
+        if is_other_policy {
             let loaded = self.fleet.machine.judge.load(policy_of(&file)).await;
             if let Err(error) = &loaded {
                 tracing::error!(%error, "the policy before stays in force");
@@ -147,10 +150,12 @@ impl Configured {
                 tracing::warn!(tenant = name, "changed: it takes a detach and an attach");
             }
             changed += usize::from(*before.as_ref() != asked);
-            self.fleet.ask_otherwise(&name, source, is_other).await;
+            self.fleet.ask_otherwise(&name, source, is_other);
         }
-        // By the policy that is in force now, each by its own settings.
-        self.fleet.served().iter().for_each(|served| served.tiering.judge_soon());
+        self.fleet.judge_all_as_asked(is_other_policy);
+        if is_other_policy {
+            self.fleet.served().iter().for_each(|served| served.tiering.judge_soon());
+        }
         tracing::info!(new, removed, changed, "the configuration was read again");
     }
 

@@ -4,9 +4,12 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::apart::apart;
 use super::count::Count;
 use super::files::relative;
 use super::machine::Machine;
@@ -24,6 +27,9 @@ use crate::sys;
 use crate::tenant::{Standing, Tenant};
 use crate::tiering::{self, Tiering};
 use crate::walk::{Found, find};
+
+/// How long a tenant waits for the probe, which looks at the disks of all.
+pub(super) const PROBE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a tenant is made of.
 pub(super) struct Parts {
@@ -148,6 +154,25 @@ impl Served {
             token.cancel();
         }
         self.ending.cancel();
+    }
+
+    /// Has the probe see what is read through its mount.
+    pub(super) async fn watch(self: &Arc<Self>) {
+        let served = Arc::clone(self);
+        let watch = apart("watch", move || {
+            served.machine.watching.mounted(&served.tenant, &served.options.mountpoint);
+        });
+        if timeout(PROBE_PATIENCE, watch).await.is_err() {
+            tracing::warn!(
+                tenant = self.name,
+                "a disk hangs: reads of its cold files are not seen"
+            );
+        }
+    }
+
+    /// Comes when its mount is about to go away.
+    pub(super) async fn detaching(&self) {
+        self.detaching.cancelled().await;
     }
 
     /// Whether its mount is about to go away.

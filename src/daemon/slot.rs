@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use tokio_util::sync::CancellationToken;
 
+use super::apart::apart;
 use super::failed;
 use super::served::Served;
 use crate::config::MountOptions;
@@ -30,7 +31,7 @@ impl Source {
             Source::Line(options) => return Ok(*options),
             Source::File(asked, file) => (asked, file),
         };
-        let resolved = tokio::task::spawn_blocking(move || asked.resolve(&file)).await;
+        let resolved = apart("resolve", move || asked.resolve(&file)).await;
         resolved.map_err(|error| failed("look at its places", &error))?
     }
 
@@ -39,6 +40,14 @@ impl Source {
         match self {
             Source::Line(_) => None,
             Source::File(asked, _) => Some(asked.overrides()),
+        }
+    }
+
+    /// The tenant of a configuration.
+    pub(super) fn asked(self) -> Option<Asked> {
+        match self {
+            Source::Line(_) => None,
+            Source::File(asked, _) => Some(*asked),
         }
     }
 

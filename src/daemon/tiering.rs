@@ -109,8 +109,6 @@ pub(super) async fn policy(
 ) -> Result<PolicyReport, Problem> {
     let tiering = &served.tiering;
     if request.reload {
-        // What a configuration has now may be another than what was in force before.
-        served.machine.judged_by_hand.store(true, Ordering::Relaxed);
         let options = match &served.options.config {
             Some(path) => {
                 let code_dir = tiering.options().policy.code_dir.clone();
@@ -120,7 +118,10 @@ pub(super) async fn policy(
             }
             None => tiering.options().policy.clone(),
         };
-        let loaded = tiering.reload(options).await.map_err(|error| problem(&error))?;
+        let loaded = tiering.reload(options).await;
+        // What a configuration has when it is read next may be another.
+        served.machine.judged_by_hand.store(true, Ordering::Relaxed);
+        let loaded = loaded.map_err(|error| problem(&error))?;
         tracing::info!(
             policy = loaded.description.name,
             hash = loaded.hash,

@@ -113,6 +113,11 @@ impl Mounted {
     /// `patience` after `since`, the mount goes away for everybody but those who have them; after
     /// as much again for them too. Where it cannot be unmounted, this may be called again.
     pub fn detach(&self, since: Instant, patience: Duration) -> io::Result<()> {
+        // While it is there, the number is its own. fusectl may have come after it.
+        let late = match (&self.connection, self.id) {
+            (None, Some(id)) if self.is_there() => id.connection().ok(),
+            _ => None,
+        };
         // Somebody else may have unmounted it, now or long ago. What is there then is theirs.
         while self.is_there() {
             let lazily = since.elapsed() >= patience;
@@ -132,8 +137,10 @@ impl Mounted {
             return Ok(());
         }
         // As the end of the process would.
-        if let Some(Err(error)) = self.connection.as_ref().map(Connection::end) {
-            tracing::warn!(%error, "files of the mount stay open");
+        match self.connection.as_ref().or(late.as_ref()).map(Connection::end) {
+            Some(Ok(())) => {}
+            Some(Err(error)) => tracing::warn!(%error, "files of the mount stay open"),
+            None => tracing::warn!("files of the mount stay open: no fusectl filesystem shows it"),
         }
         self.wait_for_end(Instant::now() + patience);
         Ok(())
