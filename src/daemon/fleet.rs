@@ -379,7 +379,7 @@ impl Fleet {
             }
             slots.keys().cloned().collect()
         };
-        names.iter().try_for_each(|name| self.outcome(name)).and_then(|()| self.left())
+        self.left().and_then(|()| names.iter().try_for_each(|name| self.outcome(name)))
     }
 
     async fn until(&self, mut is_so: impl FnMut(&BTreeMap<String, Slot>) -> bool) {
