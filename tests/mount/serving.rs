@@ -272,6 +272,25 @@ fn a_hangup_brings_new_tenants_and_takes_removed_ones_away() {
 }
 
 #[test]
+fn a_tenant_that_comes_back_while_it_leaves_is_mounted_again() {
+    if not_here() {
+        return;
+    }
+    let names = ["one", "two"];
+    let (site, fleet) = served(&names);
+    // Its mount takes five seconds to go.
+    let held = std::fs::File::open(file(&site, "one")).unwrap();
+    fleet.reload(&site.fleet_text("", &["two"]));
+    let leaves = || (fleet.state("one") != "mounted").then_some(());
+    assert!(wait_for(PATIENCE, leaves).is_some(), "{}", fleet.log());
+    fleet.reload(&site.fleet_text("", &names));
+    drop(held);
+    all_mounted(&fleet, &names);
+    is_whole(&file(&site, "one"), 0);
+    assert!(fleet.end().success());
+}
+
+#[test]
 fn a_tenant_has_one_name_everywhere_and_is_shown_where_it_is() {
     if not_here() {
         return;
