@@ -164,6 +164,16 @@ impl Tenant {
         !self.is_rootless() || mode & OWNER == OWNER
     }
 
+    /// Whether handles that were noted in its directory are of its own files.
+    pub fn is_in_its_place(&self) -> bool {
+        self.home.is_in_its_place()
+    }
+
+    /// Notes that they are from now on.
+    pub fn note_place(&self) -> io::Result<()> {
+        self.home.note_place()
+    }
+
     /// Whether nothing can be written on the filesystem below: files are served as they are
     /// found, and put in order another time.
     pub fn is_read_only(&self) -> bool {

@@ -43,6 +43,8 @@ pub async fn recover(tenant: &Arc<Tenant>, inodes: &Inodes) -> io::Result<Recove
         done.waiting = left_behind.len() as u64;
         return Ok(done);
     }
+    // A copy's list is the original's: its handles lead there, where another daemon may be at work.
+    let by_handle = tenant.is_in_its_place();
     let (mut last, mut waiting) = (None, Vec::new());
     let mut patience = START_PATIENCE;
     let mut next: Vec<Intent> = left_behind.collect();
@@ -51,7 +53,7 @@ pub async fn recover(tenant: &Arc<Tenant>, inodes: &Inodes) -> io::Result<Recove
         let mut elsewhere = Vec::new();
         for intent in next {
             let (Intent::Release(subject) | Intent::Recall(subject)) = &intent else { continue };
-            let file = match open_in_flight(tenant, subject) {
+            let file = match open_in_flight(tenant, subject, by_handle || walked) {
                 Ok(InFlight::Here(file)) => Arc::new(file),
                 Ok(InFlight::Gone) => continue,
                 Ok(InFlight::Elsewhere) => {
@@ -99,6 +101,9 @@ pub async fn recover(tenant: &Arc<Tenant>, inodes: &Inodes) -> io::Result<Recove
     reach(CrashPoint::RecoverBeforeClear);
     done.waiting = waiting.len() as u64;
     tenant.work.keep(&waiting)?;
+    if waiting.is_empty() {
+        tenant.note_place()?;
+    }
     Ok(done)
 }
 
@@ -134,11 +139,15 @@ enum InFlight {
     Elsewhere,
 }
 
-/// Opens a file of the work list; by its path where it may not be opened by handle, if that is
-/// still the same file.
-fn open_in_flight(tenant: &Tenant, subject: &Subject) -> io::Result<InFlight> {
+/// Opens a file of the work list; by its path where it is not to be opened by handle, or may not,
+/// if that is still the same file.
+fn open_in_flight(tenant: &Tenant, subject: &Subject, by_handle: bool) -> io::Result<InFlight> {
     let flags = libc::O_RDWR | libc::O_NONBLOCK;
-    let refused = match sys::handle::open(tenant.root(), &subject.handle, flags) {
+    let opened = match by_handle {
+        true => sys::handle::open(tenant.root(), &subject.handle, flags),
+        false => Err(Errno::EPERM.into()),
+    };
+    let refused = match opened {
         Ok(file) => return Ok(InFlight::Here(File::from(file))),
         Err(error) => error,
     };
@@ -146,7 +155,8 @@ fn open_in_flight(tenant: &Tenant, subject: &Subject) -> io::Result<InFlight> {
         Some(libc::ESTALE | libc::ENOENT) => return Ok(InFlight::Gone),
         // Not the handle is refused, but the file: it is immutable.
         Some(libc::EPERM)
-            if sys::handle::open(tenant.root(), &subject.handle, libc::O_PATH).is_ok() =>
+            if by_handle
+                && sys::handle::open(tenant.root(), &subject.handle, libc::O_PATH).is_ok() =>
         {
             return Err(refused);
         }

@@ -35,6 +35,8 @@ const IDENTITY: &str = "tenant";
 const STORE: &str = "store";
 /// Of which ownerships the directory knows.
 const TERMS: &str = "terms";
+/// Where the directory was when what is noted here was noted.
+const PLACE: &str = "place";
 /// Version of the identity file.
 const IDENTITY_FORMAT: u32 = 1;
 
@@ -323,6 +325,24 @@ impl Home {
         hasher.update(&handle.kind.to_le_bytes());
         hasher.update(&handle.bytes);
         Ok(hex(&hasher.finalize().as_bytes()[..8]))
+    }
+
+    /// Whether it is where its notes were made, and no copy: only then are file handles in them
+    /// those of its own files. In a copy on the same filesystem they are the original's.
+    pub(super) fn is_in_its_place(&self) -> bool {
+        let noted = open_to_look(&self.dir, PLACE).and_then(io::read_to_string);
+        match (noted, self.place()) {
+            (Ok(noted), Ok(place)) => noted.trim_end_matches('\n') == place,
+            _ => false,
+        }
+    }
+
+    /// Notes that handles noted from now on are of files here.
+    pub(super) fn note_place(&self) -> io::Result<()> {
+        if self.read_only || self.is_in_its_place() {
+            return Ok(());
+        }
+        replace(&self.dir, PLACE, format!("{}\n", self.place()?).as_bytes())
     }
 
     /// Whether the tenant's cold bytes are known to lie in this store.

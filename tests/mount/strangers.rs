@@ -256,3 +256,32 @@ fn a_work_list_of_another_tenant_moves_nothing_here_or_there() {
         is_whole(&theirs, 20);
     }
 }
+
+#[test]
+fn a_work_list_of_a_copy_moves_nothing_in_the_original() {
+    if !can_tier() {
+        return;
+    }
+    for crash in ["release-after-record", "release-after-stub", "batch-after-chunk"] {
+        let (original, mut copy) = (tenant(10), Site::new());
+        let mount = original.start(&Start::dying_at(crash));
+        let (verb, name) =
+            if crash.starts_with("release") { ("release", "warm") } else { ("recall", "cold") };
+        mount.quick(verb, &original.mnt.join(name), false);
+        assert!(mount.died_or_detached(Duration::from_secs(60)), "{crash} was not reached");
+        // On the same filesystem, where the handles in the list open the original's files.
+        must(Command::new("cp").arg("-aT").args([&original.data, &copy.data]));
+        copy.store_url.clone_from(&original.store_url);
+        let tree = Tree::of(&original.data, Depth::Content).unwrap();
+        let record = raw::get_xattr(&original.data.join(name), RECORD).unwrap();
+
+        let mount = copy.mount();
+        let plain = std::fs::read(copy.mnt.join("plain")).unwrap();
+        assert!(plain == pattern::bytes(12, BYTES), "{crash}");
+        mount.detach();
+        let after = Tree::of(&original.data, Depth::Content).unwrap();
+        after.assert_equal(&tree, Strict::SameFile, crash);
+        assert_eq!(raw::get_xattr(&original.data.join(name), RECORD).unwrap(), record, "{crash}");
+        is_whole(&original, 10);
+    }
+}
