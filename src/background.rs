@@ -168,3 +168,19 @@ impl EndSignals {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fuzzing::{self, read_json};
+
+    #[test]
+    fn decoding_what_a_daemon_says_of_its_start_never_panics() {
+        let ready = Report::Ready { notes: vec!["no passthrough".to_owned()] };
+        let failed = Report::Failed(Problem::new(ProblemKind::Usage, "no store", "name one"));
+        fuzzing::run(|dice| {
+            read_json(dice, &ready);
+            read_json(dice, &failed);
+        });
+    }
+}

@@ -15,6 +15,7 @@ pub(crate) mod wire;
 // 2: the outside world, made safe
 #[cfg(test)]
 pub(crate) mod fuzzing;
+pub mod glance;
 pub mod sys;
 #[cfg(test)]
 #[path = "../tests/harness/telling.rs"]

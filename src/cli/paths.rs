@@ -2,13 +2,13 @@
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
 use std::time::Duration;
 
 use crate::config::checks::{FS_TYPE, after_a_death, mount_of};
 use crate::control::client::{Client, Daemon, daemons, serving};
 use crate::control::runtime::RuntimeDir;
 use crate::control::wire::{Problem, ProblemKind, WirePath};
+use crate::glance::in_time;
 use crate::sys::mount::answers;
 use crate::sys::mount_table::MountTable;
 
@@ -157,20 +157,11 @@ pub fn dead_mounts(living: &[Daemon]) -> Vec<WirePath> {
 
 /// Those of these mounts that have no daemon any more.
 fn dead_among<'a>(mounts: impl Iterator<Item = &'a Path>) -> Vec<PathBuf> {
-    let (tell, told) = mpsc::channel();
-    for at in mounts {
-        let (tell, at) = (tell.clone(), at.to_owned());
-        // A thread of its own: a daemon that hangs holds no command.
-        std::thread::spawn(move || {
-            let died =
-                answers(&at).is_err_and(|error| error.raw_os_error() == Some(libc::ENOTCONN));
-            // Nobody listens where it took too long.
-            tell.send((at, died)).ok()
-        });
-    }
-    drop(tell);
-    let answers = std::iter::from_fn(|| told.recv_timeout(LIVES_WITHIN).ok());
-    let mut dead: Vec<_> = answers.filter_map(|(at, died)| died.then_some(at)).collect();
+    let died =
+        |at: &Path| answers(at).is_err_and(|error| error.raw_os_error() == Some(libc::ENOTCONN));
+    let seen = in_time(mounts.map(Path::to_owned), LIVES_WITHIN, died);
+    let mut dead: Vec<_> =
+        seen.into_iter().filter_map(|(at, died)| (died == Some(true)).then_some(at)).collect();
     dead.sort_unstable();
     dead
 }

@@ -93,6 +93,20 @@ mod tests {
         }
     }
 
+    /// The one that a tenant's directory notes is read back by every mount.
+    #[test]
+    fn reading_a_store_url_never_panics() {
+        crate::fuzzing::run(|dice| {
+            for good in ["disk:/srv/cold/../warm", "s3://bucket/a//b/"] {
+                let mangled = dice.mangled(good.as_bytes());
+                let Ok(url) = String::from_utf8_lossy(&mangled).parse::<StoreUrl>() else {
+                    continue;
+                };
+                assert_eq!(url.to_string().parse(), Ok(url));
+            }
+        });
+    }
+
     #[test]
     fn the_default_is_under_the_data_home() {
         let at = |root, data: Option<&str>, home: Option<&str>| {

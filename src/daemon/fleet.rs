@@ -254,12 +254,12 @@ impl Fleet {
                 let mounting = Arc::clone(&served);
                 self.off_the_runtime(async move { Ok(Attached::begin(&mounting)?) }).await
             };
-            if mounted.is_ok() {
-                served.watch().await;
-            }
-            if mounted.is_err() {
-                self.enter(name, Phase::Attaching(None));
-                give_up(served).await;
+            match &mounted {
+                Ok(_) => served.watch().await,
+                Err(_) => {
+                    self.enter(name, Phase::Attaching(None));
+                    give_up(served).await;
+                }
             }
             mounted
         });

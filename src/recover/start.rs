@@ -101,8 +101,11 @@ pub async fn recover(tenant: &Arc<Tenant>, inodes: &Inodes) -> io::Result<Recove
     reach(CrashPoint::RecoverBeforeClear);
     done.waiting = waiting.len() as u64;
     tenant.work.keep(&waiting)?;
-    if waiting.is_empty() {
-        tenant.note_place()?;
+    if waiting.is_empty()
+        && let Err(error) = tenant.note_place()
+    {
+        // A full disk, mostly. Until it is noted, handles are not followed: files are found by a walk.
+        tracing::warn!(%error, "cannot note in .coldfs/place where the work list was written");
     }
     Ok(done)
 }

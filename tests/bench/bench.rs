@@ -12,6 +12,7 @@ mod counting;
 mod engine;
 mod files;
 mod hot;
+mod null;
 mod pair;
 mod peers;
 mod probe;
@@ -33,8 +34,8 @@ enum Bench {
     ///
     /// Metrics: seq_read_1m, rand_read_4k, odirect_read_4k, mmap_read, seq_write_1m,
     /// rand_write_4k, create, unlink, open_read_close, stat, find, du, ls_lr, git_status, tar_x,
-    /// cargo_build. Peers: native (the plain directory), bare (a minimal fuser passthrough),
-    /// bindfs.
+    /// cargo_build. Peers: native (the plain directory), null (a FUSE daemon that does nothing: the
+    /// floor of what goes to a daemon and back), bare (a minimal fuser passthrough), bindfs.
     Hot(Options),
     /// Files whose bytes are in a store on loopback: latency, throughput, many small ones.
     ///

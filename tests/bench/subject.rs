@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::bare;
+use super::{bare, null};
 
 /// One subject, ready to be worked in.
 pub struct Subject {
@@ -23,7 +23,7 @@ enum Served {
 }
 
 impl Subject {
-    pub const PEERS: [&'static str; 3] = ["native", "bare", "bindfs"];
+    pub const PEERS: [&'static str; 4] = ["native", "null", "bare", "bindfs"];
 
     /// Serves `work/NAME`, which is filled already. None: this machine does not have it.
     pub fn start(name: &'static str, work: &Path) -> Option<Self> {
@@ -42,10 +42,11 @@ impl Subject {
                 let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
                 (below.clone(), Served::Child(child.unwrap()))
             }
-            "bare" => {
-                let mountpoint = work.join("bare-mount");
+            "null" | "bare" => {
+                let mountpoint = work.join(format!("{name}-mount"));
                 fs::create_dir_all(&mountpoint).unwrap();
-                let session = bare::mount(&below, &mountpoint).unwrap();
+                let mount = if name == "null" { null::mount } else { bare::mount };
+                let session = mount(&below, &mountpoint).unwrap();
                 (mountpoint, Served::Here(session))
             }
             "bindfs" => {

@@ -376,6 +376,20 @@ fn a_work_list_that_was_changed_costs_nothing() {
     }
 }
 
+#[test]
+fn a_place_that_cannot_be_noted_keeps_no_tenant_from_its_files() {
+    let Some(site) = detached() else { return };
+    let place = site.data.join(".coldfs/place");
+    // Nothing can be renamed over a directory.
+    std::fs::remove_file(&place).unwrap();
+    std::fs::create_dir(&place).unwrap();
+    assert_eq!(reads(&site), [Ok(()), Ok(())]);
+    assert!(place.is_dir());
+    std::fs::remove_dir(&place).unwrap();
+    assert_eq!(reads(&site), [Ok(()), Ok(())]);
+    assert!(place.is_file());
+}
+
 /// A file of the store, by its last component.
 fn find_named(dir: &Path, name: &str) -> Option<PathBuf> {
     std::fs::read_dir(dir).unwrap().flatten().find_map(|entry| {
