@@ -13,6 +13,7 @@ use std::time::Duration;
 use lru::LruCache;
 use tokio::time::Instant;
 
+use crate::bounded;
 use crate::file_id::{Ino, SegmentId};
 use crate::tenant::{Lines, Notebook, Tenant};
 
@@ -165,7 +166,7 @@ impl Guard {
         let state = State {
             buckets: Buckets::new(rules.budgets),
             slow: Vec::new(),
-            touched: LruCache::new(TOUCHED),
+            touched: bounded::lru(TOUCHED),
             brake: Brake::new(rules.brake, alarm, Instant::now()),
             ledger: Ledger::new(),
             visits: Vec::new(),

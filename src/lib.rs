@@ -5,6 +5,7 @@
 //! meets an unexplained name.
 
 // 1: vocabulary, values and rules without I/O
+pub mod bounded;
 pub mod file_id;
 pub mod printable;
 pub mod temperature;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use lru::LruCache;
 use tokio::time::Instant;
 
+use crate::bounded;
 use crate::file_id::SegmentId;
 
 /// Buckets that are remembered; one that is forgotten begins full again. Whoever makes sessions
@@ -163,7 +164,7 @@ pub(super) struct Buckets {
 
 impl Buckets {
     pub(super) fn new(budgets: Budgets) -> Self {
-        Self { budgets, buckets: LruCache::new(BUCKETS) }
+        Self { budgets, buckets: bounded::lru(BUCKETS) }
     }
 
     fn budget(&self, owner: Owner) -> Budget {

@@ -1,6 +1,10 @@
 //! Recall classes: what a reader may do to cold files, by who it is. The first class that fits
 //! decides; who fits none is in `interactive`.
 
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+
 use globset::{GlobBuilder, GlobMatcher};
 
 use super::reader::Reader;
@@ -65,14 +69,29 @@ pub struct Members {
 #[derive(Clone, Debug)]
 struct Pattern {
     text: String,
-    glob: GlobMatcher,
+    /// None: the text is itself all that fits.
+    glob: Option<GlobMatcher>,
 }
+
+/// What makes a pattern of a text (globset's syntax).
+const SPECIAL: [char; 7] = ['*', '?', '[', ']', '{', '}', '\\'];
 
 impl Pattern {
     fn new(text: &str, across_slashes: bool) -> Result<Self, String> {
-        let glob = GlobBuilder::new(text).literal_separator(!across_slashes).build();
-        let glob = glob.map_err(|error| format!("{text:?} is no pattern: {}", error.kind()))?;
-        Ok(Self { text: text.to_owned(), glob: glob.compile_matcher() })
+        let mut pattern = Self { text: text.to_owned(), glob: None };
+        if text.contains(SPECIAL) {
+            let glob = GlobBuilder::new(text).literal_separator(!across_slashes).build();
+            let glob = glob.map_err(|error| format!("{text:?} is no pattern: {}", error.kind()))?;
+            pattern.glob = Some(glob.compile_matcher());
+        }
+        Ok(pattern)
+    }
+
+    fn fits(&self, path: impl AsRef<Path>) -> bool {
+        match &self.glob {
+            Some(glob) => glob.is_match(path),
+            None => self.text.as_bytes() == path.as_ref().as_os_str().as_bytes(),
+        }
     }
 }
 
@@ -89,16 +108,16 @@ impl Members {
 
     fn fit(&self, reader: &Reader) -> bool {
         let program = |pattern: &Pattern| match pattern.text.contains('/') {
-            true => pattern.glob.is_match(&reader.program),
+            true => pattern.fits(&reader.program),
             false => {
                 // The kernel keeps 15 bytes of a name.
-                pattern.glob.is_match(&reader.name)
-                    || pattern.glob.is_match(reader.program_name())
+                pattern.fits(&reader.name)
+                    || pattern.fits(reader.program_name())
                     || (reader.name.len() == 15 && pattern.text.starts_with(&reader.name))
             }
         };
         let cgroup = |pattern: &Pattern| {
-            std::path::Path::new(&reader.cgroup).ancestors().any(|path| pattern.glob.is_match(path))
+            Path::new(&reader.cgroup).ancestors().any(|path| pattern.fits(path))
         };
         let any = |patterns: &[Pattern], fits: &dyn Fn(&Pattern) -> bool| {
             patterns.is_empty() || patterns.iter().any(fits)
@@ -129,7 +148,7 @@ impl Members {
 
 /// All classes of a tenant, in order.
 #[derive(Clone, Debug)]
-pub struct Classes(Vec<Class>);
+pub struct Classes(Arc<[Class]>);
 
 /// On-access scanners, indexers and thumbnailers: they read everything and need none of it.
 const SCANNERS: &[&str] = &[
@@ -226,7 +245,7 @@ impl Classes {
                 None => {}
             }
         }
-        Ok(Self(classes))
+        Ok(Self(classes.into()))
     }
 
     /// The class of a reader, by its place.
@@ -247,7 +266,7 @@ impl Classes {
         let by_name = first
             .filter(|class| class.members.cgroups.is_empty() && class.members.users.is_empty());
         let texts = by_name.flat_map(|class| &class.members.programs).map(|pattern| &pattern.text);
-        texts.filter(|text| !text.contains(['/', '*', '?', '[', '{'])).cloned().collect()
+        texts.filter(|text| !text.contains('/') && !text.contains(SPECIAL)).cloned().collect()
     }
 
     /// Whether a control group suffices to be in such a class.
@@ -255,7 +274,7 @@ impl Classes {
         let first = self.0.iter().take_while(|class| class.action == Action::PassThrough);
         let by_group = first
             .filter(|class| class.members.programs.is_empty() && class.members.users.is_empty());
-        by_group.flat_map(|class| &class.members.cgroups).any(|pattern| pattern.glob.is_match(path))
+        by_group.flat_map(|class| &class.members.cgroups).any(|pattern| pattern.fits(path))
     }
 
     /// A class by its place.
@@ -266,7 +285,7 @@ impl Classes {
 
 impl Default for Classes {
     fn default() -> Self {
-        Self(shipped())
+        Self(shipped().into())
     }
 }
 

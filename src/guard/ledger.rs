@@ -6,6 +6,7 @@ use std::time::Duration;
 use lru::LruCache;
 
 use super::reader::Reader;
+use crate::bounded;
 
 /// Applications that are told apart; the one seen longest ago is added to the others.
 const APPLICATIONS: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
@@ -52,7 +53,7 @@ pub(super) struct Ledger {
 
 impl Ledger {
     pub(super) fn new() -> Self {
-        Self { accounts: LruCache::new(APPLICATIONS), others: Account::default() }
+        Self { accounts: bounded::lru(APPLICATIONS), others: Account::default() }
     }
 
     pub(super) fn account(&mut self, who: &Who) -> &mut Account {

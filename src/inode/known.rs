@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 
 use lru::LruCache;
 
+use crate::bounded;
 use crate::file_id::{FileHandle, Ino, TimeNs};
 
 /// Files remembered at once; the least recently archived are forgotten beyond it. About 60
@@ -26,7 +27,7 @@ impl KnownCtimes {
     /// Nothing is known yet. `proves`: whether an unmoved ctime proves that nothing was changed,
     /// on this filesystem; else none is ever known.
     pub fn new(proves: bool) -> Self {
-        Self { files: Mutex::new(LruCache::new(REMEMBERED_FILES)), proves }
+        Self { files: Mutex::new(bounded::lru(REMEMBERED_FILES)), proves }
     }
 
     /// Remembers what the ctime was right after the daemon's own change.

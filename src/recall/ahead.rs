@@ -11,6 +11,7 @@ use lru::LruCache;
 use tokio::time::Instant;
 
 use super::memory::Owner;
+use crate::bounded;
 use crate::file_id::EntryRef;
 use crate::inode::Progress;
 
@@ -52,7 +53,7 @@ pub(super) struct Readers {
 impl Readers {
     /// `most_bytes` may be fetched ahead of all readers together.
     pub(super) fn new(most_bytes: u64) -> Self {
-        Self { last_read: LruCache::new(FILES), most_bytes }
+        Self { last_read: bounded::lru(FILES), most_bytes }
     }
 
     /// How many bytes to have ahead of a reader of this file, who read so many in a row.

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::lane::{PerLane, lane};
 use super::memory::{BLOCK_BYTES, Share};
+use crate::bounded;
 use crate::file_id::{EntryRef, SegmentId};
 use crate::inode::Place;
 use crate::segment::{ReadError, fetch_chunks, fetch_run, verify_chunks};
@@ -59,7 +60,7 @@ struct Segment {
 impl Neighbours {
     /// `memory` keeps blocks.
     pub(super) fn new(store: Arc<dyn ObjectStore>, memory: Arc<Share>) -> Self {
-        let state = State { segments: LruCache::new(SEGMENTS), fetched_bytes: 0 };
+        let state = State { segments: bounded::lru(SEGMENTS), fetched_bytes: 0 };
         let permits = std::array::from_fn(|_lane| Semaphore::new(FETCHES_AT_ONCE));
         Self { store, permits, memory, state: Mutex::new(state) }
     }

@@ -11,6 +11,7 @@ use nix::sys::stat::FileStat;
 use super::clock::Reading;
 use super::facts::Moment;
 use super::{Tiering, now};
+use crate::bounded;
 use crate::catalog::offers::{Class, Cursor, Offer};
 use crate::catalog::{CatalogError, Part};
 use crate::file_id::Ino;
@@ -51,7 +52,7 @@ impl CatalogOffers {
             left.push_back((Cursor::coldest(Class::Released), moment.now));
         }
         let tiering = Arc::clone(tiering);
-        let pins = LruCache::new(DIRECTORIES);
+        let pins = bounded::lru(DIRECTORIES);
         Self { tiering, part, moment, wants: rulebook.wants, left, pins }
     }
 
