@@ -33,6 +33,7 @@ pub mod offers;
 mod part;
 mod row;
 pub mod seen;
+mod syncs;
 mod tables;
 #[cfg(test)]
 mod tests;

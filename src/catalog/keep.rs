@@ -13,11 +13,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use super::eyes::Eyes;
 use super::listing::{self, Listing};
 use super::part::Part;
+use super::syncs::Syncs;
 use super::uses::{Uses, Weighing};
 use super::{Catalog, CatalogError, this_machine};
 use crate::file_id::{FileHandle, Ino};
@@ -35,11 +36,6 @@ const WALK_NAMES_A_SECOND: u64 = 20_000;
 const STEP_NAMES: usize = 2_048;
 /// Steps for directories that came new, before the thread hears what is asked of it.
 const NEW_STEPS: usize = 16;
-/// What is written is made durable every so often; a machine that stops loses what came since.
-const DURABLE_EVERY: Duration = Duration::from_secs(30);
-/// Or after so many writes, because the file grows until then.
-const DURABLE_WRITES: u32 = 64;
-
 /// How to keep a catalog.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -108,10 +104,11 @@ impl Shared {
 
     fn enter(&self, phase: Phase) {
         let mut state = self.lock();
-        if state.report.phase != phase {
-            state.report.phase = phase;
-            state.report.since = SystemTime::now();
+        if state.report.phase == phase {
+            return;
         }
+        state.report.phase = phase;
+        state.report.since = SystemTime::now();
         drop(state);
         self.changed.notify_all();
     }
@@ -315,18 +312,27 @@ fn keep_open(
         if agreed && shared.lock().answered < asked {
             places = work.with_open_files(places);
         }
+        let at_rest = work.nothing_left && places.is_empty();
         work.look(places)?;
-        if uses.are_due() {
-            uses.write(&work.part, &work.eyes, work.walked)?;
+        if uses.are_due() && uses.write(&work.part, &work.eyes, work.walked)? {
+            work.syncs.note_write();
         }
-        pause = work.go_on()?;
+        if at_rest {
+            work.rest()?;
+        } else {
+            pause = work.go_on()?;
+        }
         tenant.heat.has_met_all(work.walked && work.unread == 0);
         let mut state = shared.lock();
-        if agreed && !pause.is_zero() {
+        let answers = agreed && !pause.is_zero() && state.answered < asked;
+        if answers {
             state.answered = asked;
         }
         state.report.unread = work.unread > 0;
         drop(state);
+        if answers {
+            shared.changed.notify_all();
+        }
         shared.enter(if work.walked { Phase::Complete } else { Phase::Walking });
     }
 }
@@ -340,16 +346,34 @@ pub(super) struct Work {
     goes_on: bool,
     /// The walk came to its end.
     pub(super) walked: bool,
+    /// Nothing was left to be listed.
+    nothing_left: bool,
     unread: u64,
-    durable_at: Instant,
-    /// Writes since.
-    writes: u32,
+    syncs: Syncs,
 }
 
 impl Work {
     pub(super) fn new(part: Part, eyes: Eyes, goes_on: bool) -> Self {
-        let durable_at = Instant::now();
-        Self { part, eyes, listing: None, goes_on, walked: false, unread: 0, durable_at, writes: 0 }
+        let (walked, nothing_left, unread) = (false, false, 0);
+        Self {
+            part,
+            eyes,
+            listing: None,
+            goes_on,
+            walked,
+            nothing_left,
+            unread,
+            syncs: Syncs::new(),
+        }
+    }
+
+    /// What there is to do where nothing happens: hardly anything, for thousands of tenants do.
+    fn rest(&mut self) -> Result<(), CatalogError> {
+        if self.syncs.are_overdue() {
+            let durable = self.syncs.next_is_durable();
+            self.part.write(durable, |_| Ok(()))?;
+        }
+        Ok(())
     }
 
     /// Adds the files that are open: a writer tells of nothing until it closes.
@@ -374,7 +398,7 @@ impl Work {
             let looks = self.eyes.look(&self.part.read()?, places)?;
             self.unread += looks.unread;
             looks.own(&self.eyes);
-            let durable = self.durable();
+            let durable = self.syncs.next_is_durable();
             // A directory that moves may leave what is still to be walked for what was.
             let deep = !self.walked;
             self.part.write(durable, |batch| looks.write(batch, deep))?;
@@ -423,12 +447,14 @@ impl Work {
     /// Lists what is to be listed: a step of the walk, or all that came new. How long to pause
     /// then; not at all where more is left.
     fn go_on(&mut self) -> Result<Duration, CatalogError> {
+        self.nothing_left = false;
         for _ in 0..NEW_STEPS {
             let step = self.step(STEP_NAMES)?;
             if !self.walked {
                 return Ok(Duration::from_nanos(step * 1_000_000_000 / WALK_NAMES_A_SECOND));
             }
             if step == 0 {
+                self.nothing_left = true;
                 return Ok(GATHERED);
             }
         }
@@ -437,8 +463,8 @@ impl Work {
 
     /// Lists up to `limit` names; how many there were. At its end the walk is over.
     pub(super) fn step(&mut self, limit: usize) -> Result<u64, CatalogError> {
-        let durable = self.durable();
-        let step = listing::step(&self.part, &self.eyes, &mut self.listing, limit, durable)?;
+        let (listing, syncs) = (&mut self.listing, &mut self.syncs);
+        let step = listing::step(&self.part, &self.eyes, listing, limit, syncs)?;
         self.unread += step.unread;
         if step.nothing_left && !self.walked {
             if std::mem::take(&mut self.goes_on) {
@@ -450,14 +476,5 @@ impl Work {
             self.part.note_filled()?;
         }
         Ok(step.looked_at)
-    }
-
-    fn durable(&mut self) -> bool {
-        self.writes += 1;
-        let due = self.durable_at.elapsed() >= DURABLE_EVERY || self.writes >= DURABLE_WRITES;
-        if due {
-            (self.durable_at, self.writes) = (Instant::now(), 0);
-        }
-        due
     }
 }

@@ -10,6 +10,7 @@ use super::CatalogError;
 use super::batch::Batch;
 use super::eyes::{Eyes, Looks};
 use super::part::Part;
+use super::syncs::Syncs;
 use crate::file_id::{FileHandle, Ino};
 use crate::sys::dirents;
 use crate::tenant::Places;
@@ -40,7 +41,7 @@ pub(super) fn step(
     eyes: &Eyes,
     listing: &mut Option<Listing>,
     limit: usize,
-    durable: bool,
+    syncs: &mut Syncs,
 ) -> Result<Step, CatalogError> {
     let mut step = Step::default();
     let mut events: Vec<Event> = Vec::new();
@@ -91,6 +92,7 @@ pub(super) fn step(
         }
     }
     // In the order in which it happened: what is to be listed again since stays so.
+    let durable = syncs.next_is_durable();
     part.write(durable, |batch| events.iter().try_for_each(|event| event.write(batch)))?;
     abandon(part, listing)?;
     Ok(step)

@@ -39,13 +39,14 @@ impl Uses {
         self.written.elapsed() >= USES_EVERY
     }
 
-    /// Writes them into their rows. `walked`: whether every file of the tenant has been met.
+    /// Writes them into their rows. `walked`: whether every file of the tenant has been met. Says
+    /// whether there were any.
     pub(super) fn write(
         &mut self,
         part: &Part,
         eyes: &Eyes,
         walked: bool,
-    ) -> Result<(), CatalogError> {
+    ) -> Result<bool, CatalogError> {
         self.written = Instant::now();
         let ledger = &eyes.tenant.heat;
         let waited = std::mem::take(&mut self.unknown);
@@ -56,7 +57,7 @@ impl Uses {
         let mut homecomers = std::mem::take(&mut self.homecomers);
         homecomers.extend(ledger.take_recalled());
         if uses.is_empty() && homecomers.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         let mut unknown = Vec::new();
         part.write(false, |batch| {
@@ -81,7 +82,7 @@ impl Uses {
             unknown.clear();
         }
         self.unknown = unknown;
-        Ok(())
+        Ok(true)
     }
 
     /// Files that are open now and were at the last round: whoever has one mapped uses it, and

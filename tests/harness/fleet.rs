@@ -168,11 +168,14 @@ impl Fleet {
         raw::signal(self.pid(), libc::SIGHUP);
     }
 
-    /// Threads, and descriptors, of the daemon.
-    pub fn threads_and_descriptors(&self) -> (usize, usize) {
-        let count =
-            |what: &str| std::fs::read_dir(format!("/proc/{}/{what}", self.pid())).unwrap().count();
-        (count("task"), count("fd"))
+    /// Threads, descriptors, and resident MiB of the daemon.
+    pub fn takes(&self) -> [usize; 3] {
+        let at = |what: &str| format!("/proc/{}/{what}", self.pid());
+        let count = |what| std::fs::read_dir(at(what)).unwrap().count();
+        let status = std::fs::read_to_string(at("status")).unwrap();
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        let kib: usize = resident.trim().trim_end_matches(" kB").parse().unwrap();
+        [count("task"), count("fd"), kib / 1024]
     }
 
     /// Asks the daemon to end, and waits for that.

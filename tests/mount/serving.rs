@@ -454,7 +454,7 @@ fn a_tenant_that_is_detached_leaves_its_disk_free() {
 }
 
 #[test]
-fn fifty_tenants_take_few_threads_and_descriptors() {
+fn fifty_tenants_take_few_threads_descriptors_and_little_memory() {
     if not_here() {
         return;
     }
@@ -465,19 +465,22 @@ fn fifty_tenants_take_few_threads_and_descriptors() {
     const THREADS_FOR_ALL: usize = 120;
     const DESCRIPTORS_EACH: usize = 24;
     const DESCRIPTORS_FOR_ALL: usize = 300;
+    const MIB_EACH: usize = 1;
+    const MIB_FOR_ALL: usize = 64;
     let names: Vec<String> = (0..TENANTS).map(|index| format!("t{index:02}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let (site, fleet) = served(&names);
     for (index, name) in names.iter().enumerate() {
         is_whole(&file(&site, name), index);
     }
-    let (threads, descriptors) = fleet.threads_and_descriptors();
+    let [threads, descriptors, mib] = fleet.takes();
     assert!(threads <= THREADS_EACH * TENANTS + THREADS_FOR_ALL, "{threads} threads");
     assert!(
         descriptors <= DESCRIPTORS_EACH * TENANTS + DESCRIPTORS_FOR_ALL,
         "{descriptors} descriptors"
     );
-    say(&format!("{TENANTS} mounted: {threads} threads, {descriptors} descriptors"));
+    assert!(mib <= MIB_EACH * TENANTS + MIB_FOR_ALL, "{mib} MiB");
+    say(&format!("{TENANTS} mounted: {threads} threads, {descriptors} descriptors, {mib} MiB"));
     let mounted = fleet.status()["tenants"].as_array().unwrap().len();
     assert_eq!(mounted, TENANTS);
     assert!(fleet.end().success());
