@@ -11,6 +11,7 @@ mod cold;
 mod counting;
 mod engine;
 mod files;
+mod fleet;
 mod hot;
 mod null;
 mod pair;
@@ -51,6 +52,12 @@ enum Bench {
     /// buffer, a record an access), fanotify (FAN_ACCESS), atime_scan, one_tenant. In brackets the
     /// interval of the median.
     Probe(Options),
+    /// A thousand tenants that are mounted and idle in one daemon; once, whatever the rounds.
+    ///
+    /// Metrics: attach_all_ms (all of them, from the start), attach_ms (one, with its command, beside
+    /// all others), rss_per_tenant, threads_per_tenant, fds_per_tenant, idle_per_tenant. Peer: process
+    /// (`coldfs mount`, a daemon a tenant).
+    Fleet(Options),
     /// Reads, for `probe`.
     #[command(hide = true)]
     Reader { dir: PathBuf, files: usize },
@@ -99,6 +106,7 @@ fn main() {
         Bench::Hot(options) => hot::run(&options),
         Bench::Cold(options) => cold::run(&options),
         Bench::Probe(options) => probe::run(&options),
+        Bench::Fleet(options) => fleet::run(&options),
         Bench::Reader { dir, files } => reader::read_here(&dir, files),
         Bench::Touch { dir, step } => probe::touch_here(&dir, step),
     }

@@ -1,6 +1,7 @@
 //! What is measured: coldfs and its peers, each over a directory of its own with the same
 //! files in it.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -99,7 +100,11 @@ impl Drop for Subject {
 }
 
 pub fn is_mountpoint(dir: &Path) -> bool {
-    fs::read_to_string("/proc/self/mountinfo").is_ok_and(|mounts| {
-        mounts.lines().any(|line| line.split(' ').nth(4).is_some_and(|at| Path::new(at) == dir))
-    })
+    mountpoints().contains(dir)
+}
+
+/// Where something is mounted.
+pub fn mountpoints() -> HashSet<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from).collect()
 }
