@@ -3,6 +3,7 @@
 //! it is: at least the last one whose write was answered before the read began, at most the
 //! last one begun when it ended.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -12,6 +13,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use coldfs::file_id::SegmentId;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -22,6 +24,9 @@ use super::harness::versions::Versions;
 use super::harness::{Subject, can_mount, copy_program, env_number, raw, run_within, say, seed};
 
 const SECONDS: u64 = 20;
+/// Moves between two looks for segments that nobody needs.
+const MOVES_A_LOOK: u64 = 100;
+const RECORD: &[u8] = b"trusted.coldfs";
 /// What a move of one file takes with a disk: store, about, milliseconds.
 const MOVE_MILLIS: u128 = 100;
 /// Recalled in open(), whole, and by chunks; and one that is written below the mount.
@@ -127,6 +132,7 @@ fn reader_and_writer_win_over_migration_whoever_else_is_there() {
         }
         let begun = Instant::now();
         let mut rng = StdRng::seed_from_u64(seed ^ 99);
+        let mut dead = Dead::default();
         // On a busy machine it takes longer until a file is quiet for long enough once.
         let longest = 4 * limit;
         while (begun.elapsed() < limit || (released == 0 && begun.elapsed() < longest))
@@ -134,6 +140,9 @@ fn reader_and_writer_win_over_migration_whoever_else_is_there() {
         {
             moves += 1;
             released += migrate(&mount, &race, &mut rng);
+            if moves % MOVES_A_LOOK == 0 {
+                dead.remove(&site.store, &race);
+            }
         }
         race.over.store(true, Ordering::SeqCst);
     });
@@ -160,6 +169,53 @@ fn reader_and_writer_win_over_migration_whoever_else_is_there() {
     mount.detach();
     for (path, versions) in &race.files {
         versions.check_raw(&std::fs::read(site.data.join(path)).unwrap()).unwrap();
+    }
+}
+
+/// Segments that no record named at the last look. Nothing else removes them, and those of an hour
+/// would fill a disk.
+#[derive(Default)]
+struct Dead(HashSet<PathBuf>);
+
+impl Dead {
+    /// Removes what no record has named twice. Nothing is archived meanwhile.
+    fn remove(&mut self, store: &Path, race: &Race) {
+        let mut records = Vec::new();
+        for name in ["file-0", "file-1", "file-2", "file-3", "program", "log", "replaced"] {
+            records.extend(raw::get_xattr(&race.data.join(name), RECORD).unwrap());
+        }
+        let moved = ["here", "there"].map(|name| raw::get_xattr(&race.data.join(name), RECORD));
+        let is_between_its_names = moved.iter().all(Result::is_err);
+        records.extend(moved.into_iter().flatten().flatten());
+        // Without a single one records are elsewhere: rootless.
+        if is_between_its_names || records.is_empty() {
+            return;
+        }
+        let named = |segment: &SegmentId| {
+            records.iter().any(|record| record.windows(16).any(|bytes| bytes == segment.0))
+        };
+        let mut unnamed = HashSet::new();
+        below(store, &mut |path| {
+            let name = path.file_name().unwrap().to_string_lossy();
+            let segment = name.get(..26).and_then(|ulid| ulid.parse::<SegmentId>().ok());
+            if segment.is_some_and(|segment| !named(&segment)) {
+                unnamed.insert(path);
+            }
+        });
+        for path in self.0.intersection(&unnamed) {
+            std::fs::remove_file(path).unwrap();
+        }
+        self.0 = unnamed;
+    }
+}
+
+/// Files of a directory and of those in it; it may not be there.
+fn below(dir: &Path, found: &mut dyn FnMut(PathBuf)) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => below(&entry.path(), found),
+            _ => found(entry.path()),
+        }
     }
 }
 
