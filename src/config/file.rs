@@ -62,7 +62,7 @@ pub struct ConfigFile {
     #[serde(deserialize_with = "parsed")]
     pub store: Option<StoreUrl>,
     /// The tenant's name.
-    #[serde(deserialize_with = "parsed")]
+    #[serde(deserialize_with = "tenant_name")]
     pub tenant: Option<TenantName>,
     /// How the store's engine is reached and used.
     pub s3: S3Options,
@@ -249,6 +249,13 @@ fn listed<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Listed>, D::
     Ok(tenants.into_iter().map(listed).collect())
 }
 
+fn tenant_name<'de, D: Deserializer<'de>>(from: D) -> Result<Option<TenantName>, D::Error> {
+    // The misspelling at hand: one letter less than the table of a fleet's tenants.
+    let name = String::deserialize(from)
+        .map_err(|_| de::Error::custom("not a name; for a table a tenant write [[tenants]]"))?;
+    name.parse().map(Some).map_err(de::Error::custom)
+}
+
 pub(super) fn parsed<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,
@@ -332,6 +339,8 @@ mod tests {
             ("[recall]\nwhole = '1X'", "line 2, column 9", "not a size"),
             ("[recall]\nwhole = -1", "line 2, column 9", "a number or a string"),
             ("store = 'x'", "line 1, column 9", "no store"),
+            ("[[tenant]]\ndata_dir = '/x'", "line 1, column 1", "[[tenants]]"),
+            ("tenant = 'a/b'", "line 1, column 10", "no slash"),
             ("store = ", "line 1", "value"),
         ] {
             let error = ConfigFile::parse(text).unwrap_err();
