@@ -251,8 +251,9 @@ fn listed<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Listed>, D::
 
 fn tenant_name<'de, D: Deserializer<'de>>(from: D) -> Result<Option<TenantName>, D::Error> {
     // The misspelling at hand: one letter less than the table of a fleet's tenants.
-    let name = String::deserialize(from)
-        .map_err(|_| de::Error::custom("not a name; for a table a tenant write [[tenants]]"))?;
+    let name = String::deserialize(from).map_err(|_other| {
+        de::Error::custom("not a name; for a table a tenant write [[tenants]]")
+    })?;
     name.parse().map(Some).map_err(de::Error::custom)
 }
 
