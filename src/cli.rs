@@ -8,6 +8,7 @@ mod doctor;
 mod drain;
 mod files;
 mod fsck;
+mod gc;
 mod heat;
 mod mount;
 mod moves;
@@ -100,6 +101,7 @@ enum Verb {
     Audit(notes::AuditArgs),
     Fsck(fsck::FsckArgs),
     Conflicts(notes::ConflictsArgs),
+    Gc(gc::GcArgs),
     Doctor(doctor::DoctorArgs),
     S3(s3::S3Args),
     Completions(completions::CompletionsArgs),
@@ -148,6 +150,7 @@ impl Verb {
             Verb::Audit(args) => notes::audit(&args, output),
             Verb::Conflicts(args) => notes::conflicts(&args, output),
             Verb::Fsck(args) => fsck::run(args, output),
+            Verb::Gc(args) => gc::run(args, output),
             Verb::Doctor(args) => doctor::run(args, output),
             Verb::S3(args) => s3::run(args, output),
             Verb::Completions(args) => completions::run(&args, output),

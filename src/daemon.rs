@@ -29,6 +29,7 @@ mod ending;
 mod failures;
 mod files;
 mod fleet;
+mod gc;
 mod known;
 mod machine;
 mod moves;

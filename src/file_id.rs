@@ -125,6 +125,20 @@ impl fmt::Display for EntryRef {
     }
 }
 
+impl FromStr for EntryRef {
+    type Err = NotAnEntry;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (segment, entry) = text.split_once('/').ok_or(NotAnEntry)?;
+        let (segment, entry) = (segment.parse().ok(), entry.parse().ok());
+        segment.zip(entry).map(|(segment, entry)| Self { segment, entry }).ok_or(NotAnEntry)
+    }
+}
+
+/// A text that is no segment with an entry's number behind a slash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not SEGMENT/ENTRY")]
+pub struct NotAnEntry;
+
 /// A point in time as a file carries it: nanoseconds since the Unix epoch, negative before
 /// it. 64 bits reach from 1677 to 2262; a file with a time outside is never migrated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]

@@ -59,6 +59,7 @@ pub mod recover;
 pub mod fsck;
 pub mod migrate;
 pub mod prestage;
+pub mod reap;
 
 // 12: movement by itself
 pub mod tiering;

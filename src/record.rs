@@ -63,6 +63,17 @@ pub enum Reading {
     Foreign(Foreign),
 }
 
+/// What a record's bytes name, wherever they stand and whoever wrote them there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Names {
+    /// An entry, with all that is said of the file; it may be void here.
+    Entry(Record),
+    /// Nothing: no version ever wrote such bytes.
+    Nothing,
+    /// Nobody can say: a newer coldfs wrote it.
+    Unknown(Foreign),
+}
+
 /// Why a record is not ours to judge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Foreign {
@@ -125,6 +136,23 @@ impl Record {
         // Cannot be cut: the length was checked. No panic where it were.
         decode_whole(bytes, seal, handle).unwrap_or(Reading::Misfit)
     }
+
+    /// What these bytes name, also where they mean nothing: a record that was copied to another
+    /// file, or is another tenant's. For whoever must not miss a reference.
+    pub fn named(bytes: &[u8]) -> Names {
+        match bytes.first() {
+            None | Some(0) => return Names::Nothing,
+            Some(_) if bytes.len() > RECORD_BYTES => return Names::Nothing,
+            Some(&VERSION) => {}
+            Some(&newer) => return Names::Unknown(Foreign::Newer(newer)),
+        }
+        let Ok(bytes) = <&[u8; RECORD_BYTES]>::try_from(bytes) else { return Names::Nothing };
+        match Parts::read(bytes).map(Parts::record) {
+            Ok(Ok(record)) => Names::Entry(record),
+            Ok(Err(newer)) => Names::Unknown(newer),
+            Err(_cut) => Names::Nothing,
+        }
+    }
 }
 
 fn decode_whole(
@@ -133,33 +161,59 @@ fn decode_whole(
     handle: &FileHandle,
 ) -> Result<Reading, Cut> {
     let body: [u8; TAGGED_BYTES] = Fields::new(bytes).array("tagged")?;
-    let mut fields = Fields::new(bytes);
-    fields.u8("version")?;
-    let state = fields.u8("state")?;
-    let flags = fields.u16("flags")?;
-    let entry = fields.u32("entry")?;
-    let segment = SegmentId(fields.array("segment")?);
-    let size_bytes = fields.u64("size")?;
-    let mtime = TimeNs(fields.i64("mtime")?);
-    let ctime_shown = TimeNs(fields.i64("ctime")?);
-    let blocks = fields.u32("blocks")?;
-    let tenant = fields.u32("tenant")?;
-    let tag = fields.array("tag")?;
-    if tenant != seal.tenant().number() {
-        return Ok(Reading::Foreign(Foreign::OtherTenant(tenant)));
+    let parts = Parts::read(bytes)?;
+    if parts.tenant != seal.tenant().number() {
+        return Ok(Reading::Foreign(Foreign::OtherTenant(parts.tenant)));
     }
-    if !seal::fits(&tag, &seal.record_tag(&body, handle)) {
+    if !seal::fits(&parts.tag, &seal.record_tag(&body, handle)) {
         return Ok(Reading::Misfit);
     }
-    let Some(state) = State::from_byte(state) else {
-        return Ok(Reading::Foreign(Foreign::UnknownState(state)));
-    };
-    if flags & !BLOCKS_OF_4K != 0 {
-        return Ok(Reading::Foreign(Foreign::UnknownFlags(flags)));
+    Ok(parts.record().map_or_else(Reading::Foreign, Reading::Trusted))
+}
+
+/// The fields, as they stand there.
+struct Parts {
+    state: u8,
+    flags: u16,
+    at: EntryRef,
+    size_bytes: u64,
+    mtime: TimeNs,
+    ctime_shown: TimeNs,
+    blocks: u32,
+    tenant: u32,
+    tag: [u8; 8],
+}
+
+impl Parts {
+    fn read(bytes: &[u8; RECORD_BYTES]) -> Result<Self, Cut> {
+        let mut fields = Fields::new(bytes);
+        fields.u8("version")?;
+        let (state, flags) = (fields.u8("state")?, fields.u16("flags")?);
+        let entry = fields.u32("entry")?;
+        let at = EntryRef { segment: SegmentId(fields.array("segment")?), entry };
+        Ok(Self {
+            state,
+            flags,
+            at,
+            size_bytes: fields.u64("size")?,
+            mtime: TimeNs(fields.i64("mtime")?),
+            ctime_shown: TimeNs(fields.i64("ctime")?),
+            blocks: fields.u32("blocks")?,
+            tenant: fields.u32("tenant")?,
+            tag: fields.array("tag")?,
+        })
     }
-    let blocks_512 = u64::from(blocks) * if flags & BLOCKS_OF_4K == 0 { 1 } else { 8 };
-    let at = EntryRef { segment, entry };
-    Ok(Reading::Trusted(Record { state, at, size_bytes, mtime, ctime_shown, blocks_512 }))
+
+    /// What they say; an error where a newer coldfs wrote them.
+    fn record(self) -> Result<Record, Foreign> {
+        let Self { state, flags, at, size_bytes, mtime, ctime_shown, blocks, .. } = self;
+        let state = State::from_byte(state).ok_or(Foreign::UnknownState(state))?;
+        if flags & !BLOCKS_OF_4K != 0 {
+            return Err(Foreign::UnknownFlags(flags));
+        }
+        let blocks_512 = u64::from(blocks) * if flags & BLOCKS_OF_4K == 0 { 1 } else { 8 };
+        Ok(Record { state, at, size_bytes, mtime, ctime_shown, blocks_512 })
+    }
 }
 
 /// Flags and field for a number of blocks. Rounded up to 4 KiB above 2 TiB, where no
@@ -260,6 +314,24 @@ mod tests {
     }
 
     #[test]
+    fn whatever_a_record_means_here_it_names_its_entry() {
+        let bytes = record().encode(&seal(), &handle());
+        assert_eq!(Record::named(&bytes), Names::Entry(record()));
+        // Copied to another file, or another tenant's.
+        for at in [52, 60] {
+            let mut copied = bytes;
+            copied[at] ^= 1;
+            assert_eq!(Record::named(&copied), Names::Entry(record()), "{at}");
+        }
+        assert_eq!(Record::named(&forged(0, 2)), Names::Unknown(Foreign::Newer(2)));
+        assert_eq!(Record::named(&forged(1, 99)), Names::Unknown(Foreign::UnknownState(99)));
+        assert_eq!(Record::named(&forged(2, 2)), Names::Unknown(Foreign::UnknownFlags(2)));
+        for void in [&[][..], &[0; 64], &bytes[..63], &[1; 65]] {
+            assert_eq!(Record::named(void), Names::Nothing, "{}", void.len());
+        }
+    }
+
+    #[test]
     fn no_flipped_bit_is_ever_trusted() {
         let bytes = record().encode(&seal(), &handle());
         for bit in 0..RECORD_BYTES * 8 {
@@ -301,6 +373,7 @@ mod tests {
             let bytes = dice.mangled(&good);
             let reading = Record::decode(&bytes, &seal(), &handle());
             assert!(bytes == good || !matches!(reading, Reading::Trusted(_)));
+            Record::named(&bytes);
         });
     }
 

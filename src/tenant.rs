@@ -23,11 +23,17 @@ mod conflicts;
 mod head;
 mod header;
 mod home;
+mod kept;
+mod moved;
+mod named;
 mod notebook;
 mod noticed;
 mod pin;
 mod plain;
+mod private;
+mod right;
 mod standing;
+mod uploads;
 mod worklist;
 
 pub use conflicts::Conflict;
@@ -35,10 +41,15 @@ use conflicts::{Conflicts, Noted};
 pub use head::Head;
 pub use header::{HeaderError, Unknown};
 pub use home::{Home, HomeError};
+pub use kept::Unreadable;
+pub use moved::{Listening, Moved, Moving, Taken};
+pub use named::{NamedByHead, NamedByRecord};
 pub use notebook::{Lines, Notebook};
-pub use noticed::{NOTICED, Noticed, Places};
+pub use noticed::{NOTICED, Noticed, Places, Watch};
 pub use pin::Pin;
+pub use right::NoRight;
 pub use standing::{StandError, Standing, Succession, may_reap};
+pub use uploads::{Upload, Uploads};
 pub use worklist::{Ticket, WorkList};
 
 /// How often a file is looked at that changes whenever it is looked at.
@@ -78,6 +89,10 @@ pub struct Tenant {
     pub known: KnownCtimes,
     /// Where something changed that the catalog should look at.
     pub noticed: Noticed,
+    /// What changes its name or its place while somebody reads the whole directory.
+    pub moved: Moved,
+    /// Segments that no record names yet.
+    pub uploads: Arc<Uploads>,
     conflicts: Conflicts,
     still: bool,
     /// What was seen of uses of its files.
@@ -105,6 +120,8 @@ impl Tenant {
             )?),
             known: KnownCtimes::new(barrier::ctimes_prove(home.root())?),
             noticed: Noticed::default(),
+            moved: Moved::default(),
+            uploads: Arc::default(),
             conflicts: Conflicts::default(),
             still: false,
             heat: Arc::default(),

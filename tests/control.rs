@@ -132,6 +132,8 @@ fn every_verb_reaches_the_daemon_that_serves_its_path() {
         (&["unpin", "file"], 0, "unpinned 1 file"),
         (&["fsck", "."], 1, "orphan: "),
         (&["fsck", "--adopt", "."], 0, "mended: "),
+        (&["gc", "--dry-run", "."], 0, "dead        01K9ZTEST"),
+        (&["gc", "--dry-run"], 0, "30 d old"),
     ] {
         let (ended, out, err) = daemon.run(arguments);
         assert_eq!(ended, code, "{arguments:?}: {out}{err}");
@@ -170,6 +172,7 @@ const COMMANDS: &[(&str, Result<&[&str], &str>)] = &[
     ("audit", Ok(&["."])),
     ("fsck", Ok(&["."])),
     ("conflicts", Ok(&["."])),
+    ("gc", Ok(&["--dry-run", "."])),
     ("doctor", Ok(&[])),
     ("s3 serve", Ok(&["../served", "--listen", "127.0.0.1:0"])),
     ("completions", Err("a script for a shell")),
@@ -270,6 +273,7 @@ fn exit_codes_say_whose_move_it_is() {
         (&["mount", "..", "../..", "-o", "zip"], 2, "unknown option"),
         (&["state", "/"], 3, "coldfs mount DATA_DIR MOUNTPOINT"),
         (&["archive", "file"], 4, "the store is full"),
+        (&["gc", "."], 2, "deletes nothing from the store"),
     ] {
         let (ended, out, err) = daemon.run(arguments);
         assert_eq!(ended, code, "{arguments:?}: {out}{err}");
@@ -306,6 +310,7 @@ fn what_could_not_be_read_is_named_and_is_no_success() {
         &["du", "."],
         &["unpin", "-r", "."],
         &["fsck", "--repair", "."],
+        &["gc", "--dry-run", "."],
     ] {
         let (code, out, err) = daemon.run(arguments);
         assert_eq!(code, 1, "{arguments:?}: {out}{err}");

@@ -31,6 +31,8 @@ mod detached;
 mod environments;
 #[path = "mount/full.rs"]
 mod full;
+#[path = "mount/gc.rs"]
+mod gc;
 mod harness;
 #[path = "mount/homecoming.rs"]
 mod homecoming;

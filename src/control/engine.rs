@@ -8,9 +8,10 @@ use tokio_util::sync::CancellationToken;
 use super::wire::{
     BrakeReport, BrakeRequest, CancelReport, CancelRequest, DuReport, DuRequest, ExplainReport,
     ExplainRequest, FileReport, FileWarmth, FindRequest, FindSummary, Finding, FsckReport,
-    FsckRequest, HeatReport, HeatRequest, Mount, MoveRequest, MoveSummary, NotesRequest,
-    NotesSummary, PinReport, PinRequest, PlanRequest, PlanSummary, Planned, PolicyReport,
-    PolicyRequest, Problem, Progress, Status, TenantEntry, TenantRequest, TopReport,
+    FsckRequest, GcNews, GcReport, GcRequest, HeatReport, HeatRequest, Mount, MoveRequest,
+    MoveSummary, NotesRequest, NotesSummary, PinReport, PinRequest, PlanRequest, PlanSummary,
+    Planned, PolicyReport, PolicyRequest, Problem, Progress, Status, TenantEntry, TenantRequest,
+    TopReport,
 };
 
 /// How many items of a stream wait for a slow reader before the engine waits too.
@@ -100,6 +101,14 @@ pub trait Engine: Send + Sync + 'static {
         findings: mpsc::Sender<Finding>,
         cancel: CancellationToken,
     ) -> Result<FsckReport, Problem>;
+
+    /// Says of each segment of a tenant whether anybody needs it; deletes nothing.
+    async fn gc(
+        &self,
+        request: GcRequest,
+        news: mpsc::Sender<GcNews>,
+        cancel: CancellationToken,
+    ) -> Result<GcReport, Problem>;
 
     /// Who brings cold files home, of each tenant that is mounted.
     fn top(&self) -> Vec<TopReport>;

@@ -27,10 +27,10 @@ use super::engine::{Engine, Peer, STREAM_ITEMS};
 use super::runtime::RuntimeDir;
 use super::wire::{
     BrakeReport, BrakeRequest, CancelReport, CancelRequest, DuReport, DuRequest, Event,
-    ExplainReport, ExplainRequest, Failure, FindRequest, FsckRequest, HeatRequest, Mount,
-    MoveRequest, NotesRequest, PinReport, PinRequest, PlanRequest, PolicyReport, PolicyRequest,
-    Problem, ProblemKind, StateRequest, Status, StatusRequest, TenantEntry, TenantRequest,
-    TopReport,
+    ExplainReport, ExplainRequest, Failure, FindRequest, FsckRequest, GcRequest, HeatRequest,
+    Mount, MoveRequest, NotesRequest, PinReport, PinRequest, PlanRequest, PolicyReport,
+    PolicyRequest, Problem, ProblemKind, StateRequest, Status, StatusRequest, TenantEntry,
+    TenantRequest, TopReport,
 };
 
 /// Largest request: some hundred thousand paths.
@@ -107,6 +107,7 @@ fn routes(engine: Arc<dyn Engine>) -> Router {
         .route("/v1/cancel", post(cancel))
         .route("/v1/pin", post(pin))
         .route("/v1/fsck", post(fsck))
+        .route("/v1/gc", post(gc))
         .route("/v1/top", get(top))
         .route("/v1/notes", post(notes))
         .route("/v1/brake", post(brake))
@@ -194,6 +195,10 @@ async fn heat(State(engine): Shared, Json(request): Json<HeatRequest>) -> Respon
 
 async fn fsck(State(engine): Shared, Json(request): Json<FsckRequest>) -> Response {
     stream(|items, cancel| async move { engine.fsck(request, items, cancel).await })
+}
+
+async fn gc(State(engine): Shared, Json(request): Json<GcRequest>) -> Response {
+    stream(|news, cancel| async move { engine.gc(request, news, cancel).await })
 }
 
 async fn notes(State(engine): Shared, Json(request): Json<NotesRequest>) -> Response {

@@ -5,6 +5,7 @@
 //! with neither was cut off.
 
 mod files;
+mod gc;
 mod heat;
 mod moves;
 mod notes;
@@ -19,6 +20,7 @@ pub use files::{
     DuReport, DuRequest, FileHeat, FileReport, FileState, FindRequest, FindSummary, HsmFlags,
     Remote, Source, StateRequest,
 };
+pub use gc::{GcNews, GcProgress, GcReport, GcRequest, GcSegment, GcTotal, GcVerdict};
 pub use heat::{Band, DirectoryHeat, FileWarmth, HeatReport, HeatRequest};
 pub use moves::{
     CancelReport, CancelRequest, FAILURES_NAMED, Failure, MoveRequest, MoveSummary, PinReport,
@@ -107,6 +109,20 @@ mod tests {
             walk: true,
         };
         let fsck = FsckRequest { path: path(), mode: FsckMode::KeepRemote };
+        let gc = GcRequest { path: Some(path()), grace_seconds: 86_400 };
+        let segment = GcSegment {
+            key: "t/seg/00/1".to_owned(),
+            segment: None,
+            size_bytes: 9,
+            entries: Some(1),
+            live_entries: Some(0),
+            live_bytes: None,
+            dead_bytes: Some(9),
+            age_seconds: None,
+            verdict: GcVerdict::Dead,
+            why: "nothing names it".to_owned(),
+        };
+        let news: Event<GcNews, GcReport> = Event::Item(GcNews::Segment(segment));
         let heat = HeatRequest { path: path(), depth: 2, named: 10, files: true };
         let notes = NotesRequest { notes: Notes::Conflicts, tail: Some(3), path: Some(path()) };
         let tenant = TenantRequest { name: "t1".to_owned(), verb: TenantVerb::Attach };
@@ -135,6 +151,8 @@ mod tests {
             read_json(dice, &find);
             read_json(dice, &fsck);
             read_json(dice, &heat);
+            read_json(dice, &gc);
+            read_json(dice, &news);
             read_json(dice, &notes);
             read_json(dice, &tenant);
             read_json(dice, &status);

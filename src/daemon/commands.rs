@@ -13,17 +13,17 @@ use super::count;
 use super::files::{heat_of, report_on};
 use super::fleet::Fleet;
 use super::served::Served;
-use super::{cancel, check, moves, notes, pins, search, status, storm, tiering, warmth};
+use super::{cancel, check, gc, moves, notes, pins, search, status, storm, tiering, warmth};
 use crate::catalog::seen::Seen;
 use crate::config::usage;
 use crate::control::engine::{Engine, Peer};
 use crate::control::wire::{
     BrakeReport, BrakeRequest, CancelReport, CancelRequest, Counters, DuReport, DuRequest,
     ExplainReport, ExplainRequest, FileReport, FileWarmth, FindRequest, FindSummary, Finding,
-    FsckReport, FsckRequest, HeatReport, HeatRequest, Mount, MoveRequest, MoveSummary,
-    NotesRequest, NotesSummary, PinReport, PinRequest, PlanRequest, PlanSummary, Planned,
-    PolicyReport, PolicyRequest, Problem, ProblemKind, Progress, Status, TenantEntry,
-    TenantRequest, TenantState, TenantStatus, TenantVerb, TopReport, WirePath,
+    FsckReport, FsckRequest, GcNews, GcReport, GcRequest, HeatReport, HeatRequest, Mount,
+    MoveRequest, MoveSummary, NotesRequest, NotesSummary, PinReport, PinRequest, PlanRequest,
+    PlanSummary, Planned, PolicyReport, PolicyRequest, Problem, ProblemKind, Progress, Status,
+    TenantEntry, TenantRequest, TenantState, TenantStatus, TenantVerb, TopReport, WirePath,
 };
 
 /// Tenants whose files are counted at once, for a status of all: each may walk.
@@ -251,6 +251,15 @@ impl Engine for Commands {
         cancel: CancellationToken,
     ) -> Result<FsckReport, Problem> {
         check::run(&self.of(request.path.as_path())?, request, findings, cancel).await
+    }
+
+    async fn gc(
+        &self,
+        request: GcRequest,
+        news: mpsc::Sender<GcNews>,
+        cancel: CancellationToken,
+    ) -> Result<GcReport, Problem> {
+        gc::run(&self.of_maybe(request.path.as_ref())?, request, news, cancel).await
     }
 
     fn top(&self) -> Vec<TopReport> {

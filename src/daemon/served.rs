@@ -68,6 +68,8 @@ pub(super) struct Served {
     /// What is wrong with what is seen of its files.
     pub(super) heat_notes: Vec<String>,
     pub(super) tiering: Arc<Tiering>,
+    /// One read of who names which segment at a time.
+    pub(super) reaping: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Served {
@@ -107,6 +109,7 @@ impl Served {
             moved_files: AtomicU64::new(0),
             running: Mutex::default(),
             next_move: AtomicU64::new(0),
+            reaping: Arc::default(),
             walks: Walks::new(WALKS_AT_ONCE, ending.clone()),
             count: Count::new(detaching.clone()),
             detaching,

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::catalog::seen::{Standing, standing};
 use crate::failpoint::{CrashPoint, quiet_time, reach};
-use crate::file_id::{EntryRef, SegmentId, TimeNs};
+use crate::file_id::{EntryRef, TimeNs};
 use crate::inode::{Body, Inode, Reading};
 use crate::recall::RecallError;
 use crate::record::{MAX_BLOCKS_512, Record};
@@ -38,7 +38,7 @@ use crate::segment::{
 use crate::stub::{self, STUB_BYTES};
 use crate::sys;
 use crate::sys::lease::{Lease, LeaseKind};
-use crate::tenant::{Recorded, Tenant};
+use crate::tenant::{Recorded, Tenant, Upload};
 use crate::tier::State;
 
 /// A file is left alone this long after its last change, so that two changes do not fall into
@@ -102,7 +102,8 @@ async fn all(
         outcomes.extend(packed.outcomes);
         rest = packed.rest;
         if !packed.pending.is_empty() {
-            let done = conclude(migrator, packed.builder, packed.pending, cancel).await;
+            let (builder, upload) = (packed.builder, packed.upload);
+            let done = conclude(migrator, builder, upload, packed.pending, cancel).await;
             outcomes.extend(done);
         }
         if let Some(large) = packed.large {
@@ -114,6 +115,7 @@ async fn all(
 
 struct Packed {
     builder: SegmentBuilder,
+    upload: Upload,
     pending: Vec<Pending>,
     outcomes: Outcomes,
     /// A file that gets a segment of its own.
@@ -123,9 +125,10 @@ struct Packed {
 
 /// Reads files into a segment until it is full.
 fn pack(migrator: &Migrator, batch: Vec<Candidate>) -> Packed {
-    let builder = SegmentBuilder::new(migrator.tenant.seal.tenant(), SegmentId::generate());
+    let upload = migrator.tenant.uploads.begin();
     let mut packed = Packed {
-        builder,
+        builder: SegmentBuilder::new(migrator.tenant.seal.tenant(), upload.id()),
+        upload,
         pending: Vec::new(),
         outcomes: Vec::new(),
         large: None,
@@ -411,6 +414,7 @@ fn xattrs_of(file: &File) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
 async fn conclude(
     migrator: &Arc<Migrator>,
     builder: SegmentBuilder,
+    upload: Upload,
     pending: Vec<Pending>,
     cancel: &CancellationToken,
 ) -> Outcomes {
@@ -422,7 +426,7 @@ async fn conclude(
         }
     };
     match proven {
-        Ok(segment) => record_all(migrator, segment, pending).await,
+        Ok(segment) => record_all(migrator, segment, upload, pending).await,
         Err(error) => {
             let error = Arc::new(error);
             give_up_all(migrator, pending, |_| {
@@ -435,11 +439,16 @@ async fn conclude(
 pub(super) async fn record_all(
     migrator: &Arc<Migrator>,
     segment: VerifiedSegment,
+    upload: Upload,
     pending: Vec<Pending>,
 ) -> Outcomes {
     reach(CrashPoint::ArchiveAfterVerify);
     let recording = Arc::clone(migrator);
-    let work = move || set_records(&recording, &segment, pending);
+    let work = move || {
+        let outcomes = set_records(&recording, &segment, pending);
+        drop(upload);
+        outcomes
+    };
     match tokio::task::spawn_blocking(work).await {
         Ok(outcomes) => outcomes,
         Err(error) => {

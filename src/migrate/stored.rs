@@ -16,7 +16,7 @@ use crate::segment::{
     ContentHasher, EntryMeta, FinishedSegment, SegmentBuilder, VerifiedSegment, segment_key, verify,
 };
 use crate::store::Upload;
-use crate::tenant::Tenant;
+use crate::tenant::{Tenant, Upload as Begun};
 
 /// Stores a segment of small files and proves it.
 pub(super) async fn store(
@@ -48,9 +48,9 @@ pub(super) async fn large(
         () = cancel.cancelled() => Err(Outcome::Skipped(Skip::Cancelled)),
     };
     match sent {
-        Ok((segment, place)) => {
+        Ok((segment, upload, place)) => {
             let pending = Pending::alone(candidate.clone(), taken, &place);
-            let mut outcomes = record_all(migrator, segment, vec![pending]).await;
+            let mut outcomes = record_all(migrator, segment, upload, vec![pending]).await;
             outcomes.pop().unwrap_or((candidate, Outcome::Skipped(Skip::Cancelled)))
         }
         Err(outcome) => {
@@ -64,9 +64,10 @@ async fn send(
     migrator: &Migrator,
     candidate: &Candidate,
     taken: &Taken,
-) -> Result<(VerifiedSegment, EntryPlaceOf), Outcome> {
+) -> Result<(VerifiedSegment, Begun, EntryPlaceOf), Outcome> {
     let tenant = &migrator.tenant;
-    let id = SegmentId::generate();
+    let begun = tenant.uploads.begin();
+    let id = begun.id();
     let key = segment_key(&tenant.name, id);
     let meta = meta_of(candidate, taken)?;
     let mut upload = tenant.store.upload(&key).await.map_err(unproven)?;
@@ -74,7 +75,7 @@ async fn send(
         Ok((finished, place)) => {
             upload.finish().await.map_err(unproven)?;
             let segment = verify(&*tenant.store, &key, &finished).await.map_err(unproven)?;
-            Ok((segment, place))
+            Ok((segment, begun, place))
         }
         Err(outcome) => {
             upload.abort().await;

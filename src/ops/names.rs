@@ -15,6 +15,7 @@ use crate::file_id::Ino;
 use crate::inode::{Inode, Serving};
 use crate::sys;
 use crate::sys::cred::ActingAs;
+use crate::tenant::Moving;
 
 impl Ops {
     /// Makes a directory.
@@ -92,7 +93,11 @@ impl Ops {
         // By /proc, because AT_EMPTY_PATH asks for a capability that a rootless mount lacks.
         let path = sys::fd_path(fd.as_fd());
         let follow = LinkatFlags::AT_SYMLINK_FOLLOW;
+        let moving = self.tenant.moved.begin();
         linkat(nix::fcntl::AT_FDCWD, &*path, dir.as_fd(), new_name.as_cstr(), follow)?;
+        if let Some(moving) = moving {
+            moving.note(Arc::clone(&inode));
+        }
         self.tenant.noticed.name(dir.ino(), new_name.as_bytes());
         drop(fd);
         self.note_change(inode);
@@ -136,7 +141,14 @@ impl Ops {
         }
         let exchange = flags.contains(RenameFlags::RENAME_EXCHANGE);
         let replaced = if exchange { Leaving::No } else { self.leaving(to.as_fd(), new_name) };
+        let moving = self.tenant.moved.begin();
         renameat2(from.as_fd(), name.as_cstr(), to.as_fd(), new_name.as_cstr(), flags)?;
+        if let Some(moving) = moving {
+            self.note_moved(&moving, to.as_fd(), new_name);
+            if exchange {
+                self.note_moved(&moving, from.as_fd(), name);
+            }
+        }
         let (from_name, to_name) = (name.as_bytes(), new_name.as_bytes());
         self.tenant.noticed.names((from.ino(), from_name), (to.ino(), to_name));
         self.left(replaced);
@@ -179,6 +191,20 @@ impl Ops {
                 drop(inode);
                 self.inodes.tidy(ino);
             }
+        }
+    }
+
+    /// Tells whoever reads the whole directory what has this name now.
+    fn note_moved(&self, moving: &Moving<'_>, dir: BorrowedFd<'_>, name: &Name) {
+        let found = path_fd_at(dir, name).and_then(|fd| {
+            let (handle, stat) = (sys::handle::of(&fd, c"")?, fstat(&fd)?);
+            Ok(self.inodes.enter(fd, handle, &stat))
+        });
+        match found {
+            Ok(inode) => moving.note(inode),
+            // Whoever moved it on tells of it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(_unknown) => moving.miss(),
         }
     }
 

@@ -180,8 +180,19 @@ pub async fn read_index(
     tenant: TenantUuid,
     id: SegmentId,
 ) -> Result<Index, ReadError> {
-    let damaged = |what: &str| ReadError::Damaged { key: key.clone(), what: what.to_owned() };
     let size_bytes = store.size_bytes(key).await?;
+    read_index_of(store, key, tenant, id, size_bytes).await
+}
+
+/// The same, of an object whose size is known.
+pub async fn read_index_of(
+    store: &dyn ObjectStore,
+    key: &ObjectKey,
+    tenant: TenantUuid,
+    id: SegmentId,
+    size_bytes: u64,
+) -> Result<Index, ReadError> {
+    let damaged = |what: &str| ReadError::Damaged { key: key.clone(), what: what.to_owned() };
     if size_bytes < HEADER_BYTES + TRAILER_BYTES {
         return Err(damaged("shorter than header and trailer"));
     }

@@ -11,7 +11,7 @@ use crate::file_id::Ino;
 use crate::sys;
 
 /// Name of the directory.
-const DIRECTORY: &str = "conflicts.d";
+pub(super) const DIRECTORY: &str = "conflicts.d";
 /// Bytes copied at once.
 const COPY_BYTES: usize = 1 << 20;
 /// Extents asked for at once; a body with more is not one that anybody wrote over a stub.

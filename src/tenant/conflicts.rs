@@ -1,18 +1,19 @@
 //! `.coldfs/conflicts`: a line of JSON for every body that nobody can account for, for a person
 //! (`coldfs conflicts`). A conflict is noted once, until something of it changes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
 use super::Home;
+use crate::file_id::{EntryRef, NotAnEntry};
 
-const FILE_NAME: &str = "conflicts";
+pub(super) const FILE_NAME: &str = "conflicts";
 
 /// Beyond this size nothing is added: what is in it may be the only trace of an old version. The
 /// log has what finds no room, and `coldfs conflicts` says so.
@@ -84,6 +85,8 @@ struct Known {
     last: Option<HashMap<u64, u64>>,
     /// Conflicts that found no room since the mount.
     unwritten: u64,
+    /// Files whose last conflict could not be written down.
+    failed: HashSet<u64>,
 }
 
 /// The notes, and which are there already.
@@ -98,6 +101,19 @@ impl Conflicts {
     /// Writes a conflict down unless it was before.
     pub(super) fn note(&self, home: &Home, conflict: &Conflict) -> io::Result<Noted> {
         let mut known = self.known();
+        let noted = Self::write(&mut known, home, conflict);
+        match noted {
+            Ok(_) => known.failed.remove(&conflict.ino),
+            // Tried again when it is met again.
+            Err(_) => {
+                known.last.as_mut().and_then(|last| last.remove(&conflict.ino));
+                known.failed.insert(conflict.ino)
+            }
+        };
+        noted
+    }
+
+    fn write(known: &mut Known, home: &Home, conflict: &Conflict) -> io::Result<Noted> {
         let last = match &mut known.last {
             Some(last) => last,
             None => {
@@ -126,6 +142,39 @@ impl Conflicts {
     /// Conflicts that found no room since the mount.
     pub(super) fn unwritten(&self) -> u64 {
         self.known().unwritten
+    }
+
+    /// Conflicts since the mount that are in no note: what their records name may be nowhere else.
+    pub(super) fn missing(&self) -> u64 {
+        let known = self.known();
+        known.unwritten + known.failed.len() as u64
+    }
+}
+
+/// Gives `each` the entries that notes name. How many lines nobody can read.
+pub(super) fn named(home: &Home, each: &mut dyn FnMut(EntryRef)) -> io::Result<u64> {
+    let file = match home.open_to_look(FILE_NAME) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        other => other?,
+    };
+    let mut unread = 0;
+    for line in BufReader::new(file).split(b'\n') {
+        let line = line?;
+        let note = || serde_json::from_slice::<Conflict>(&line).ok();
+        match (line.is_empty(), note().map(|note| note.remote.map(|remote| remote.parse()))) {
+            (true, _) | (false, Some(None)) => {}
+            (false, Some(Some(Ok(at)))) => each(at),
+            (false, Some(Some(Err(NotAnEntry))) | None) => unread += 1,
+        }
+    }
+    Ok(unread)
+}
+
+/// Whether there is no room for another note.
+pub(super) fn is_full(home: &Home) -> io::Result<bool> {
+    match home.open_to_look(FILE_NAME) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        other => Ok(other?.metadata()?.len() > MAX_BYTES),
     }
 }
 
@@ -191,7 +240,46 @@ mod tests {
         home.open_for_append(FILE_NAME).unwrap().set_len(MAX_BYTES + 1).unwrap();
         let conflicts = Conflicts::default();
         assert_eq!(conflicts.note(&home, &conflict()).unwrap(), Noted::Full);
-        assert_eq!(conflicts.unwritten(), 1);
+        assert_eq!((conflicts.unwritten(), conflicts.missing()), (1, 1));
+        assert!(is_full(&home).unwrap());
+    }
+
+    #[test]
+    fn notes_say_what_they_name_and_which_of_them_nobody_can_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::open(dir.path(), None, "t").unwrap();
+        let mut all = Vec::new();
+        assert_eq!(named(&home, &mut |at| all.push(at)).unwrap(), 0, "no notes");
+        let at = EntryRef { segment: crate::file_id::SegmentId([7; 16]), entry: 3 };
+        let conflicts = Conflicts::default();
+        for remote in [None, Some(at.to_string())] {
+            let note = Conflict { ino: remote.iter().len() as u64, remote, ..conflict() };
+            assert_eq!(conflicts.note(&home, &note).unwrap(), Noted::New);
+        }
+        assert_eq!(named(&home, &mut |at| all.push(at)).unwrap(), 0);
+        assert_eq!(all, [at]);
+        let mut file = home.open_for_append(FILE_NAME).unwrap();
+        // Of an older coldfs; cut short by a crash; of no segment.
+        let remote = r#"{"time":1,"ino":2,"path":"","what":"","remote":"7"}"#;
+        file.write_all(format!("1764 inode 12: kept\n{{\"ti\n{remote}\n").as_bytes()).unwrap();
+        assert_eq!(named(&home, &mut |_| {}).unwrap(), 3);
+    }
+
+    #[test]
+    fn a_note_that_could_not_be_written_is_remembered() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::open(dir.path(), None, "t").unwrap();
+        let conflicts = Conflicts::default();
+        assert_eq!(conflicts.note(&home, &conflict()).unwrap(), Noted::New);
+        assert_eq!((conflicts.missing(), is_full(&home).unwrap()), (0, false));
+        std::fs::remove_file(dir.path().join(".coldfs/conflicts")).unwrap();
+        std::fs::create_dir(dir.path().join(".coldfs/conflicts")).unwrap();
+        let another = Conflict { ino: 8, ..conflict() };
+        assert!(conflicts.note(&home, &another).is_err());
+        assert_eq!(conflicts.missing(), 1);
+        std::fs::remove_dir(dir.path().join(".coldfs/conflicts")).unwrap();
+        assert_eq!(conflicts.note(&home, &another).unwrap(), Noted::New, "tried again");
+        assert_eq!(conflicts.missing(), 0);
     }
 
     #[test]

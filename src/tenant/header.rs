@@ -102,7 +102,7 @@ impl Home {
         let known = self.noted_store()?;
         let key = owner_key(&identity.name);
         let size = match store.size_bytes(&key).await {
-            Ok(size) => size.min(MAX_BYTES),
+            Ok(size) => size,
             Err(StoreError::NotFound { .. }) => {
                 if let (Some(known), Unknown::Refuse) = (known, unknown) {
                     let (store, name) = (store.url().to_owned(), identity.name.clone());
@@ -118,7 +118,20 @@ impl Home {
             }
             Err(error) => return Err(error.into()),
         };
-        let body = store.get(&key, 0..size).await?;
+        let owner = self.owner(store, size).await?;
+        self.note_store(store.url())?;
+        Ok(owner)
+    }
+
+    /// The owner object, of `size` bytes, as it is in the store now: this tenant's.
+    pub(super) async fn owner(
+        &self,
+        store: &dyn ObjectStore,
+        size: u64,
+    ) -> Result<Identity, HeaderError> {
+        let identity = self.identity();
+        let key = owner_key(&identity.name);
+        let body = store.get(&key, 0..size.min(MAX_BYTES)).await?;
         if let Some(what) = Identity::newer(&body) {
             let store = store.url().to_owned();
             return Err(HeaderError::Newer { key, store, what });
@@ -135,7 +148,6 @@ impl Home {
             let store = store.url().to_owned();
             return Err(HeaderError::OtherKey { key, store });
         }
-        self.note_store(store.url())?;
         Ok(owner)
     }
 }

@@ -17,6 +17,7 @@ use nix::sys::statvfs::{FsFlags, fstatvfs};
 use nix::unistd::{UnlinkatFlags, fsync, unlinkat};
 use serde::{Deserialize, Serialize};
 
+use super::private::{self, PrivateDir};
 use super::standing::{Term, Terms};
 use crate::file_id::TenantUuid;
 use crate::record::{XATTR_NAME, XATTR_NAME_ROOTLESS};
@@ -29,14 +30,14 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(3);
 const LOCK_POLL: Duration = Duration::from_millis(20);
 /// Name of the private directory.
 pub const HOME_NAME: &str = ".coldfs";
-const LOCK: &str = "lock";
-const IDENTITY: &str = "tenant";
+pub(super) const LOCK: &str = "lock";
+pub(super) const IDENTITY: &str = "tenant";
 /// The URL of the store that was claimed last, a line.
-const STORE: &str = "store";
+pub(super) const STORE: &str = "store";
 /// Of which ownerships the directory knows.
-const TERMS: &str = "terms";
+pub(super) const TERMS: &str = "terms";
 /// Where the directory was when what is noted here was noted.
-const PLACE: &str = "place";
+pub(super) const PLACE: &str = "place";
 /// Version of the identity file.
 const IDENTITY_FORMAT: u32 = 1;
 
@@ -385,6 +386,21 @@ impl Home {
         open_to_look(&self.dir, name)
     }
 
+    /// Gives `each` the names in here.
+    pub(super) fn names(&self, each: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+        private::names_in(&self.dir, each)
+    }
+
+    /// Opens a directory in here for reading; none: there is none.
+    pub(super) fn directory_to_look(&self, name: &str) -> io::Result<Option<PrivateDir>> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        match openat(&self.dir, name, flags, Mode::empty()) {
+            Ok(dir) => Ok(Some(PrivateDir::new(dir))),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Opens a directory in here, making it if need be: durable once something in it is.
     pub(super) fn private_directory(&self, name: &str) -> io::Result<PrivateDir> {
         match mkdirat(&self.dir, name, Mode::from_bits_truncate(0o700)) {
@@ -393,44 +409,24 @@ impl Home {
         }
         fsync(&self.dir)?;
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        Ok(PrivateDir(openat(&self.dir, name, flags, Mode::empty())?))
+        Ok(PrivateDir::new(openat(&self.dir, name, flags, Mode::empty())?))
     }
 }
 
-/// A directory of the daemon's in its home.
-#[derive(Debug)]
-pub(super) struct PrivateDir(OwnedFd);
-
-impl PrivateDir {
-    /// Makes a file that is not there yet.
-    pub(super) fn create(&self, name: &str) -> io::Result<File> {
-        open_private(&self.0, name, OFlag::O_WRONLY | OFlag::O_EXCL)
-    }
-
-    pub(super) fn remove(&self, name: &str) -> io::Result<()> {
-        Ok(unlinkat(&self.0, name, UnlinkatFlags::NoRemoveDir)?)
-    }
-
-    /// Makes its names durable.
-    pub(super) fn sync(&self) -> io::Result<()> {
-        Ok(fsync(&self.0)?)
-    }
-}
-
-fn xattr_name(rootless: bool) -> &'static CStr {
+pub(super) fn xattr_name(rootless: bool) -> &'static CStr {
     // The formats' constants, as C strings.
     debug_assert_eq!(XATTR_NAME, "trusted.coldfs");
     debug_assert_eq!(XATTR_NAME_ROOTLESS, "user.coldfs");
     if rootless { c"user.coldfs" } else { c"trusted.coldfs" }
 }
 
-fn open_private(dir: &OwnedFd, name: &str, flags: OFlag) -> io::Result<File> {
+pub(super) fn open_private(dir: &OwnedFd, name: &str, flags: OFlag) -> io::Result<File> {
     let flags = flags | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     Ok(File::from(openat(dir, name, flags, Mode::from_bits_truncate(0o600))?))
 }
 
 /// The same where nothing can be made or written.
-fn open_to_look(dir: &OwnedFd, name: &str) -> io::Result<File> {
+pub(super) fn open_to_look(dir: &OwnedFd, name: &str) -> io::Result<File> {
     let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     Ok(File::from(openat(dir, name, flags, Mode::empty())?))
 }

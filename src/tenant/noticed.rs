@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::file_id::Ino;
 
@@ -58,11 +58,35 @@ impl Places {
     }
 }
 
-/// What a tenant's verbs noticed. Costs a flag where nobody listens, else a short lock.
+/// Places told apart at once by whoever watches; further ones count as not touched.
+const TOUCHED: usize = 1 << 20;
+
+/// What a tenant's verbs noticed. Costs two flags where nobody listens, else a short lock.
 #[derive(Debug, Default)]
 pub struct Noticed {
     listened_to: AtomicBool,
     places: Mutex<Places>,
+    watched: AtomicBool,
+    touched: Mutex<HashSet<Ino>>,
+}
+
+/// Somebody watches which files and directories are touched. Dropped, nobody does.
+#[derive(Debug)]
+#[must_use = "what is touched is remembered only while this lives"]
+pub struct Watch<'a>(&'a Noticed);
+
+impl Watch<'_> {
+    /// Whether verbs changed this one since the watch began.
+    pub fn is_touched(&self, ino: Ino) -> bool {
+        self.0.touched().contains(&ino)
+    }
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        self.0.watched.store(false, Ordering::Release);
+        *self.0.touched() = HashSet::new();
+    }
 }
 
 impl Noticed {
@@ -74,18 +98,42 @@ impl Noticed {
         }
     }
 
+    /// From now on it is remembered what verbs touch. One watch at a time.
+    pub fn watch(&self) -> Watch<'_> {
+        *self.touched() = HashSet::new();
+        self.watched.store(true, Ordering::Release);
+        Watch(self)
+    }
+
+    fn touched(&self) -> MutexGuard<'_, HashSet<Ino>> {
+        self.touched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn touch(&self, ino: Ino) {
+        if self.watched.load(Ordering::Acquire) {
+            let mut touched = self.touched();
+            if touched.len() < TOUCHED {
+                touched.insert(ino);
+            }
+        }
+    }
+
     /// A file's attributes, bytes or record changed.
     pub fn file(&self, ino: Ino) {
+        self.touch(ino);
         self.note(|places| places.add_file(ino));
     }
 
     /// A name came, went or changed hands.
     pub fn name(&self, dir: Ino, name: &[u8]) {
+        self.touch(dir);
         self.note(|places| places.add_name(dir, name));
     }
 
     /// Two names changed in one step: never to be seen apart, or what moved seems gone.
     pub fn names(&self, one: (Ino, &[u8]), other: (Ino, &[u8])) {
+        self.touch(one.0);
+        self.touch(other.0);
         self.note(|places| {
             places.add_name(one.0, one.1);
             places.add_name(other.0, other.1);
@@ -120,6 +168,20 @@ mod tests {
         let places = noticed.take();
         assert_eq!((places.files.len(), places.names[&Ino(2)].len(), places.count), (1, 1, 2));
         assert!(noticed.take().is_empty());
+    }
+
+    #[test]
+    fn what_is_touched_is_remembered_only_while_somebody_watches() {
+        let noticed = Noticed::default();
+        noticed.name(Ino(1), b"a");
+        let watch = noticed.watch();
+        assert!(!watch.is_touched(Ino(1)), "before");
+        noticed.names((Ino(1), b"a"), (Ino(2), b"b"));
+        noticed.file(Ino(3));
+        assert!([1, 2, 3].into_iter().all(|ino| watch.is_touched(Ino(ino))));
+        assert!(!watch.is_touched(Ino(4)));
+        drop(watch);
+        assert!(!noticed.watch().is_touched(Ino(1)));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::io;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::header::HeaderError;
 use super::home::{Home, Identity};
 use crate::file_id::SegmentId;
 use crate::store::{ObjectKey, ObjectStore, StoreError};
@@ -133,6 +134,18 @@ impl Home {
         Ok(standing)
     }
 
+    /// Whose the objects are now, asked anew: another directory may have taken over since the mount.
+    pub async fn stands(&self, store: &dyn ObjectStore) -> Result<Standing, HeaderError> {
+        let size = store.size_bytes(&owner_key(&self.identity().name)).await?;
+        let owner = self.owner(store, size).await?;
+        let known = self.terms()?.remove(store.url()).unwrap_or_default();
+        Ok(match owner.term() {
+            // Whoever was the owner began a term.
+            None => Standing::Guest,
+            stored => judge(stored, &known, &self.place()?),
+        })
+    }
+
     /// How many guests say that they are there.
     pub async fn guests(&self, store: &dyn ObjectStore) -> Result<usize, StoreError> {
         Ok(store.list(&guests_prefix(&self.identity().name), None).await?.len())
@@ -247,8 +260,15 @@ mod tests {
             home.guests(&store).await.unwrap()
         };
         assert_eq!(guests().await, 1, "once, however often it is mounted");
+        let stands = async |dir: &std::path::Path| {
+            Home::open(dir, None, "t").unwrap().stands(&store).await.unwrap()
+        };
+        assert_eq!(stands(&first).await, Standing::Owner);
+        assert_eq!(stands(&copy).await, Standing::Guest);
         assert_eq!(mount(&copy, &store, Succession::TakeOver).await, Standing::Owner);
         assert_eq!(guests().await, 0);
+        assert_eq!(stands(&first).await, Standing::Guest, "displaced");
+        assert_eq!(stands(&copy).await, Standing::Owner);
         assert_eq!(mount(&first, &store, Succession::Keep).await, Standing::Guest);
         assert_eq!(mount(&copy, &store, Succession::Keep).await, Standing::Owner);
     }

@@ -194,6 +194,12 @@ impl WorkList {
         self.file.sync_data()
     }
 
+    /// What is on the list: under way, or waiting for the next recovery.
+    pub fn listed(&self) -> Vec<Intent> {
+        let state = self.lock();
+        state.running.values().flatten().chain(&state.waiting).cloned().collect()
+    }
+
     /// Batches under way.
     pub fn batches(&self) -> usize {
         self.lock().running.len()
@@ -328,6 +334,10 @@ mod tests {
             assert!(list.lock().length < 2 * PREALLOCATED_BYTES);
         }
         assert!(found(&file).contains(&intent("waits")));
+        let running = list.begin(&[intent("runs")]).unwrap();
+        let listed = HashSet::from_iter(list.listed());
+        assert_eq!(listed, HashSet::from([intent("waits"), intent("runs")]));
+        drop(running);
         // The same file again is one file.
         list.begin(&[intent("waits")]).unwrap().leave();
         list.keep(&[intent("waits")]).unwrap();

@@ -326,6 +326,33 @@ impl Engine for Fake {
         Ok(FsckReport { examined, found, repaired, open, failed, failed_total, cancelled })
     }
 
+    async fn gc(
+        &self,
+        request: GcRequest,
+        news: mpsc::Sender<GcNews>,
+        _cancel: CancellationToken,
+    ) -> Result<GcReport, Problem> {
+        let segment = GcSegment {
+            key: "t1/seg/aa/01K9ZTEST".into(),
+            segment: Some("01K9ZTEST".into()),
+            size_bytes: 64 << 20,
+            entries: Some(3),
+            live_entries: Some(0),
+            live_bytes: Some(0),
+            dead_bytes: Some(64 << 20),
+            age_seconds: Some(request.grace_seconds),
+            verdict: GcVerdict::Dead,
+            why: ODD_WORDS.into(),
+        };
+        let progress = GcProgress { segments: 1, files: 3, directories: 1 };
+        for item in [GcNews::Progress(progress), GcNews::Segment(segment)] {
+            news.send(item).await.unwrap();
+        }
+        let (failed, failed_total) = (self.unread(), self.unread_total());
+        let complete = failed.is_empty();
+        Ok(GcReport { complete, segments: 1, failed, failed_total, ..GcReport::default() })
+    }
+
     async fn detach(&self) -> Result<(), Problem> {
         self.detached.cancel();
         Ok(())

@@ -29,9 +29,9 @@ impl Class {
     pub fn of(call: Call) -> Self {
         match call {
             Call::Get | Call::Size => Self::of_reads(),
-            Call::PutNew | Call::Put | Call::Upload | Call::Part | Call::Finish | Call::List => {
-                Class::Archive
-            }
+            // A reader needs no listing.
+            Call::List => READS_FOR.try_with(|class| *class).unwrap_or(Class::Archive),
+            Call::PutNew | Call::Put | Call::Upload | Call::Part | Call::Finish => Class::Archive,
             Call::Delete => Class::Delete,
         }
     }
@@ -68,5 +68,8 @@ mod tests {
         };
         let bulk = reads(Class::Bulk);
         assert_eq!(ranked(Class::Bulk, all).await, (bulk, bulk, reads(Class::Recall)));
+        let list = || async { Class::of(Call::List) };
+        assert_eq!(list().await, Class::Archive);
+        assert_eq!(ranked(Class::Delete, list()).await, Class::Delete);
     }
 }
