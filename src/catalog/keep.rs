@@ -36,6 +36,7 @@ const WALK_NAMES_A_SECOND: u64 = 20_000;
 const STEP_NAMES: usize = 2_048;
 /// Steps for directories that came new, before the thread hears what is asked of it.
 const NEW_STEPS: usize = 16;
+
 /// How to keep a catalog.
 #[derive(Clone, Debug)]
 pub struct Options {

@@ -19,7 +19,7 @@ const EXAMPLES: &str = "\
 Examples:
   coldfs gc --dry-run                       what is in the store that nobody needs?
   coldfs gc --dry-run /srv/t1               of one mount
-  coldfs gc --dry-run /srv/t1 --grace 90d   where backups are kept for 90 days
+  coldfs gc --dry-run /srv/t1 --grace 90d   only segments older than 90 days are dead
   coldfs gc --dry-run /srv/t1 --json | jq 'select(.verdict == \"dead\")'
 
 A line a segment: what it is, its name, its size, what of it is named, its age, and why. live: all of

@@ -24,6 +24,8 @@ pub(super) struct Counted {
 /// How a tenant that is served fares.
 pub(super) async fn of(served: &Arc<Served>) -> Result<TenantStatus, Problem> {
     let watching = &served.machine.watching;
+    // Before its notes: what it counts, they explain.
+    let heat = watching.status(&served.tenant);
     let mut notes = served.options.notes.clone();
     notes.extend(storm::note(served));
     notes.extend(served.missing());
@@ -55,7 +57,7 @@ pub(super) async fn of(served: &Arc<Served>) -> Result<TenantStatus, Problem> {
         guest: *served.tenant.standing() == Standing::Guest,
         verify: served.tenant.store.verify().word().to_owned(),
         probe: watching.word(&served.tenant).to_owned(),
-        heat: watching.status(&served.tenant),
+        heat,
         policy: served.tiering.policy_name().unwrap_or_else(|| "none".to_owned()),
         tiering: served.tiering.report(),
         passthrough: served.passthrough.load(Ordering::Relaxed),

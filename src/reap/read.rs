@@ -4,6 +4,7 @@
 //! .coldfs -> the whole tree -> what moved meanwhile -> the tree again, where it changed
 //!   ^                                                     | until nothing did
 //!   +-- files that are open, in flight, or were busy  <---+
+//! (twice: what it notes may stand for a record that went in between)
 //! ```
 //!
 //! A file that goes from where nobody has looked to where somebody has would be missed. Through the
@@ -145,6 +146,8 @@ impl Reader<'_> {
         self.open_files()?;
         self.files_in_flight();
         self.busy_files()?;
+        // A note that came since stands for a record that may have gone before it was looked at.
+        self.private_files();
         ControlFlow::Continue(passes)
     }
 

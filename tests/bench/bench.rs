@@ -55,7 +55,7 @@ enum Bench {
     /// A thousand tenants that are mounted and idle in one daemon; once, whatever the rounds.
     ///
     /// Metrics: attach_all_ms (all of them, from the start), attach_ms (one, with its command, beside
-    /// all others), rss_per_tenant, threads_per_tenant, fds_per_tenant, idle_per_tenant. Peer: process
+    /// all others), memory_per_tenant, threads_per_tenant, fds_per_tenant, idle_per_tenant. Peer: process
     /// (`coldfs mount`, a daemon a tenant).
     Fleet(Options),
     /// Reads, for `probe`.

@@ -53,37 +53,43 @@ pub fn run(options: &Options) {
     let begun = Instant::now();
     let processes: Vec<Process> =
         dirs.iter().take(PROCESSES).map(|dir| Process::mount(work.path(), dir)).collect();
-    wait_mounted(&dirs[..PROCESSES]);
-    let process_attach = begun.elapsed().as_secs_f64() * 1e3 / PROCESSES as f64;
-    std::thread::sleep(IDLE);
-    let process_each: Vec<[f64; 3]> = processes.iter().map(Process::takes).collect();
-    let process_idle = idle_share(&processes) / PROCESSES as f64;
+    let alone = measure(&processes, &dirs[..PROCESSES], begun);
     drop(processes);
-
-    let fleet = Process::serve(work.path(), &dirs);
     let begun = Instant::now();
-    wait_mounted(&dirs);
-    let attach = begun.elapsed().as_secs_f64() * 1e3 / tenants as f64;
-    std::thread::sleep(SETTLED);
-    let takes = fleet.takes().map(|all| all / tenants as f64);
-    let fleet = [fleet];
-    let idle = idle_share(&fleet) / tenants as f64;
+    let fleet = [Process::serve(work.path(), &dirs)];
+    let together = measure(&fleet, &dirs, begun);
     let again: Vec<f64> =
         dirs.iter().take(2 * options.rounds()).map(|dir| fleet[0].again(dir)).collect();
 
-    let one = |value: f64| vec![Some(value)];
-    report("attach_all_ms", "ms each", one(attach), one(process_attach));
     let rounds = again.len();
     report("attach_ms", "ms", again.into_iter().map(Some).collect(), vec![None; rounds]);
-    for (at, (metric, unit)) in
-        [("rss_per_tenant", "KiB"), ("threads_per_tenant", "threads"), ("fds_per_tenant", "fds")]
-            .into_iter()
-            .enumerate()
-    {
-        let theirs = process_each.iter().map(|each| each[at]).sum::<f64>() / PROCESSES as f64;
-        report(metric, unit, one(takes[at]), one(theirs));
+    let rows = [
+        ("attach_all_ms", "ms each"),
+        ("memory_per_tenant", "KiB"),
+        ("threads_per_tenant", "threads"),
+        ("fds_per_tenant", "fds"),
+        ("idle_per_tenant", "us/s"),
+    ];
+    for (at, (metric, unit)) in rows.into_iter().enumerate() {
+        report(metric, unit, vec![Some(together[at])], vec![Some(alone[at])]);
     }
-    report("idle_per_tenant", "us/s", one(idle * 1e6), one(process_idle * 1e6));
+}
+
+/// What daemons that were begun at `begun` take a tenant: milliseconds until all are mounted, KiB,
+/// threads, descriptors, and microseconds of processor time a second of idleness.
+fn measure(processes: &[Process], dirs: &[PathBuf], begun: Instant) -> [f64; 5] {
+    wait_mounted(dirs);
+    let mounted = begun.elapsed().as_secs_f64() * 1e3;
+    std::thread::sleep(SETTLED);
+    let mut takes = [0.0; 3];
+    for process in processes {
+        for (sum, one) in takes.iter_mut().zip(process.takes()) {
+            *sum += one;
+        }
+    }
+    let [kib, threads, descriptors] = takes;
+    let idle = idle_share(processes) * 1e6;
+    [mounted, kib, threads, descriptors, idle].map(|all| all / dirs.len() as f64)
 }
 
 /// A daemon.
@@ -123,16 +129,14 @@ impl Process {
         Self { child: command.spawn().unwrap(), runtime, mounts }
     }
 
-    /// Resident KiB, threads and descriptors.
+    /// KiB of memory, what is shared in equal parts; threads; descriptors.
     fn takes(&self) -> [f64; 3] {
         let at = |what: &str| format!("/proc/{}/{what}", self.child.id());
-        let status = fs::read_to_string(at("status")).unwrap();
-        let number = |key: &str| -> f64 {
-            let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap();
-            line.split_whitespace().next().unwrap().parse().unwrap()
-        };
-        let descriptors = fs::read_dir(at("fd")).unwrap().count();
-        [number("VmRSS:"), number("Threads:"), descriptors as f64]
+        let memory = fs::read_to_string(at("smaps_rollup")).unwrap();
+        let shares = memory.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap();
+        let kib = shares.trim().trim_end_matches(" kB").parse().unwrap();
+        let count = |what| fs::read_dir(at(what)).unwrap().count() as f64;
+        [kib, count("task"), count("fd")]
     }
 
     /// Processor time taken so far, seconds. Fields 14 and 15 of proc_pid_stat(5), in ticks of

@@ -1,4 +1,4 @@
-//! The floor: a FUSE filesystem in memory that asks no disk and keeps no byte. What it takes, any
+//! The floor: a FUSE filesystem in memory that keeps no byte, and asks the disk only for what is read the first time. What it takes, any
 //! daemon takes that reads requests from `/dev/fuse`.
 
 use std::collections::BTreeMap;

@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use super::bad_input::{says, segments, words};
 use super::harness::mount::Mount;
@@ -15,6 +16,8 @@ use super::harness::site::Site;
 use super::harness::{can_tier, must, raw};
 
 const BYTES: usize = 200_000;
+/// After which a file may be archived: what `Start` asks for, and more.
+const SETTLED: Duration = Duration::from_millis(50);
 
 /// What one run said.
 struct Said {
@@ -116,6 +119,8 @@ fn each_segment_has_its_verdict_and_nothing_is_deleted() {
     mount.all("migrate", &site.mnt.join("one of two"));
     std::fs::create_dir(site.mnt.join("d")).unwrap();
     write(&site.mnt.join("d"), &["a", "b", "c"]);
+    // What is as old as all the others goes with them.
+    std::thread::sleep(4 * SETTLED);
     mount.all("migrate", &site.mnt.join("d"));
     let shared = segment_of(&mount, &site.mnt.join("d/a"));
     assert_eq!(segment_of(&mount, &site.mnt.join("d/b")), shared);
@@ -164,7 +169,7 @@ fn each_segment_has_its_verdict_and_nothing_is_deleted() {
 
     // Nobody has it open any more.
     drop(still_open);
-    let closed = super::harness::wait_for(std::time::Duration::from_secs(20), || {
+    let closed = super::harness::wait_for(Duration::from_secs(20), || {
         (gc(&mount, &site).verdict(&open) == "dead").then_some(())
     });
     assert!(closed.is_some(), "{}", gc(&mount, &site).text);
@@ -377,7 +382,7 @@ fn moves_and_renames_go_on_while_it_looks_and_nothing_named_is_called_dead() {
                 let (from, to) = if there { ("files2", "files") } else { ("files", "files2") };
                 std::fs::rename(site.mnt.join(from), site.mnt.join(to)).unwrap();
                 there = !there;
-                std::thread::sleep(std::time::Duration::from_millis(2));
+                std::thread::sleep(Duration::from_millis(2));
             }
             if there {
                 std::fs::rename(site.mnt.join("files2"), site.mnt.join("files")).unwrap();
@@ -390,8 +395,9 @@ fn moves_and_renames_go_on_while_it_looks_and_nothing_named_is_called_dead() {
             assert_eq!(said.verdict(&wandering), "live", "{}", said.text);
             // Nothing was overwritten: each file's copy is the first that was made of it.
             assert!(said.verdicts.values().all(|(verdict, _)| verdict == "live"), "{}", said.text);
-            scope.spawn(|| drop(gc(&mount, &site)));
+            let beside = scope.spawn(|| gc(&mount, &site));
             mount.all("recall", &site.mnt);
+            beside.join().unwrap().is_complete();
         }
     });
     for (seed, name) in files.iter().enumerate() {
