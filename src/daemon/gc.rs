@@ -43,11 +43,16 @@ pub(super) async fn run(
         return Err(Problem::new(ProblemKind::Failed, what, "run the command again once it ended"));
     };
     let mut survey = Survey::new(served, request.grace_seconds, news, Arc::new(only));
-    let forbidden = ranked(Class::Delete, served.tenant.right_to_reap()).await.err();
-    survey.report.forbidden = forbidden.map(|error| format!("{error}; {}", error.next_step()));
+    let whole = async {
+        let forbidden = served.tenant.right_to_reap().await.err();
+        survey.report.forbidden = forbidden.map(|error| format!("{error}; {}", error.next_step()));
+        survey.all(&cancel).await
+    };
     let surveyed = tokio::select! {
-        surveyed = ranked(Class::Delete, survey.all(&cancel)) => surveyed,
+        surveyed = ranked(Class::Delete, whole) => surveyed,
         () = cancel.cancelled() => Ok(Ended::Cancelled),
+        // Whoever does not read what is told keeps no mount.
+        () = served.detaching() => Ok(Ended::Cancelled),
     };
     survey.report.cancelled = surveyed? == Ended::Cancelled;
     Ok(survey.report())
