@@ -108,6 +108,7 @@ async fn mount_one(options: MountOptions, ready: Ready) -> Result<(), Problem> {
     let (name, notes) = (options.tenant.to_string(), options.notes.clone());
     daemon.fleet.add(&name, Source::Line(Box::new(options)));
     let attached = tokio::select! {
+        biased;
         attached = daemon.fleet.mounted(&name) => attached,
         () = daemon.asked_to_end() => {
             let what = "asked to end before the mount answered";

@@ -344,8 +344,16 @@ impl Mount {
 
     /// Asks the daemon to end by a signal; it detaches and ends well.
     pub fn end_by(mut self, signal: i32) {
-        raw::signal(self.pid(), signal);
+        self.signal(signal);
         self.wait_ended();
+    }
+
+    /// Sends the daemon a signal, once it knows itself that its mount answers: asked to end a moment
+    /// before that, it says that it could not begin.
+    pub fn signal(&self, signal: i32) {
+        let knows = || self.log_tail().contains(": mounted tenant=").then_some(());
+        assert!(wait_for(START_LIMIT, knows).is_some(), "{}", self.log_tail());
+        raw::signal(self.pid(), signal);
     }
 
     /// Ends the daemon as an out-of-memory killer would, and takes its mount away.

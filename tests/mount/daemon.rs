@@ -54,7 +54,7 @@ fn what_lies_below_a_mount_survives_its_detach_by_a_signal() {
     }
     let site = over_a_tmpfs();
     let mut mount = site.mount();
-    raw::signal(mount.pid(), libc::SIGTERM);
+    mount.signal(libc::SIGTERM);
     mount.wait_ended();
     assert_eq!(mount_types(&site.mnt), ["tmpfs"]);
     must(Command::new("umount").arg(&site.mnt));
