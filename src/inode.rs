@@ -236,6 +236,13 @@ impl Inodes {
         }
     }
 
+    /// Gives an inode back: it leaves the table where nobody else uses it.
+    pub fn let_go(&self, inode: Arc<Inode>) {
+        let ino = inode.ino;
+        drop(inode);
+        self.tidy(ino);
+    }
+
     /// Every inode that is in use now.
     pub fn all(&self) -> Vec<Arc<Inode>> {
         self.table.iter().map(|entry| Arc::clone(entry.value())).collect()

@@ -355,9 +355,7 @@ impl Recall {
         };
         cold.end_fill(ended);
         inode.close_if_unused(&mut *inode.tier().await);
-        let ino = inode.ino;
-        drop(inode);
-        self.inodes.tidy(ino);
+        self.inodes.let_go(inode);
     }
 
     /// Writes down that a released file's bytes are missing, or there again.

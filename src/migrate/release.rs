@@ -356,9 +356,7 @@ async fn unmark_later(migrator: Arc<Migrator>, inode: Arc<Inode>, at: EntryRef) 
         take_own_mark_off(&migrator, &inode, &held, at, None);
     }
     drop(held);
-    let ino = inode.ino;
-    drop(inode);
-    migrator.inodes.tidy(ino);
+    migrator.inodes.let_go(inode);
 }
 
 /// releasing -> archived, of a file whose body was not touched. What became of its record

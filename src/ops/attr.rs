@@ -58,26 +58,20 @@ impl Ops {
         let recorded =
             self.inodes.path_fd(&inode).and_then(|fd| self.tenant.has_record(fd)).unwrap_or(false);
         if !inode.is_regular || !recorded {
-            return self.tidy(inode);
+            return self.inodes.let_go(inode);
         }
         if let Some(held) = inode.try_tier() {
             self.show_change(&inode, &held);
             drop(held);
-            return self.tidy(inode);
+            return self.inodes.let_go(inode);
         }
         let ops = Arc::clone(self);
         self.recall.spawn(async move {
             let held = inode.tier().await;
             ops.show_change(&inode, &held);
             drop(held);
-            ops.tidy(inode);
+            ops.inodes.let_go(inode);
         });
-    }
-
-    pub(super) fn tidy(&self, inode: Arc<Inode>) {
-        let ino = inode.ino;
-        drop(inode);
-        self.inodes.tidy(ino);
     }
 
     fn show_change(&self, inode: &Inode, _held: &Body) {

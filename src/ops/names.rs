@@ -187,9 +187,7 @@ impl Ops {
             Leaving::Staying(fd) => self.note_change_of(Some(fd)),
             Leaving::Unnamed(inode, fd) => {
                 inode.hold(fd);
-                let ino = inode.ino;
-                drop(inode);
-                self.inodes.tidy(ino);
+                self.inodes.let_go(inode);
             }
         }
     }

@@ -96,7 +96,7 @@ impl Ops {
         if after != before {
             self.note_change(inode);
         } else {
-            self.tidy(inode);
+            self.inodes.let_go(inode);
         }
         Ok(())
     }

@@ -92,15 +92,9 @@ pub fn read(
     // Nobody else forgets what was entered for a note.
     let busy = std::mem::take(&mut reader.busy).into_values();
     let moved = tenant.moved.take().moved.into_iter().chain(reader.trees.take_put_off());
-    busy.chain(moved).for_each(|inode| forget(inodes, inode));
+    busy.chain(moved).for_each(|inode| inodes.let_go(inode));
     let Told { files, directories } = reader.told;
     ControlFlow::Continue(Reading { files, directories, passes: passes?, doubts: reader.doubts })
-}
-
-fn forget(inodes: &Inodes, inode: Arc<Inode>) {
-    let ino = inode.ino;
-    drop(inode);
-    inodes.tidy(ino);
 }
 
 /// A read under way.
@@ -176,7 +170,7 @@ impl Reader<'_> {
                 self.busy.insert(inode.ino, inode);
             }
             Ok(Look::Busy(inode)) => {
-                forget(self.eyes.inodes, inode);
+                self.eyes.inodes.let_go(inode);
                 self.doubts.add(&path(), "too many files are in use at once", AGAIN);
             }
             Ok(Look::Unknown(why)) => self.doubts.add(&path(), why, LOOK_AT_IT),
@@ -195,13 +189,11 @@ impl Reader<'_> {
     }
 
     /// Looks at what moved lately, now and then.
-    pub(super) fn follow_now_and_then(&mut self) -> ControlFlow<()> {
-        if self.told.files < self.moved_at + MOVED_EVERY {
-            return ControlFlow::Continue(());
+    pub(super) fn follow_now_and_then(&mut self) {
+        if self.told.files >= self.moved_at + MOVED_EVERY {
+            self.moved_at = self.told.files;
+            self.look_at_moved();
         }
-        self.moved_at = self.told.files;
-        self.look_at_moved();
-        ControlFlow::Continue(())
     }
 
     /// Looks at files that moved; directories that did are put off.
@@ -213,9 +205,9 @@ impl Reader<'_> {
         for inode in taken.moved {
             if inode.is_regular {
                 self.look_at_inode(&inode);
-                forget(self.eyes.inodes, inode);
+                self.eyes.inodes.let_go(inode);
             } else if let Err(again) = self.trees.put_off(inode) {
-                forget(self.eyes.inodes, again);
+                self.eyes.inodes.let_go(again);
             }
         }
     }
@@ -241,7 +233,7 @@ impl Reader<'_> {
             }
             for dir in directories {
                 self.moved_directory(&dir)?;
-                forget(self.eyes.inodes, dir);
+                self.eyes.inodes.let_go(dir);
             }
         }
         self.doubts.add(b"", "directories are renamed faster than they are read", AGAIN);
@@ -255,7 +247,7 @@ impl Reader<'_> {
                 self.flow()?;
                 self.look_at_inode(&inode);
             }
-            forget(self.eyes.inodes, inode);
+            self.eyes.inodes.let_go(inode);
         }
         ControlFlow::Continue(())
     }
@@ -287,7 +279,7 @@ impl Reader<'_> {
         loop {
             for (_, inode) in std::mem::take(&mut self.busy) {
                 self.look_at_inode(&inode);
-                forget(self.eyes.inodes, inode);
+                self.eyes.inodes.let_go(inode);
             }
             if self.busy.is_empty() {
                 return ControlFlow::Continue(());
@@ -299,7 +291,7 @@ impl Reader<'_> {
             std::thread::sleep(BUSY_LOOK);
         }
         for (ino, inode) in std::mem::take(&mut self.busy) {
-            forget(self.eyes.inodes, inode);
+            self.eyes.inodes.let_go(inode);
             let path = format!("inode {ino}");
             self.doubts.add(path.as_bytes(), "in use whenever it was looked at", AGAIN);
         }

@@ -225,7 +225,7 @@ impl Reader<'_> {
             return ControlFlow::Continue(());
         }
         self.flow()?;
-        self.follow_now_and_then()?;
+        self.follow_now_and_then();
         let found = below(&dir.fd, &c_name, OFlag::O_PATH | OFlag::O_NOFOLLOW)
             .and_then(|fd| Ok((fstat(&fd)?, fd)));
         match found {

@@ -128,9 +128,7 @@ async fn recover_file(
     let ordered = put_in_order(tenant, &inode, file, patience).await;
     let ordered = ordered.and_then(|ordered| unmark(tenant, &inode, file).map(|_| ordered));
     reach(CrashPoint::RecoverAfterFile);
-    let ino = inode.ino;
-    drop(inode);
-    inodes.tidy(ino);
+    inodes.let_go(inode);
     ordered
 }
 

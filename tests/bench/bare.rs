@@ -26,12 +26,21 @@ pub fn mount(below: &Path, mountpoint: &Path) -> io::Result<BackgroundSession> {
     let paths = HashMap::from([(ROOT, below.to_owned())]);
     let bare =
         Bare { paths: Mutex::new(paths), open: Mutex::default(), listings: Mutex::default() };
+    serve("bare", bare, mountpoint)
+}
+
+/// Mounts a filesystem as coldfs does: with two threads.
+pub fn serve(
+    name: &str,
+    filesystem: impl Filesystem,
+    mountpoint: &Path,
+) -> io::Result<BackgroundSession> {
     let mut config = Config::default();
     config.mount_options =
-        vec![fuser::MountOption::FSName("bare".into()), fuser::MountOption::DefaultPermissions];
+        vec![fuser::MountOption::FSName(name.into()), fuser::MountOption::DefaultPermissions];
     config.n_threads = Some(2);
     config.clone_fd = true;
-    Session::new(bare, mountpoint, &config)?.spawn()
+    Session::new(filesystem, mountpoint, &config)?.spawn()
 }
 
 struct Bare {

@@ -10,11 +10,13 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    BackgroundSession, BsdFileFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem,
-    FopenFlags, Generation, INodeNo, KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, ReplyXattr, Request,
-    Session, TimeOrNow, WriteFlags,
+    BackgroundSession, BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
+    Generation, INodeNo, KernelConfig, LockOwner, OpenFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    WriteFlags,
 };
+
+use super::bare::serve;
 
 /// Nothing changes behind the kernel's back.
 const TTL: Duration = Duration::from_secs(3600);
@@ -24,12 +26,7 @@ const ROOT: usize = 1;
 pub fn mount(below: &Path, mountpoint: &Path) -> io::Result<BackgroundSession> {
     let mut tree = Tree { nodes: vec![Node::new(FileType::Directory); ROOT + 1] };
     tree.learn(ROOT, below)?;
-    let mut config = Config::default();
-    config.mount_options =
-        vec![fuser::MountOption::FSName("null".into()), fuser::MountOption::DefaultPermissions];
-    config.n_threads = Some(2);
-    config.clone_fd = true;
-    Session::new(Null(Mutex::new(tree)), mountpoint, &config)?.spawn()
+    serve("null", Null(Mutex::new(tree)), mountpoint)
 }
 
 struct Null(Mutex<Tree>);

@@ -14,7 +14,8 @@ use super::harness::volume::{FsKind, Volume};
 use super::harness::{can_loop, can_tier, coldfs, must, raw, run};
 
 const BYTES: usize = 200_000;
-const RECORD: &[u8] = b"trusted.coldfs";
+/// The attribute that a record is in, of a tenant that root serves.
+pub(super) const RECORD: &[u8] = b"trusted.coldfs";
 
 /// `coldfs mount` of these places, which must be refused: its exit code and words.
 pub(super) fn refused(

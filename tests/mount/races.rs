@@ -17,6 +17,7 @@ use coldfs::file_id::SegmentId;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use super::bad_input::RECORD;
 use super::harness::mount::{Mount, Start};
 use super::harness::pattern::{BLOCK, Block, Looks, looks};
 use super::harness::site::Site;
@@ -26,7 +27,6 @@ use super::harness::{Subject, can_mount, copy_program, env_number, raw, run_with
 const SECONDS: u64 = 20;
 /// Moves between two looks for segments that nobody needs.
 const MOVES_A_LOOK: u64 = 100;
-const RECORD: &[u8] = b"trusted.coldfs";
 /// What a move of one file takes with a disk: store, about, milliseconds.
 const MOVE_MILLIS: u128 = 100;
 /// Recalled in open(), whole, and by chunks; and one that is written below the mount.

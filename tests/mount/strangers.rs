@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use super::bad_input::{says, segments};
+use super::bad_input::{RECORD, says, segments};
 use super::harness::facts::{Depth, Strict, Tree};
 use super::harness::mount::{Mount, Start};
 use super::harness::pattern::{self, Looks, looks};
@@ -87,8 +87,6 @@ fn stubs_carried_to_another_tenant_or_machine_are_refused_by_name_and_read_at_ho
     assert_eq!(code, Some(0), "{text}");
     mount.detach();
 }
-
-const RECORD: &[u8] = b"trusted.coldfs";
 
 /// A tenant of its own with a store of its own: one released file, one archived, one plain, of
 /// bytes that are nobody else's. Detached.
